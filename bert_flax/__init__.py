@@ -1,0 +1,1 @@
+"""The BERT family, built on t5x_lite and needing no change to it."""

@@ -1,0 +1,403 @@
+"""Every field of a run and its default, in one place.
+
+A run is a pure function of one `Config`. Each field is reachable by an absl flag, `--config.optim.learning_rate=1e-4`, so that an ablation is flags and
+nothing else. A config file is a Python file with `get_config(variant)` that returns a `Config` (see configs/).
+
+Flags set enums by name (`--config.model.activation=gelu_tanh`), tuples as Python literals (`--config.data.stages="((0, 128, 256, 20),)"`) and tuples of
+strings also as `a,b`.
+"""
+
+import dataclasses
+import difflib
+import enum
+import importlib
+import json
+import re
+import types
+import typing
+from typing import Any
+
+
+class UserError(ValueError):
+    """A mistake that a person can mend. Commands print its one line, which names the file, line or flag and the mend, and exit with status 2."""
+
+
+class Activation(enum.Enum):
+    gelu = 'gelu'  # the erf form: released Hugging Face weights
+    gelu_tanh = 'gelu_tanh'  # the original BERT code
+    relu = 'relu'
+
+
+class NormPlace(enum.Enum):
+    post = 'post'  # norm(x + f(x)): BERT, GPT-1
+    pre = 'pre'  # x + f(norm(x)), and a norm at the end: GPT-2, T5
+
+
+class DType(enum.Enum):
+    float32 = 'float32'
+    bfloat16 = 'bfloat16'
+
+
+class Remat(enum.Enum):
+    none = 'none'  # keep every activation
+    dots = 'dots'  # keep products with weights, recompute the rest
+    full = 'full'  # keep block inputs only
+
+
+class AttentionKernel(enum.Enum):
+    dense = 'dense'  # XLA, scores in memory
+
+
+class Masking(enum.Enum):
+    dynamic = 'dynamic'  # new masks every epoch
+    static = 'static'  # masks of `duplicates` epochs, then the same again
+
+
+class Optimizer(enum.Enum):
+    adamw = 'adamw'
+    lamb = 'lamb'
+    adafactor = 'adafactor'
+
+
+class Schedule(enum.Enum):
+    constant = 'constant'
+    linear = 'linear'  # from the end of the warm-up to the last step
+    linear_from_start = 'linear_from_start'  # from step 0, cut off by the warm-up: google-research/bert
+    cosine = 'cosine'
+    inverse_sqrt = 'inverse_sqrt'
+
+
+class NonFinite(enum.Enum):
+    stop = 'stop'
+    skip = 'skip'
+
+
+class Best(enum.Enum):
+    lowest = 'lowest'
+    highest = 'highest'
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """A transformer made of fields; a variant is fields, not a file."""
+
+    module: str = ''  # dotted name of a linen module, 'bert_flax.bert:BertForPreTraining'
+    vocab_size: int = 30522
+    vocab_multiple: int = 128  # the stored vocabulary is rounded up to this, so that meshes divide it; counts and exports are unpadded
+    num_layers: int = 12
+    d_model: int = 768
+    num_heads: int = 12
+    d_ff: int = 3072
+    max_positions: int = 512
+    num_segments: int = 2
+    activation: Activation = Activation.gelu
+    norm_place: NormPlace = NormPlace.post
+    norm_eps: float = 1e-12
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    init_stddev: float = 0.02
+    dtype: DType = DType.float32  # of activations and of operands of matrix products; parameters and accumulation are float32
+    scan_layers: bool = True  # one compiled layer, looped over; False unrolls the loop. Same parameters, same numbers
+    remat: Remat = Remat.none
+    attention: AttentionKernel = AttentionKernel.dense
+    project_all_positions: bool = False  # MLM logits at every position instead of the masked ones only (same loss, more work)
+    num_labels: int = 0  # fine-tuning heads; 1 is regression. 0: found in the data
+
+
+@dataclasses.dataclass
+class MlmConfig:
+    """Masked language modelling (Devlin et al., 2018, section 3.1)."""
+
+    probability: float = 0.15
+    max_predictions: int = 0  # a sequence; 0: probability x length, rounded up. Stages give their own
+    short_sequence_probability: float = 0.1
+    whole_words: bool = False
+    masking: Masking = Masking.dynamic
+    duplicates: int = 10  # different maskings of the corpus when masking is static
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """Where examples come from and how they are made. The global batch of a step is a pure function of (seed, step)."""
+
+    source: str = ''  # dotted name of the class that makes examples, 'bert_flax.objectives:MlmNsp'
+    path: tuple[str, ...] = ()  # what `prepare` wrote; several are mixed
+    weights: tuple[float, ...] = ()  # one a path; (): in proportion to their tokens
+    seq_len: int = 128
+    # ((from_step, seq_len, batch_size, max_predictions), ...): sequence length and batch size that change as the run goes. () is one stage of
+    # (0, seq_len, batch_size, mlm.max_predictions).
+    stages: tuple[tuple[int, int, int, int], ...] = ()
+    mlm: MlmConfig = dataclasses.field(default_factory=MlmConfig)
+    workers: int = 0  # loader processes; 0: threads of this one. They never change what is loaded
+    prefetch: int = 4  # batches made ahead of time
+
+    # Labelled tables: csv, tsv, jsonl (.gz too) or tfds:NAME.
+    train: str = ''
+    validation: str = ''  # '': `validation_fraction` of `train`, chosen by seed
+    validation_fraction: float = 0.1
+    text_columns: tuple[str, ...] = ()  # one or two; names, or numbers from 0 where there is no header. (): guessed, and said
+    label_column: str = ''  # '': guessed, and said
+    labels: tuple[str, ...] = ()  # label names in the order of their ids; (): found in `train`, sorted
+    regression: bool = False
+    tokenizer: str = ''  # a tokenizer folder; '': the one beside `path` or `init_from`
+    length_buckets: tuple[int, ...] = ()  # pad a batch to the first that holds it; (): always seq_len
+    max_examples: int = 0  # fine-tune on a subset drawn by seed; 0: all
+    tfds_dir: str = ''  # where TFDS keeps its data; '': its default
+
+
+@dataclasses.dataclass
+class OptimConfig:
+    name: Optimizer = Optimizer.adamw
+    learning_rate: float = 1e-4
+    schedule: Schedule = Schedule.linear
+    warmup_steps: int = 0
+    warmup_fraction: float = 0.0  # of `steps`; used when warmup_steps is 0
+    end_fraction: float = 0.0  # the rate at the last step, as a share of the highest (linear, cosine)
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-6
+    bias_correction: bool = True  # the original BERT has none
+    # (pattern, weight decay) over parameter paths; the first match wins, and every parameter and every rule must match.
+    decay: tuple[tuple[str, float], ...] = (('.*/(bias|scale)', 0.0), ('.*', 0.01))
+    clip_norm: float = 1.0  # 0: none
+    microbatches: int = 1  # gradient accumulation: a batch in this many parts, exactly
+    nonfinite: NonFinite = NonFinite.stop
+
+
+@dataclasses.dataclass
+class MeshConfig:
+    """Devices along each axis; -1 takes what is left. `rules` map logical axes (named beside each parameter) to mesh axes."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    sequence: int = 1
+    rules: tuple[tuple[str, Any], ...] = (
+        ('batch', ('data', 'fsdp')),
+        ('length', 'sequence'),
+        ('vocab', 'tensor'),
+        ('embed', 'fsdp'),  # of parameters
+        ('heads', 'tensor'),  # heads x head size, joined
+        ('mlp', 'tensor'),
+        ('activation_embed', None),
+        ('norm', None),
+        ('layers', None),
+        ('positions', None),
+        ('segments', None),
+        ('labels', None),
+    )
+
+
+@dataclasses.dataclass
+class CheckpointConfig:
+    every_steps: int = 1000
+    keep_last: int = 3
+    keep_every_steps: int = 0  # and every checkpoint whose step is a multiple of this; 0: none
+    best_metric: str = ''  # and the best by this held-out metric; saved after each evaluation
+    best: Best = Best.lowest
+
+
+@dataclasses.dataclass
+class EvalConfig:
+    every_steps: int = 1000  # 0: only at the end
+    batches: int = 50  # of held-out data (fine-tuning always uses all of it); 0: all
+    batch_size: int = 0  # 0: that of training
+
+
+@dataclasses.dataclass
+class LogConfig:
+    every_steps: int = 10  # a line in metrics.jsonl: means over these steps
+    console_seconds: float = 5.0  # a line on the terminal
+    tensorboard: bool = True
+    layer_norms: bool = False  # norms of parameters, gradients and updates of each layer
+    profile_steps: tuple[int, ...] = ()  # (first, last): a trace for TensorBoard or Perfetto in workdir/profile
+
+
+@dataclasses.dataclass
+class Config:
+    """A run: a model, data, a loss, an optimiser and a mesh."""
+
+    seed: int = 0
+    steps: int = 1000
+    epochs: float = 0.0  # if above 0, steps follow from it (fine-tuning)
+    batch_size: int = 32  # of the whole mesh
+    init_from: str = ''  # a workdir or checkpoint of ours, or a Hugging Face folder
+    # Parameters that `init_from` may lack (patterns over paths): they start at random. Any other missing one is an error.
+    init_fresh: tuple[str, ...] = ()
+    loss: str = ''  # dotted name, 'bert_flax.losses:MlmNspLoss'
+    ema_decay: float = 0.0  # exponential moving average of the weights, used by evaluation when above 0
+    deterministic: bool = False  # bitwise repeatable on a GPU too, slower
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+    log: LogConfig = dataclasses.field(default_factory=LogConfig)
+
+
+# Fields that may differ between the runs of one workdir: they change where and how a run goes, not what it computes.
+FREE_ON_RESUME = (
+    'data.workers', 'data.prefetch', 'mesh', 'checkpoint', 'log', 'model.scan_layers', 'model.remat', 'model.attention', 'deterministic',
+)  # fmt: skip
+
+
+def nearest(word: str, known) -> str:
+    """', did you mean X?' or the list of what is known, for error messages."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f'did you mean {close[0]!r}?' if close else 'known: ' + ', '.join(sorted(known))
+
+
+def resolve(name: str) -> Any:
+    """The object behind 'package.module:Name': the only way in which the framework meets a model family."""
+    module, _, attribute = name.partition(':')
+    if not attribute:
+        raise UserError(f'{name!r} is not a dotted name; write package.module:Name')
+    try:
+        loaded = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise UserError(f'{name!r}: {error}; is the module on PYTHONPATH?') from error
+    if not hasattr(loaded, attribute):
+        raise UserError(f'{name!r}: module {module} has no {attribute!r}, {nearest(attribute, vars(loaded))}')
+    return getattr(loaded, attribute)
+
+
+def to_dict(config: Any) -> Any:
+    """Plain dicts, lists and scalars; enums by name."""
+    if dataclasses.is_dataclass(config):
+        return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, enum.Enum):
+        return config.name
+    if isinstance(config, (tuple, list)):
+        return [to_dict(value) for value in config]
+    return config
+
+
+def from_dict(kind: Any, value: Any, where: str = 'config') -> Any:
+    """The inverse of `to_dict`: absent fields take their default, unknown ones raise `UserError`."""
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise UserError(f'{where} is {value!r}; expected fields')
+        hints = typing.get_type_hints(kind)
+        for name in value:
+            if name not in hints:
+                raise UserError(f'{where}.{name}: no such field, {nearest(name, hints)}')
+        return kind(**{name: from_dict(hints[name], part, f'{where}.{name}') for name, part in value.items()})
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        if value not in kind.__members__:
+            raise UserError(f'{where} is {value!r}; {nearest(str(value), kind.__members__)}')
+        return kind[value]
+    if typing.get_origin(kind) is tuple or kind is Any:
+        return _tuples(value)
+    if isinstance(kind, types.UnionType) or isinstance(value, kind):
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    raise UserError(f'{where} is {value!r}; expected {kind.__name__}')
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(part) for part in value) if isinstance(value, (list, tuple)) else value
+
+
+def to_json(config: Any) -> str:
+    return json.dumps(to_dict(config), indent=2)
+
+
+def from_json(path: str) -> Config:
+    try:
+        with open(path, encoding='utf-8') as file:
+            return from_dict(Config, json.load(file))
+    except FileNotFoundError as error:
+        raise UserError(f'{path}: no such config; give --config=configs/FILE.py or the workdir of a run') from error
+    except json.JSONDecodeError as error:
+        raise UserError(f'{path}:{error.lineno}: not JSON ({error.msg})') from error
+
+
+def flatten(config: Any, prefix: str = '') -> dict[str, Any]:
+    """{'optim.learning_rate': 1e-4, ...} of plain values."""
+    flat = {}
+    for name, value in config.items() if isinstance(config, dict) else to_dict(config).items():
+        flat.update(flatten(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value})
+    return flat
+
+
+def differences(ours: Config, theirs: Config) -> list[str]:
+    """The fields, outside `FREE_ON_RESUME`, in which two runs differ: 'optim.b1 (0.9 there, 0.8 here)'."""
+    free = re.compile('(' + '|'.join(map(re.escape, FREE_ON_RESUME)) + r')(\..*)?')
+    here, there = flatten(ours), flatten(theirs)
+    return [
+        f'{name} ({json.dumps(there.get(name))} there, {json.dumps(here.get(name))} here)'
+        for name in sorted(here.keys() | there.keys())
+        if here.get(name) != there.get(name) and not free.fullmatch(name)
+    ]
+
+
+def finalize(config: Config) -> Config:
+    """A copy with flag spellings normalised, and checked as far as it can be without data, devices or weights.
+
+    Raises:
+      UserError: naming the field and the mend.
+    """
+    config = from_dict(Config, to_dict(config))
+    for part, name in ((config.data, 'path'), (config.data, 'text_columns'), (config.data, 'labels'), (config, 'init_fresh')):
+        value = getattr(part, name)
+        if len(value) == 1 and isinstance(value[0], str) and ',' in value[0]:
+            setattr(part, name, tuple(item.strip() for item in value[0].split(',') if item.strip()))
+        elif value == ('',):
+            setattr(part, name, ())
+    for check, message in _checks(config):
+        if not check:
+            raise UserError(message)
+    return config
+
+
+def stages(config: Config) -> tuple[tuple[int, int, int, int], ...]:
+    """((from_step, seq_len, batch_size, max_predictions), ...) with max_predictions 0 resolved."""
+    mlm = config.data.mlm
+    given = config.data.stages or ((0, config.data.seq_len, config.batch_size, mlm.max_predictions),)
+    return tuple((start, length, batch, most or -int(-mlm.probability * length // 1)) for start, length, batch, most in given)
+
+
+def _checks(config: Config):
+    model, data, optim = config.model, config.data, config.optim
+    yield bool(model.module), 'config.model.module is empty; name a linen module such as bert_flax.bert:BertForPreTraining'
+    for name in ('vocab_size', 'vocab_multiple', 'num_layers', 'd_model', 'num_heads', 'd_ff', 'max_positions'):
+        yield getattr(model, name) > 0, f'config.model.{name} is {getattr(model, name)}; it must be above 0'
+    yield (
+        model.d_model % model.num_heads == 0,
+        f'config.model.num_heads={model.num_heads} does not divide config.model.d_model={model.d_model}; choose heads that divide the width',
+    )
+    for name, rate in (('dropout', model.dropout), ('attention_dropout', model.attention_dropout)):
+        yield 0 <= rate < 1, f'config.model.{name} is {rate}; it must be at least 0 and below 1'
+    yield config.steps > 0 or config.epochs > 0, f'config.steps is {config.steps}; it must be above 0'
+    yield 0 <= config.ema_decay < 1, f'config.ema_decay is {config.ema_decay}; it must be at least 0 and below 1'
+    yield not data.weights or len(data.weights) == len(data.path), (
+        f'config.data.weights has {len(data.weights)} values for {len(data.path)} paths; give one a path'
+    )
+    yield all(weight > 0 for weight in data.weights), f'config.data.weights is {data.weights}; each must be above 0'
+    yield 0 < data.mlm.probability < 1, f'config.data.mlm.probability is {data.mlm.probability}; it must lie between 0 and 1'
+    yield optim.microbatches > 0, f'config.optim.microbatches is {optim.microbatches}; it must be above 0'
+    yield not (data.stages and config.epochs), 'config.data.stages and config.epochs exclude each other; use config.steps'
+    for index, stage in enumerate(data.stages):
+        shaped = len(stage) == 4 and all(isinstance(part, int) for part in stage)
+        yield shaped, f'config.data.stages[{index}] is {stage}; expected (from_step, seq_len, batch_size, max_predictions)'
+    starts = [stage[0] for stage in data.stages]
+    yield not starts or (starts[0] == 0 and sorted(set(starts)) == starts), f'config.data.stages start at steps {starts}; the first must be 0, and they must rise'
+    for _, length, batch, _ in stages(config):
+        yield length <= model.max_positions, (
+            f'sequences of {length} are longer than config.model.max_positions={model.max_positions}; lower config.data.seq_len or raise the positions'
+        )
+        yield length > 3, f'config.data.seq_len is {length}; it must be above 3'
+        yield batch > 0, f'config.batch_size is {batch}; it must be above 0'
+        yield batch % optim.microbatches == 0, f'config.optim.microbatches={optim.microbatches} does not divide the batch of {batch}'
+    sizes = {name: getattr(config.mesh, name) for name in ('data', 'fsdp', 'tensor', 'sequence')}
+    yield all(size == -1 or size > 0 for size in sizes.values()), f'config.mesh is {sizes}; an axis is -1 or above 0'
+    yield list(sizes.values()).count(-1) <= 1, f'config.mesh is {sizes}; only one axis can take what is left (-1)'
+    profile = config.log.profile_steps
+    yield not profile or (len(profile) == 2 and 0 < profile[0] <= profile[1]), f'config.log.profile_steps is {profile}; expected (first, last)'
+
+
+def get_config(path: str) -> Config:
+    """Lets a run be repeated from what it wrote: --config=WORKDIR/config.json."""
+    return from_json(path)

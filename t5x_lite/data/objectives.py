@@ -1,0 +1,175 @@
+"""Objectives: how examples are made from a prepared corpus. (numpy only)
+
+An objective is a class that `config.data.source` names. It is an endless sequence of examples: example `i` is number `i % len` of epoch `i // len`, and a pure
+function of (seed, i), so that any process can make any example at any time. `PlannedExamples` has what objectives over a corpus share: a plan for each epoch,
+computed from lengths alone, and a permutation of it.
+"""
+
+import dataclasses
+import threading
+from typing import Any
+
+import numpy as np
+
+from t5x_lite.config import Config, Masking, UserError
+from t5x_lite.data import packing, random, tokenizers
+from t5x_lite.data.masking import MlmMasker
+
+_PLANS_KEPT = 2  # batches near the end of an epoch need two
+_SECTION = 1 << 16  # tokens
+
+
+class PlannedExamples:
+    """An endless, random-access sequence of examples with a plan an epoch. Subclasses give `_plan` and `_examples`.
+
+    With dynamic masking each epoch has its own plan and masks; with static masking there are `config.data.mlm.duplicates` of them, then the same again, each
+    time in a new order. Epochs number as many examples as epoch 0 (another plan may hold slightly more or fewer: random ones are then left out or repeated),
+    so that finding example `i` takes no plan but its own.
+    """
+
+    from_corpus = True  # tells the pipeline to open config.data.path
+
+    def __init__(self, config: Config, split: str, seed: int, seq_len: int, max_predictions: int, corpus: Any):
+        """`corpus` is a `t5x_lite.data.corpus.Corpus` or anything with its attributes; `seed` may be any integer."""
+        self.corpus, self.split, self.seq_len, self.max_predictions = corpus, split, seq_len, max_predictions
+        self.mlm = config.data.mlm
+        self.tokenizer = tokenizers.load(corpus.tokenizer_path)
+        absent = [role for role in ('pad', 'cls', 'sep', 'mask') if getattr(self.tokenizer, f'{role}_id') is None]
+        if absent:
+            raise UserError(f'{corpus.tokenizer_path} has no [{absent[0].upper()}] token, which {type(self).__name__} needs; prepare with another --tokenizer')
+        # Another length, corpus or objective draws other numbers from the same seed.
+        self._root = random.key(seed, type(self).__name__, split, seq_len, corpus.num_sentences, corpus.num_tokens)
+        self._plans: dict[int, Any] = {}
+        self._lock = threading.Lock()
+        self._size = 0
+
+    def __len__(self) -> int:
+        """Examples of epoch 0."""
+        if not self._size:
+            self._size = len(self._plan_of(0))
+        return self._size
+
+    def get(self, indices) -> dict[str, np.ndarray]:
+        """The examples with these numbers (int64[n] >= 0): a dict of arrays whose first axis is n."""
+        epochs, numbers = np.divmod(np.atleast_1d(np.asarray(indices, np.int64)), len(self))
+        result: dict[str, np.ndarray] = {}
+        for epoch in np.unique(epochs).tolist():
+            here = np.flatnonzero(epochs == epoch)
+            planned = epoch % self.mlm.duplicates if self.mlm.masking is Masking.static else epoch
+            plan = self._plan_of(planned)
+            entries = random.permute(numbers[here] % len(plan), len(plan), random.key(self._root, 'order', epoch))
+            for name, part in self._examples(plan, entries, random.key(self._root, 'epoch', planned)).items():
+                result.setdefault(name, np.empty((len(epochs), *part.shape[1:]), part.dtype))[here] = part
+        return result
+
+    def _plan_of(self, epoch: int):
+        if (plan := self._plans.get(epoch)) is None:
+            with self._lock:
+                if (plan := self._plans.get(epoch)) is None:
+                    plan = self._plan(random.key(self._root, 'epoch', epoch))
+                    kept = list(self._plans.items())[-(_PLANS_KEPT - 1) :]
+                    self._plans = dict([*kept, (epoch, plan)])
+        return plan
+
+    def _plan(self, root: int):
+        """Whatever `_examples` needs, from lengths alone and the key of the epoch; its len() is the number of examples, at least 1."""
+        raise NotImplementedError
+
+    def _examples(self, plan, entries: np.ndarray, root: int) -> dict[str, np.ndarray]:
+        """The examples with these places (int64[n]) in the plan made with the same `root`; each depends on nothing else."""
+        raise NotImplementedError
+
+    def _fill(self, tokens: np.ndarray, row: np.ndarray, column: np.ndarray, start: np.ndarray, length: np.ndarray) -> None:
+        """Copies spans of the corpus into tokens[row, column:column + length]."""
+        read = self.corpus.tokens
+        for r, c, s, n in zip(row.tolist(), column.tolist(), start.tolist(), length.tolist()):
+            tokens[r, c : c + n] = read(s, s + n)
+
+
+@dataclasses.dataclass
+class _PackedPlan:
+    start: np.ndarray  # int64[pieces], place in the token stream
+    length: np.ndarray  # int32[pieces], without special tokens
+    rows: packing.Rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class PackedMlm(PlannedExamples):
+    """Masked language modelling without next sentence prediction, over packed rows.
+
+    A unit is a document, as [CLS] ... [SEP] with its own sequence id and positions from 0. A longer one is cut into pieces of at most S - 2 tokens, at the last
+    end of a sentence that fits; a sentence that does not fit in a piece of its own is cut at S - 2. With `short_sequence_probability` a piece (but not the
+    whole of a document that fits) is made shorter, down to 2 tokens, so that the cuts fall elsewhere each epoch. Pieces are packed by `packing.pack`.
+
+    Masks are counted and drawn for a row as a whole, min(P, max(1, round(probability x tokens))): every token of a row is as likely to be predicted, however
+    short its sequence. (At least one a sequence would predict far too many words of titles and one-word lines, and overflow P in rows of many.)
+
+    A worked example: examples 0 and 1 of seed 2, of the documents (11 12 | 13), (14 15) and (16 17 | 18 19 20 21), S = 9, P = 2, [CLS] = 2, [SEP] = 3,
+    [MASK] = 4:
+
+        tokens            2  4 12 13  3  2 14 15  3        2 16  4 18 19 20 21  3  0
+        token_types       0  0  0  0  0  0  0  0  0        0  0  0  0  0  0  0  0  0
+        sequence_ids      1  1  1  1  1  2  2  2  2        1  1  1  1  1  1  1  1  0
+        positions         0  1  2  3  4  0  1  2  3        0  1  2  3  4  5  6  7  0
+        masked_positions  1  0                             2  0
+        masked_targets   11  0                            17  0
+        masked_weights    1  0                             1  0
+    """
+
+    def __init__(self, config, split, seed, seq_len, max_predictions, corpus):
+        super().__init__(config, split, seed, seq_len, max_predictions, corpus)
+        self._sentences = np.asarray(corpus.sentence_starts)
+        self._masker = MlmMasker(config.data.mlm, max_predictions, self.tokenizer)
+
+    def _sections(self):
+        """Bounds of documents in the token stream, int64[n + 1]. Very long documents count as several, so that cutting goes on at many places at once."""
+        documents = np.asarray(self.corpus.document_starts)
+        if self._sentences[-1] < _SECTION:
+            return np.unique(self._sentences[documents])
+        offset = self._sentences[:-1] - np.repeat(self._sentences[documents[:-1]], np.diff(documents))
+        section = offset // _SECTION
+        inside = np.flatnonzero(section[1:] > section[:-1]) + 1
+        return np.unique(self._sentences[np.concatenate([documents, inside])])
+
+    def _plan(self, root):
+        start, length = self._pieces(root)
+        return _PackedPlan(start, length, packing.pack(length + 2, self.seq_len, random.key(root, 'rows')))
+
+    def _pieces(self, root):
+        """Start (in the token stream) and length of every piece, int64[pieces] each, in the order of the corpus."""
+        longest = self.seq_len - 2
+        bounds = self._sections()
+        here, last = bounds[:-1], bounds[1:]
+        found = []
+        while len(here):
+            short = random.uniform(random.bits(root, here, random.key('short'))) < self.mlm.short_sequence_probability
+            target = np.where(short, 2 + random.below(random.bits(root, here, random.key('target')), max(1, longest - 1)), longest)
+            before = self._sentences[np.searchsorted(self._sentences, here + target, side='right') - 1]
+            after = self._sentences[np.minimum(np.searchsorted(self._sentences, here, side='right'), len(self._sentences) - 1)]
+            # The last sentence end that fits; else the first, if the piece holds that; else a cut.
+            end = np.where(before > here, before, np.where(after <= here + longest, after, here + longest))
+            end = np.where(last - here <= longest, last, end)
+            found.append((here, end - here))
+            going = end < last
+            here, last = end[going], last[going]
+        start, length = (np.concatenate(parts) for parts in zip(*found))
+        order = np.argsort(start)
+        return start[order], length[order]
+
+    def _examples(self, plan, entries, root):
+        rows = plan.rows.take(entries)
+        length = plan.length[rows.members]
+        layout = packing.Layout.of(rows, length + 2, self.seq_len)
+        tokens = np.full((len(entries), self.seq_len), self.tokenizer.pad_id, np.int32)
+        tokens[layout.row, layout.column] = self.tokenizer.cls_id
+        tokens[layout.row, layout.column + length + 1] = self.tokenizer.sep_id
+        self._fill(tokens, layout.row, layout.column + 1, plan.start[rows.members], length)
+        keys = random.bits(random.key(root, 'masks'), rows.members[rows.starts[:-1]])  # a row is named by its first piece
+        return {
+            **self._masker(tokens, layout.used, keys),
+            'token_types': np.zeros_like(tokens),
+            'sequence_ids': layout.sequence_ids,
+            'positions': layout.positions,
+        }

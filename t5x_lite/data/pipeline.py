@@ -1,0 +1,280 @@
+"""The data of a run as a function: (seed, step) -> global batch. (numpy only)
+
+    data = DataFunction(config, 'train')
+    data.batch(1000)                            # the whole batch of step 1000
+    data.batch(1000, rows=slice(64, 128))       # the part of it that a host feeds, identical to slicing the whole
+    for step, batch in data.loader(1000, 2000, rows=slice(64, 128)): ...
+
+Nothing else decides what is in it: not the number of hosts, loader threads or processes, nor where a run was interrupted.
+"""
+
+import bisect
+import dataclasses
+import hashlib
+import json
+import pickle
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from t5x_lite import config as config_lib
+from t5x_lite.config import Config, UserError
+from t5x_lite.data.corpus import Corpus
+from t5x_lite.data.mixing import Mixture
+
+_VERSION = 1  # of the rules by which examples are drawn; runs of another version are not resumed
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Steps that share a sequence length and a batch size."""
+
+    first_step: int
+    seq_len: int
+    batch_size: int
+    max_predictions: int
+    first_example: int  # examples of this length that earlier stages took
+
+
+class DataFunction:
+    """The batches of one split, 'train' or 'validation'.
+
+    Each length of sequence has its own sources (one a corpus) and its own plan, and a counter of examples that is a function of the step. Several corpora mix
+    in exact shares (`Mixture`) by `config.data.weights`, or in proportion to their tokens.
+
+    Attributes:
+      fingerprint: 16 hexadecimal digits of what the examples are made of (texts, tokenizer, source, settings of masking and stages, seed). Resuming a run on
+        data with another fingerprint would silently train on something else.
+
+    Raises:
+      UserError: no corpus, a broken one, corpora of different tokenizers, a vocabulary larger than the model's.
+    """
+
+    def __init__(self, config: Config, split: str, corpora: list[Any] | None = None):
+        """`corpora`: `Corpus` objects (or anything with their attributes) instead of those at config.data.path; none for sources that read no corpus."""
+        self.config, self.split = config, split
+        if not config.data.source:
+            raise UserError('config.data.source is empty; name the class that makes examples, such as bert_flax.objectives:MlmNsp')
+        self._source_class = config_lib.resolve(config.data.source)
+        self._given = corpora
+        self._corpora = self._open(corpora)
+        self.stages = _stages(config)
+        self._sources: dict[tuple[int, int], list[Any]] = {}
+        sizes = [corpus.num_tokens for corpus in self._corpora] or [1]
+        self._mixture = Mixture(config.data.weights if self._corpora and config.data.weights else sizes)
+
+    def __reduce__(self):
+        # Loader processes open the files themselves; plans and memory maps do not travel.
+        return type(self), (self.config, self.split, self._given)
+
+    def _open(self, corpora):
+        data = self.config.data
+        if not getattr(self._source_class, 'from_corpus', False):
+            return []
+        if corpora is None:
+            if not data.path:
+                raise UserError(f'config.data.path is empty, and {data.source} reads a corpus; give what prepare wrote: --config.data.path=DIR')
+            corpora = [Corpus(path, self.split) for path in data.path]
+        for corpus in corpora:
+            if corpus.manifest['tokenizer_sha256'] != corpora[0].manifest['tokenizer_sha256']:
+                raise UserError(
+                    f'{corpora[0].path} and {corpus.path} were prepared with different tokenizers; prepare the second with --tokenizer={corpora[0].tokenizer_path}'
+                )
+            if corpus.vocab_size > self.config.model.vocab_size:
+                raise UserError(
+                    f'{corpus.path} has a vocabulary of {corpus.vocab_size:,}, the model of {self.config.model.vocab_size:,}; '
+                    f'set --config.model.vocab_size={corpus.vocab_size}'
+                )
+        return list(corpora)
+
+    def stage_at(self, step: int) -> Stage:
+        """The stage that step belongs to; steps count from 0."""
+        return self.stages[bisect.bisect_right(self.stages, step, key=lambda stage: stage.first_step) - 1]
+
+    def sources(self, stage: Stage) -> list[Any]:
+        """The example sources of a stage, one a corpus; made when first asked for."""
+        key = stage.seq_len, stage.max_predictions
+        if key not in self._sources:
+            self._sources[key] = [
+                self._source_class(self.config, self.split, self.config.seed, stage.seq_len, stage.max_predictions, corpus)
+                for corpus in self._corpora or [None]
+            ]
+        return self._sources[key]
+
+    def indices(self, step: int) -> np.ndarray:
+        """int64[B]: the numbers of the examples of a step, counted over all examples of its length."""
+        stage = self.stage_at(step)
+        return stage.first_example + (step - stage.first_step) * stage.batch_size + np.arange(stage.batch_size)
+
+    def epoch_at(self, step: int) -> float:
+        """How many times the sources of the step's stage have been gone through, on average, before this step."""
+        stage = self.stage_at(step)
+        return float(self.indices(step)[0]) / sum(len(source) for source in self.sources(stage))
+
+    def batch(self, step: int, rows: slice | None = None) -> dict[str, np.ndarray]:
+        """The batch of a step, or those rows of it; example_weights are all 1."""
+        part, local = self._mixture(self.indices(step))
+        return self._make(self.sources(self.stage_at(step)), part, local, rows)
+
+    def _make(self, sources, part, local, rows):
+        """Examples `local` (int64[B]) of sources `part` (int64[B]), or `rows` of them."""
+        # Where the width of a batch follows from what is in it, it follows from the whole of it.
+        widths = [source.width(local[part == number]) for number, source in enumerate(sources) if hasattr(source, 'width') and (part == number).any()]
+        options = {'width': max(widths)} if widths else {}
+        part, local = part[rows or slice(None)], local[rows or slice(None)]
+        batch: dict[str, np.ndarray] = {}
+        for number in np.unique(part).tolist():
+            here = np.flatnonzero(part == number)
+            for name, values in sources[number].get(local[here], **options).items():
+                batch.setdefault(name, np.empty((len(part), *values.shape[1:]), values.dtype))[here] = values
+        batch['example_weights'] = np.ones(len(part), np.float32)
+        return batch
+
+    def evaluation_size(self, step: int = 0) -> int:
+        """How many batches `evaluation_batches` gives."""
+        stage = self.stage_at(step)
+        size = self.config.eval.batch_size or stage.batch_size
+        every = -(-sum(len(source) for source in self.sources(stage)) // size)
+        return min(every, self.config.eval.batches) if self._corpora and self.config.eval.batches else every
+
+    def evaluation_batches(self, step: int = 0, rows: slice | None = None) -> Iterator[dict[str, np.ndarray]]:
+        """The same batches each time, in the shapes of the stage at `step`: every example of epoch 0 once, the first config.eval.batches batches of them.
+
+        Examples of several corpora are spread evenly. Fine-tuning (sources without a corpus) always takes all. The last batch is filled up with its first
+        example, at example_weights and masked_weights 0.
+        """
+        sources = self.sources(self.stage_at(step))
+        size = self.config.eval.batch_size or self.stage_at(step).batch_size
+        lengths = np.array([len(source) for source in sources])
+        part = np.repeat(np.arange(len(sources)), lengths)
+        local = np.arange(len(part)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        order = np.argsort((local + 0.5) / lengths[part], kind='stable')
+        for first in range(0, self.evaluation_size(step) * size, size):
+            chosen = order[first : first + size]
+            filled = np.concatenate([chosen, np.full(size - len(chosen), chosen[0])])
+            batch = self._make(sources, part[filled], local[filled], rows)
+            padding = (np.arange(size) >= len(chosen))[rows or slice(None)]
+            for name in ('example_weights', 'masked_weights'):
+                if name in batch:
+                    batch[name][padding] = 0
+            yield batch
+
+    @property
+    def fingerprint(self) -> str:
+        data = self.config.data
+        parts = {
+            'version': _VERSION,
+            'seed': self.config.seed,
+            'split': self.split,
+            'source': data.source,
+            'mlm': config_lib.to_dict(data.mlm),
+            'weights': data.weights,
+            'stages': config_lib.stages(self.config),
+            'corpora': [_identity(corpus, self.split) for corpus in self._corpora],
+            'examples': [getattr(source, 'fingerprint', '') for source in self.sources(self.stages[0])],
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def loader(self, first_step: int, last_step: int, rows: slice | None = None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """(step, batch) for first_step <= step < last_step, made ahead of time by config.data.workers processes (0: by threads of this one).
+
+        Neither their number nor config.data.prefetch changes a batch. What goes wrong in one of them is raised here, a `UserError` as itself.
+        """
+        import grain  # imports jax, which preparing and reading data do without
+
+        data = self.config.data
+        steps = grain.MapDataset.range(first_step, last_step).map(_Load(self, rows))
+        if data.workers:
+            # One reading thread a process: they would share its one interpreter.
+            options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=max(1, data.prefetch))
+            loaded = steps.to_iter_dataset(options).mp_prefetch(
+                grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=max(1, data.prefetch))
+            )
+        else:
+            loaded = steps.to_iter_dataset(grain.ReadOptions(num_threads=min(2, data.prefetch), prefetch_buffer_size=data.prefetch))
+        for expected, (step, batch) in zip(range(first_step, last_step), loaded, strict=True):
+            if isinstance(batch, _Failure):
+                raise batch.error
+            if step != expected:
+                raise RuntimeError(f'the loader gave step {step} where {expected} was due')
+            yield step, batch
+
+
+@dataclasses.dataclass
+class _Failure:
+    """What a loader process met; exceptions raised there would reach the trainer wrapped."""
+
+    error: Exception
+
+
+@dataclasses.dataclass
+class _Load:
+    data: DataFunction
+    rows: slice | None
+
+    def __call__(self, step):
+        try:
+            return int(step), self.data.batch(int(step), self.rows)
+        except UserError as error:
+            return int(step), _Failure(error)
+        except Exception as error:
+            report = f'while loading step {int(step)}:\n{traceback.format_exc()}'
+            try:
+                pickle.loads(pickle.dumps(error))  # not every exception crosses processes
+            except Exception:
+                error = RuntimeError(repr(error))
+            error.add_note(report)
+            return int(step), _Failure(error)
+
+
+def _stages(config: Config) -> list[Stage]:
+    """Stages with their example counters: one that returns to a length goes on where the last of that length ended, so that nothing is repeated."""
+    taken: dict[int, int] = {}
+    given = config_lib.stages(config)
+    result = []
+    for number, (first, length, size, most) in enumerate(given):
+        result.append(Stage(first, length, size, most, taken.get(length, 0)))
+        if number + 1 < len(given):
+            taken[length] = result[-1].first_example + (given[number + 1][0] - first) * size
+    return result
+
+
+def _identity(corpus, split: str):
+    """What a prepared corpus holds, wherever it lies."""
+    shards = corpus.manifest['splits'][split]['shards']
+    return [corpus.manifest['tokenizer_sha256'], *(shard['sha256'] for shard in shards)]
+
+
+def decode_example(batch: dict[str, np.ndarray], row: int, tokenizer) -> str:
+    """One row of a batch as the model will see it, for people.
+
+    Masked positions read `seen{target}`, such as `[MASK]{cat}`; a line for each segment, padding counted.
+
+        [CLS] the [MASK]{cat} sat down{down} [SEP]
+        segment 1: it slept [SEP]
+        padding: 3 of 12
+        next sentence: really next
+    """
+    tokens, ids, types = batch['tokens'][row], batch['sequence_ids'][row], batch['token_types'][row]
+    targets = {}
+    if 'masked_positions' in batch:
+        used = batch['masked_weights'][row] > 0
+        targets = dict(zip(batch['masked_positions'][row][used].tolist(), batch['masked_targets'][row][used].tolist()))
+    lines: list[str] = []
+    last = None
+    for place in np.flatnonzero(ids > 0).tolist():
+        part = int(ids[place]), int(types[place])
+        if part != last:
+            name = f'sequence {part[0]}, ' if 'positions' in batch else ''
+            lines.append(f'{name}segment {part[1]}:')
+            last = part
+        target = f'{{{tokenizer.token(targets[place])}}}' if place in targets else ''
+        lines[-1] += f' {tokenizer.token(int(tokens[place]))}{target}'
+    lines.append(f'padding: {int((ids == 0).sum())} of {len(tokens)}')
+    if 'next_sentence_labels' in batch:
+        lines.append('next sentence: ' + ('random' if batch['next_sentence_labels'][row] else 'really next'))
+    if 'labels' in batch:
+        lines.append(f'label: {batch["labels"][row]}')
+    return '\n'.join(lines)

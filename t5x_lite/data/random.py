@@ -1,0 +1,106 @@
+"""Random numbers that are a function of what they are for, not of when they are drawn.
+
+Every draw is a hash of (seed, purpose, counters...), so that example 1,000,000 is made without making the 999,999 before it, in any process and in any order,
+and stays the same across versions of NumPy: nothing here but 64-bit integer arithmetic. The hash is the finaliser of SplitMix64 (Steele, Lea, Flood, 2014:
+"Fast splittable pseudorandom number generators") applied once for each counter.
+
+    root = key(seed, 'targets', epoch)           # once, Python ints and names
+    draws = bits(root, np.arange(5))             # uint64[5], one for each counter
+    uniform(draws)                               # float64[5] in [0, 1)
+    below(draws, 10)                             # int64[5] in 0..9
+    permute(np.arange(5), 5, root)               # a permutation of 0..4, each element computed alone
+"""
+
+import functools
+import hashlib
+
+import numpy as np
+
+_WORD = 2**64 - 1
+_STEP = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: successive counters land far apart
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_ROUNDS = 8
+
+
+@functools.lru_cache(maxsize=1024)
+def _name(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), 'little')
+
+
+def _mix_int(word: int) -> int:
+    word = ((word ^ word >> 30) * _FIRST) & _WORD
+    word = ((word ^ word >> 27) * _SECOND) & _WORD
+    return word ^ word >> 31
+
+
+def key(*parts: int | str) -> int:
+    """A 64-bit key from integers (of any sign) and names; the order counts."""
+    state = 0
+    for part in parts:
+        counter = _name(part) if isinstance(part, str) else int(part)
+        state = _mix_int((state + _STEP * (counter + 1)) & _WORD)
+    return state
+
+
+def bits(root, *counters) -> np.ndarray:
+    """uint64 of the broadcast shape of `root` (a key, or an array of `bits`) and integer `counters`. `bits(key(a), b) == key(a, b)`."""
+    state = np.asarray(root, np.uint64)
+    for counter in counters:
+        # At least one dimension: NumPy wraps arrays silently but warns about scalars.
+        counter = np.atleast_1d(np.asarray(counter)).astype(np.uint64)
+        state = state + (counter + np.uint64(1)) * np.uint64(_STEP)
+        state ^= state >> np.uint64(30)
+        state *= np.uint64(_FIRST)
+        state ^= state >> np.uint64(27)
+        state *= np.uint64(_SECOND)
+        state ^= state >> np.uint64(31)
+    return state
+
+
+def uniform(words: np.ndarray) -> np.ndarray:
+    """float64 in [0, 1) from the upper 53 bits of each word."""
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def below(words: np.ndarray, count) -> np.ndarray:
+    """int64 in [0, count) from the upper 32 bits of each word; `count` (int or array, 1 to 2^32) broadcasts. The bias is below count / 2^32."""
+    count = np.asarray(count)
+    if count.size and (count.min() < 1 or count.max() > 2**32):
+        raise ValueError(f'count lies in {count.min()}..{count.max()}; expected 1..2^32')
+    return ((words >> np.uint64(32)) * count.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
+
+
+def coin_flips(root: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Heads among `count` (int64[n] >= 0) fair flips for each key of `root` (uint64[n]): a binomial draw, by counting random bits."""
+    heads, left, word = np.zeros(len(count), np.int64), count.astype(np.int64), 0
+    rows = np.flatnonzero(left > 0)
+    while len(rows):
+        used = np.minimum(left[rows], 64)
+        heads[rows] += np.bitwise_count(bits(root[rows], word) >> (64 - used).astype(np.uint64))
+        left[rows] -= used
+        rows, word = rows[left[rows] > 0], word + 1
+    return heads
+
+
+def permute(index, count: int, root: int) -> np.ndarray:
+    """int64: where a random permutation of range(count), chosen by `root`, sends each `index`, in constant memory.
+
+    A Feistel network over the next power of two, re-applied to what falls outside (cycle walking: Black and Rogaway, 2002, "Ciphers with arbitrary finite
+    domains").
+    """
+    index = np.asarray(index, np.int64)
+    if index.size and (index.min() < 0 or index.max() >= count):
+        raise ValueError(f'indices lie in {index.min()}..{index.max()}; expected 0..{count - 1}')
+    width = max(2, (count - 1).bit_length())
+    low_bits = np.uint64(width // 2)
+    low_mask, high_mask = np.uint64(2 ** (width // 2) - 1), np.uint64(2 ** (width - width // 2) - 1)
+    result = index.reshape(-1).astype(np.uint64)
+    outside = np.arange(result.size) if count > 1 else np.arange(0)
+    while len(outside):
+        high, low = result[outside] >> low_bits, result[outside] & low_mask
+        for turn in range(0, _ROUNDS, 2):
+            high ^= bits(key(root, turn), low) & high_mask
+            low ^= bits(key(root, turn + 1), high) & low_mask
+        result[outside] = high << low_bits | low
+        outside = outside[result[outside] >= count]
+    return result.astype(np.int64).reshape(index.shape)

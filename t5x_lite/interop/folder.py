@@ -1,0 +1,356 @@
+"""Hugging Face folders in and out, without torch: config.json, safetensors weights, tokenizer files.
+
+A family (BERT, ...) is a table of `Rule`s and a few functions, found by a dotted name in `FAMILIES` from the folder's model_type; this file knows no family.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from absl import logging
+import numpy as np
+
+from t5x_lite.config import ModelConfig, UserError, nearest, resolve
+from t5x_lite.data import tokenizers
+from t5x_lite.interop import safetensors
+
+FAMILIES = {'bert': 'bert_flax.hf:Bert'}  # model_type in config.json -> class
+CONFIG = 'config.json'
+_TOKENIZER_FILES = (
+    'tokenizer.json', 'tokenizer_config.json', 'vocab.txt', 'special_tokens_map.json', 'added_tokens.json', 'vocab.json', 'merges.txt',
+    'spiece.model', 'sentencepiece.bpe.model', 'tokenizer.model',
+)  # fmt: skip
+
+Params = dict[str, Any]  # nested dicts of float32 arrays, as under flax's 'params'
+
+
+class Rule(NamedTuple):
+    """One weight of theirs and where it stands in our tree. A letter is an axis, whose size `Family.sizes` gives.
+
+    `Rule('encoder', 'layer.{}.dense.weight', 'FD', 'encoder/layers/wi/kernel', 'DF')`: layer i's [F, D] is transposed into [i] of our [N, D, F]. Without
+    '{}' there is no axis N. An axis V is padded with zeros to a multiple of `vocab_multiple` in ours, and cut again for theirs.
+    """
+
+    group: str  # 'encoder', 'mlm', ...: comes whole or not at all
+    name: str
+    theirs: str
+    path: str
+    ours: str
+
+
+class Family(Protocol):
+    """What `bert_flax.hf.Bert` shows for BERT."""
+
+    modules: Mapping[str, str]  # architecture in config.json -> dotted name of our module
+    required: Mapping[str, tuple[str, ...]]  # architecture -> groups of rules without which its folder is broken
+    rules: tuple[Rule, ...]
+    always: tuple[str, ...]  # groups without which any folder is broken
+    private: frozenset[str]  # groups of labels' heads, whose names other architectures use for other things: read only where required
+    tied: Mapping[str, str]  # second name of a weight -> its name in `rules`
+
+    def canonical(self, name: str) -> str | None: ...
+    def written(self, name: str, architecture: str) -> str: ...
+    def sizes(self, config: ModelConfig) -> dict[str, int]: ...
+    def architecture(self, stated: list[str], groups: set[str]) -> str: ...
+    def export_architecture(self, groups: set[str]) -> str: ...
+    def model_config(self, fields: dict[str, Any], where: str) -> ModelConfig: ...
+    def fields(self, config: ModelConfig) -> dict[str, Any]: ...
+
+
+def is_hf_folder(path: str) -> bool:
+    """Whether `path` is meant as a Hugging Face folder (a broken one too: `load` says what is wrong), not as a workdir or checkpoint of ours."""
+    if not os.path.isdir(path):
+        return False
+    weights = (safetensors.SINGLE, safetensors.INDEX, 'pytorch_model.bin', 'pytorch_model.bin.index.json')
+    if any(os.path.exists(os.path.join(path, name)) for name in weights):
+        return True
+    try:
+        return bool({'model_type', 'architectures'} & read_fields(path).keys())
+    except UserError:
+        return False
+
+
+def read_fields(path: str) -> dict[str, Any]:
+    """The folder's config.json.
+
+    Raises:
+      UserError: absent, or not a JSON object.
+    """
+    where = os.path.join(path, CONFIG)
+    try:
+        with open(where, encoding='utf-8') as file:
+            fields = json.load(file)
+    except FileNotFoundError as error:
+        raise UserError(f'{where}: does not exist; a Hugging Face folder holds config.json beside its weights') from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{where}: not JSON ({error})') from error
+    if not isinstance(fields, dict):
+        raise UserError(f'{where}: expected a JSON object, found {type(fields).__name__}')
+    return fields
+
+
+def load(path: str, module: str | None = None) -> tuple[ModelConfig, Params]:
+    """Reads a Hugging Face folder: everything in it that maps to our tree, whatever of it `module` uses.
+
+    Args:
+      module: dotted name for the config's `module`; by default the one of the folder's architecture.
+
+    Returns:
+      The model's config, and float32 numpy arrays in nested dicts, layers stacked on axis 0, the vocabulary padded with zeros.
+
+    Raises:
+      UserError: a file is absent or broken, the config asks for what we do not have, or weights are missing, of a wrong shape or unknown.
+    """
+    where, fields = os.path.join(path, CONFIG), read_fields(path)
+    family = _family(fields, where)
+    config = family.model_config(fields, where)
+    _check_tokenizer(path, config.vocab_size)
+    with safetensors.open_weights(path) as weights:
+        source = _by_canonical_name(family, weights, path)
+        stated = fields.get('architectures') or []
+        groups = {rule.group for rule in family.rules if any(name in source for name in _names(rule, config))}
+        architecture = family.architecture(stated, groups)
+        required = family.required[architecture] if architecture in stated else family.always
+        groups -= family.private - set(required)
+        config.module = module or family.modules[architecture]
+        if family.private & groups:
+            config.num_labels = len(label_names(fields, where))
+        rules = [rule for rule in family.rules if rule.group in groups | set(required)]
+        _check_names(family, rules, source, config, path)
+        return config, _read(rules, weights, source, family.sizes(config), config)
+
+
+def label_names(fields: Mapping[str, Any], where: str = CONFIG) -> tuple[str, ...]:
+    """The classes of a fine-tuned folder in the order of their ids, LABEL_0 and so on where they have no names (Hugging Face's default is two)."""
+    named = fields.get('id2label')
+    if named is None:
+        count = whole_number({'num_labels': 2} | dict(fields), 'num_labels', where)
+        return tuple(f'LABEL_{index}' for index in range(count))
+    try:
+        by_id = {int(index): str(label) for index, label in named.items()}
+        return tuple(by_id[index] for index in range(len(by_id)))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UserError(f'{where}: id2label is {named!r}; expected names for "0", "1", ...') from error
+
+
+def save(
+    path: str, config: ModelConfig, params: Params, tokenizer_path: str = '', *, max_shard_bytes: int = 5_000_000_000, labels: Iterable[str] = ()
+) -> None:
+    """Writes a folder that `transformers` loads: config.json, model.safetensors (in shards above `max_shard_bytes`), tokenizer files.
+
+    Args:
+      params: our tree, unboxed; what `load` returned comes out bit for bit.
+      tokenizer_path: a tokenizer folder; '' writes none.
+      labels: names of the classes, where there is a classifier.
+
+    Raises:
+      UserError: the folder exists and is not empty; the model has no counterpart in transformers; a parameter is missing, unknown or of a wrong shape.
+    """
+    if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
+        raise UserError(f'{path}: exists and is not empty; choose another output')
+    family = _family_of_module(config.module)
+    leaves = dict(_flatten(params))
+    rules = [rule for rule in family.rules if rule.path in leaves]
+    groups = {rule.group for rule in rules}
+    _check_leaves(family, groups, leaves, config)
+    architecture = family.export_architecture(groups)
+    names = {family.written(name, architecture): (rule, layer) for rule in rules for layer, name in enumerate(_names(rule, config))}
+    sizes = family.sizes(config)
+    fields = {'architectures': [architecture], **family.fields(config), 'dtype': 'float32'}
+    if family.private & groups:
+        fields |= _label_fields(tuple(labels), config.num_labels)
+
+    shapes = {name: tuple(sizes[axis] for axis in rule.theirs) for name, (rule, _) in names.items()}
+
+    def read(name: str) -> np.ndarray:
+        rule, layer = names[name]
+        leaf = leaves[rule.path][layer] if _stacked(rule) else leaves[rule.path]
+        value = np.asarray(leaf, np.float32)[tuple(slice(sizes[axis]) for axis in rule.ours)]
+        return value.T if rule.theirs != rule.ours else value
+
+    partial = f'{os.path.abspath(path)}.partial-{os.getpid()}'  # renamed when whole: a half-written folder never has the name asked for
+    try:
+        os.makedirs(partial)
+        if tokenizer_path:
+            fields['pad_token_id'] = _write_tokenizer(tokenizer_path, partial, config.vocab_size)
+        with open(os.path.join(partial, CONFIG), 'w', encoding='utf-8') as file:
+            json.dump(dict(sorted(fields.items())), file, indent=2, ensure_ascii=False)
+            file.write('\n')
+        safetensors.write(partial, shapes, read, max_shard_bytes)
+        for name in os.listdir(partial):  # the library makes its files readable by their owner alone
+            shutil.copymode(os.path.join(partial, CONFIG), os.path.join(partial, name))
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({error.strerror or error}); nothing was left there') from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def whole_number(fields: Mapping[str, Any], name: str, where: str) -> int:
+    """A field that must be there and be a whole number above 0; `UserError` otherwise."""
+    if name not in fields:
+        raise UserError(f'{where}: field {name} is missing, {nearest(name, fields)}')
+    value = fields[name]
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise UserError(f'{where}: {name} is {value!r}; expected a whole number above 0')
+    return value
+
+
+def number(fields: Mapping[str, Any], name: str, where: str, default: float) -> float:
+    """A field that must be a number of at least 0 where it is there; `UserError` otherwise."""
+    value = fields[name] if name in fields else default
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < float('inf'):
+        raise UserError(f'{where}: {name} is {value!r}; expected a number of at least 0')
+    return float(value)
+
+
+def _family(fields: Mapping[str, Any], where: str) -> Family:
+    if 'model_type' not in fields:
+        raise UserError(f'{where}: field model_type is missing; add "model_type": one of {", ".join(FAMILIES)}')
+    if fields['model_type'] not in list(FAMILIES):
+        raise UserError(f'{where}: model_type is {fields["model_type"]!r}, which is not supported; {nearest(str(fields["model_type"]), FAMILIES)}')
+    return resolve(FAMILIES[fields['model_type']])()
+
+
+def _family_of_module(module: str) -> Family:
+    families = [resolve(name)() for name in FAMILIES.values()]
+    known = [name for family in families for name in family.modules.values()]
+    for family in families:
+        if module in family.modules.values():
+            return family
+    raise UserError(f'config.model.module={module!r} has no counterpart in transformers, {nearest(module, known)}')
+
+
+def _stacked(rule: Rule) -> bool:
+    return '{}' in rule.name
+
+
+def _names(rule: Rule, config: ModelConfig) -> list[str]:
+    """Of the weights behind a rule: one, or one a layer."""
+    return [rule.name.format(layer) for layer in range(config.num_layers)] if _stacked(rule) else [rule.name]
+
+
+def _by_canonical_name(family: Family, weights: safetensors.Weights, path: str) -> dict[str, str]:
+    """Canonical name -> the name in the file; second names of tied weights resolved, buffers left out."""
+    source = {}
+    for name in weights:
+        known = family.canonical(name)
+        if known in source:
+            raise UserError(f'{path}: {source[known]} and {name} are the same weight; remove one')
+        if known is not None:
+            source[known] = name
+    for second, first in family.tied.items():
+        if second in source and first in source:
+            if not np.array_equal(weights.read(source[second]), weights.read(source[first])):
+                raise UserError(f'{path}: {source[second]} differs from {source[first]}; only tied weights are supported')
+        elif second in source:
+            source[first] = source[second]
+        source.pop(second, None)
+    return source
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
+
+
+def _check_names(family: Family, rules: list[Rule], source: Mapping[str, str], config: ModelConfig, path: str) -> None:
+    names = {name for rule in rules for name in _names(rule, config)}
+    missing = [name for rule in rules for name in _names(rule, config) if name not in source]
+    if missing:
+        raise UserError(f'{path}: weights are missing that {CONFIG} asks for: {_some(missing)}; copy or download the folder again, or mend {CONFIG}')
+    roots = {rule.name.split('.')[0] for rule in family.rules if rule.group in family.always}
+    unknown = [name for name in source if name not in names]
+    inside = [source[name] for name in unknown if name.split('.')[0] in roots]
+    if inside:
+        raise UserError(f'{path}: weights that {CONFIG} does not account for: {_some(inside)}; is num_hidden_layers right?')
+    if unknown:
+        logging.warning('%s: weights of other heads are left out: %s', path, _some(source[name] for name in unknown))
+
+
+def _read(rules: list[Rule], weights: safetensors.Weights, source: Mapping[str, str], sizes: Mapping[str, int], config: ModelConfig) -> Params:
+    """Each tensor goes straight to its place, so that memory holds the tree and one tensor."""
+    stored = set()
+    for rule in rules:
+        expected = tuple(sizes[axis] for axis in rule.theirs)
+        for name in _names(rule, config):
+            file_name = source[name]
+            stored.add(weights.dtype(file_name))
+            if weights.shape(file_name) != expected:
+                raise UserError(f'{weights.file(file_name)}: {file_name} has shape {weights.shape(file_name)}, but {CONFIG} makes it {expected}')
+    tree: Params = {}
+    for rule in rules:
+        shape = tuple(_padded(config) if axis == 'V' else sizes[axis] for axis in rule.ours)
+        leaf = np.zeros(((config.num_layers,) if _stacked(rule) else ()) + shape, np.float32)
+        for layer, name in enumerate(_names(rule, config)):
+            tensor = weights.read(source[name])
+            slot = leaf[layer] if _stacked(rule) else leaf
+            slot[tuple(slice(sizes[axis]) for axis in rule.ours)] = tensor.T if rule.theirs != rule.ours else tensor
+        *parents, last = rule.path.split('/')
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    if stored - {'F32'}:
+        logging.warning('%s: weights stored as %s are read as float32', weights.folder, ', '.join(sorted(stored - {'F32'})))
+    return tree
+
+
+def _padded(config: ModelConfig) -> int:
+    return -(-config.vocab_size // config.vocab_multiple) * config.vocab_multiple
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = '') -> Iterable[tuple[str, Any]]:
+    for name, value in tree.items():
+        yield from _flatten(value, f'{prefix}{name}/') if isinstance(value, Mapping) else [(prefix + name, value)]
+
+
+def _check_leaves(family: Family, groups: set[str], leaves: Mapping[str, Any], config: ModelConfig) -> None:
+    sizes = family.sizes(config) | {'V': _padded(config)}
+    known = {rule.path for rule in family.rules}
+    unknown = [path for path in leaves if path not in known]
+    if unknown:
+        raise UserError(f'parameters that have no counterpart in transformers: {_some(unknown)}')
+    groups = groups | set(family.always)
+    missing = [rule.path for rule in family.rules if rule.group in groups and rule.path not in leaves]
+    if missing:
+        raise UserError(f'parameters are missing: {_some(missing)}')
+    for rule in family.rules:
+        if rule.group in groups:
+            expected = ((config.num_layers,) if _stacked(rule) else ()) + tuple(sizes[axis] for axis in rule.ours)
+            if tuple(leaves[rule.path].shape) != expected:
+                raise UserError(f'parameter {rule.path} has shape {tuple(leaves[rule.path].shape)}, but the config makes it {expected}')
+
+
+def _label_fields(labels: tuple[str, ...], count: int) -> dict[str, Any]:
+    if labels and len(labels) != count:
+        raise UserError(f'{len(labels)} labels ({_some(labels)}) for config.model.num_labels={count}')
+    named = labels or tuple(f'LABEL_{index}' for index in range(count))
+    fields = {'id2label': {str(index): name for index, name in enumerate(named)}, 'label2id': {name: index for index, name in enumerate(named)}}
+    return fields | ({'problem_type': 'regression'} if count == 1 else {})
+
+
+def _check_tokenizer(path: str, vocab_size: int) -> None:
+    if any(os.path.exists(os.path.join(path, name)) for name in ('tokenizer.json', 'vocab.txt')):
+        _check_vocabulary(path, tokenizers.load(path).vocab_size, vocab_size)
+
+
+def _check_vocabulary(path: str, pieces: int, rows: int) -> None:
+    if pieces > rows:
+        raise UserError(f'{path}: the tokenizer has {pieces:,} pieces and the weights only {rows:,} rows; this tokenizer belongs to another model')
+    if pieces < rows:
+        logging.warning('%s: the tokenizer has %d pieces and the weights %d rows; the last %d are never used', path, pieces, rows, rows - pieces)
+
+
+def _write_tokenizer(source: str, target: str, vocab_size: int) -> int | None:
+    """Copies a tokenizer's files as they are, and adds those that transformers needs and an old folder lacks. Returns the id of padding."""
+    tokenizer = tokenizers.load(source)
+    _check_vocabulary(source, tokenizer.vocab_size, vocab_size)
+    present = [name for name in _TOKENIZER_FILES if os.path.exists(os.path.join(source, name))]
+    if not {'tokenizer.json', 'tokenizer_config.json'} <= set(present):
+        tokenizer.save(target)
+    for name in present:
+        shutil.copyfile(os.path.join(source, name), os.path.join(target, name))
+    return tokenizer.pad_id

@@ -1,0 +1,185 @@
+"""Products with weights, norms, embeddings, dropout: what every architecture is made of."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from t5x_lite.config import Activation, DType, ModelConfig
+
+ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
+    Activation.gelu: lambda x: nn.gelu(x, approximate=False),
+    Activation.gelu_tanh: lambda x: nn.gelu(x, approximate=True),
+    Activation.relu: nn.relu,
+}
+
+
+def compute_dtype(config: ModelConfig) -> jnp.dtype:
+    return jnp.dtype(config.dtype.value)
+
+
+def truncated_normal(stddev: float) -> Callable[..., jax.Array]:
+    """Truncated at two standard deviations and not rescaled after, as the original BERT (tf.truncated_normal_initializer)."""
+    return nn.initializers.truncated_normal(stddev=stddev, lower=-2.0, upper=2.0)
+
+
+def partitioned(module: nn.Module, name: str, init: Callable, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.Array:
+    """A float32 parameter with its logical axis names beside it."""
+    return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+
+
+def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    """Pins the sharding of an activation, or of a weight at its use, by logical axes; nothing outside a mesh. A misspelt axis raises."""
+    return nn.with_logical_constraint(x, axes, fallback=nn.spmd.RulesFallback.RAISE_ERROR)
+
+
+def gathered(parameter: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """A weight at its use: whole along 'embed', which fully sharded training splits for storage only.
+
+    Said outright, because XLA's partitioner, left to choose, splits the product instead and (jax 0.10 and 0.11, mesh data 2, fsdp 2, tensor 2) gets
+    gradients wrong.
+    """
+    return constrain(parameter, tuple(None if axis == 'embed' else axis for axis in axes))
+
+
+def like_trailing(parameter: jax.Array, x: jax.Array) -> jax.Array:
+    """A parameter of the last axes, in the rank and dtype of x (rank promotion is an error in this house)."""
+    return parameter.astype(x.dtype).reshape((1,) * (x.ndim - parameter.ndim) + parameter.shape)
+
+
+def product(equation: str, x: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
+    """The one product with a weight: operands in `dtype`, accumulated in float32, returned in `dtype`."""
+    out = jnp.einsum(equation, x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
+    return out.astype(dtype)
+
+
+class Einsum(nn.Module):
+    """A weight and the einsum that applies it: `Einsum((D, F), ('embed', 'mlp'), dtype)('BLD,DF->BLF', x_BLD)`.
+
+    The bias, if any, is over the kernel's last axis, which must be the last of the result too.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    dtype: Any
+    stddev: float = 0.02
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, equation: str, x: jax.Array) -> jax.Array:
+        kernel = partitioned(self, 'kernel', truncated_normal(self.stddev), self.shape, self.axes)
+        out = product(equation, x, gathered(kernel, self.axes), self.dtype)
+        if self.use_bias:
+            out += like_trailing(partitioned(self, 'bias', nn.initializers.zeros, self.shape[-1:], self.axes[-1:]), out)
+        return out
+
+
+class Embedding(nn.Module):
+    """A table of rows; `attend` gives the logits of tied output embeddings. Rows stored beyond shape[0] (`stored_rows`) start at zero and stay there."""
+
+    shape: tuple[int, int]
+    axes: tuple[str, str]
+    dtype: Any
+    stddev: float = 0.02
+    stored_rows: int = 0
+
+    def setup(self):
+        rows, width = self.shape
+        stored = max(rows, self.stored_rows)
+
+        def init(key, shape, dtype):
+            return jnp.pad(truncated_normal(self.stddev)(key, self.shape, dtype), ((0, shape[0] - rows), (0, 0)))
+
+        self.embedding = partitioned(self, 'embedding', init, (stored, width), self.axes)
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        rows = jnp.take(gathered(self.embedding, self.axes), ids, axis=0).astype(self.dtype)
+        return constrain(rows, ('batch', 'length', 'activation_embed'))
+
+    def attend(self, x_BPD: jax.Array) -> jax.Array:
+        """Logits [B, P, rows] in float32."""
+        return product('BPD,VD->BPV', x_BPD, gathered(self.embedding, self.axes), self.dtype).astype(jnp.float32)
+
+
+class LayerNorm(nn.Module):
+    """Ba et al. (2016): statistics in float32 and in two passes, since E[x^2] - E[x]^2 loses precision for offset inputs."""
+
+    eps: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        width = x_BLD.shape[-1:]
+        scale = partitioned(self, 'scale', nn.initializers.ones, width, ('norm',))
+        bias = partitioned(self, 'bias', nn.initializers.zeros, width, ('norm',))
+        x = x_BLD.astype(jnp.float32)
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        normed = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + self.eps)
+        return (normed * like_trailing(scale, normed) + like_trailing(bias, normed)).astype(self.dtype)
+
+
+@struct.dataclass
+class DropoutKey:
+    """Says which elements drop out as a pure function of (seed of the step, layer, site, row of the global batch, position in the row).
+
+    A counter-based hash, computed where the element lives: the same on any mesh, for any number of microbatches, scanned or unrolled.
+    """
+
+    seed: jax.Array  # uint32 []
+    rows: jax.Array  # uint32 [B], positions in the global batch
+
+    @classmethod
+    def create(cls, seed: int, step: jax.Array, rows: jax.Array) -> 'DropoutKey':
+        return cls(_mix(_mix(jnp.uint32(seed & 0xFFFFFFFF)) ^ step.astype(jnp.uint32)), rows.astype(jnp.uint32))
+
+    def fold(self, number: int | jax.Array) -> 'DropoutKey':
+        """The key of a layer, or of a site in a layer."""
+        return self.replace(seed=_mix(self.seed + jnp.uint32(0x9E3779B9) * (jnp.asarray(number, jnp.uint32) + jnp.uint32(1))))
+
+
+def _mix(x: jax.Array) -> jax.Array:
+    """An integer hash of 32 bits with low bias (multipliers found by Chris Wellons' hash-prospector search)."""
+    x = x ^ (x >> jnp.uint32(16))
+    x = x * jnp.uint32(0x7FEB352D)
+    x = x ^ (x >> jnp.uint32(15))
+    x = x * jnp.uint32(0x846CA68B)
+    return x ^ (x >> jnp.uint32(16))
+
+
+def dropout(x: jax.Array, rate: float, key: DropoutKey | None, site: int) -> jax.Array:
+    """Zeroes a share `rate` of x [B, ...] and scales the rest by 1 / (1 - rate); x itself where key is None.
+
+    `site` tells apart the places of one layer.
+    """
+    if key is None or rate == 0.0:
+        return x
+    key = key.fold(site)
+    # Two keyed rounds: with one, the streams of two rows would be permutations of each other.
+    row_key = _mix(key.seed ^ _mix(key.rows))
+    expand = (slice(None),) + (None,) * (x.ndim - 1)
+    counter = jnp.zeros((1,) * x.ndim, jnp.uint32)
+    for axis in range(1, x.ndim):
+        counter = counter * jnp.uint32(x.shape[axis]) + jax.lax.broadcasted_iota(jnp.uint32, _along(x, axis), axis)
+    bits = _mix(_mix(counter ^ row_key[expand]) + _mix(row_key + jnp.uint32(0x85EBCA6B))[expand])
+    keep = bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+    return jnp.where(keep, x * jnp.asarray(1.0 / (1.0 - rate), x.dtype), jnp.zeros((), x.dtype))
+
+
+def _along(x: jax.Array, axis: int) -> tuple[int, ...]:
+    return tuple(size if i == axis else 1 for i, size in enumerate(x.shape))
+
+
+def padded_vocabulary(config: ModelConfig) -> int:
+    """Rows stored for the vocabulary: `vocab_size` rounded up so that a mesh divides it."""
+    return -(-config.vocab_size // config.vocab_multiple) * config.vocab_multiple
+
+
+def hide_padded(logits: jax.Array, config: ModelConfig) -> jax.Array:
+    """Logits [..., V'] with the columns that pad the vocabulary at -1e9, so that they take no probability."""
+    if logits.shape[-1] == config.vocab_size:
+        return logits
+    column = jax.lax.broadcasted_iota(jnp.int32, (1,) * (logits.ndim - 1) + logits.shape[-1:], logits.ndim - 1)
+    return jnp.where(column < config.vocab_size, logits, jnp.asarray(-1e9, logits.dtype))

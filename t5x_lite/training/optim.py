@@ -1,0 +1,138 @@
+"""Schedules and optimisers from config fields."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from t5x_lite.config import Config, OptimConfig, Optimizer, Schedule, UserError
+from t5x_lite.training import paths
+
+
+def schedule(config: Config) -> optax.Schedule:
+    """Learning rate at a step counted from 0: linear warm-up from 0 to `learning_rate`, then the schedule until `config.steps`.
+
+    inverse_sqrt is T5's: constant where the others warm up, then falling by 1 / sqrt(step); T5's 1 / sqrt(max(step, 10000)) is a learning_rate of 0.01.
+    """
+    optim, steps = config.optim, config.steps
+    warmup = optim.warmup_steps or round(optim.warmup_fraction * steps)
+    if warmup >= steps and warmup > 0 and optim.schedule != Schedule.inverse_sqrt:
+        raise UserError(f'the warm-up of {warmup} steps leaves none of config.steps={steps}; lower config.optim.warmup_steps')
+    peak, end = optim.learning_rate, optim.learning_rate * optim.end_fraction
+
+    def rate(step: jax.Array) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        done = jnp.clip((step - warmup) / max(steps - warmup, 1), 0.0, 1.0)
+        match optim.schedule:
+            case Schedule.inverse_sqrt:
+                return peak * jnp.sqrt(max(warmup, 1) / jnp.maximum(step, max(warmup, 1)))
+            case Schedule.constant:
+                value = jnp.full_like(done, peak)
+            case Schedule.linear:
+                value = end + (peak - end) * (1.0 - done)
+            case Schedule.linear_from_start:
+                value = end + (peak - end) * (1.0 - jnp.clip(step / steps, 0.0, 1.0))
+            case Schedule.cosine:
+                value = end + (peak - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+        return jnp.where(step < warmup, peak * step / max(warmup, 1), value)
+
+    return rate
+
+
+def scale_by_adam(b1: float, b2: float, eps: float, bias_correction: bool) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba, 2015); without bias correction, that of google-research/bert's optimization.py."""
+
+    def init(params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return optax.ScaleByAdamState(count=jnp.zeros([], jnp.int32), mu=zeros, nu=jax.tree.map(jnp.zeros_like, params))
+
+    def update(grads, state, params=None):
+        del params
+        count = state.count + 1
+        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, grads)
+        m_scale = v_scale = jnp.ones([], jnp.float32)
+        if bias_correction:
+            m_scale, v_scale = (1.0 / (1.0 - b ** count.astype(jnp.float32)) for b in (b1, b2))
+        updates = jax.tree.map(lambda m, v: m * m_scale / (jnp.sqrt(v * v_scale) + eps), mu, nu)
+        return updates, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def add_decay(rules: tuple[tuple[str, float], ...]) -> optax.GradientTransformation:
+    """Decoupled weight decay (Loshchilov & Hutter, 2019) by path rules."""
+
+    def update(updates, state, params):
+        decay = paths.values(rules, params, 'config.optim.decay')
+        return jax.tree.map(lambda u, p, d: u + d * p if d else u, updates, params, decay), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def by_layer(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Applies a transformation that takes norms or means of a whole array to each layer of stacked parameters apart.
+
+    LAMB's trust ratio and Adafactor's factors, clipping and parameter scale belong to a layer's array; over a stack [N, ...] they would mix layers.
+    """
+
+    def split(tree: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        flat = paths.leaves(tree)
+        return {p: x for p, x in flat.items() if paths.is_stacked(p)}, {p: x for p, x in flat.items() if not paths.is_stacked(p)}
+
+    def init(params):
+        stacked, single = split(params)
+        return {'stacked': jax.vmap(transformation.init)(stacked) if stacked else {}, 'single': transformation.init(single)}
+
+    def update(updates, state, params):
+        (stacked_u, single_u), (stacked_p, single_p) = split(updates), split(params)
+        single, single_state = transformation.update(single_u, state['single'], single_p)
+        stacked, stacked_state = jax.vmap(transformation.update)(stacked_u, state['stacked'], stacked_p) if stacked_u else ({}, {})
+        merged = single | stacked
+        return paths.map_paths(lambda path, _: merged[path], updates), {'stacked': stacked_state, 'single': single_state}
+
+    return optax.GradientTransformation(init, update)
+
+
+def trust_ratio(rules: tuple[tuple[str, float], ...]) -> optax.GradientTransformation:
+    """LAMB's layer-wise trust ratio |param| / |update| (You et al., 2020), for those parameters that decay, as the authors' code does."""
+    scale = by_layer(optax.scale_by_trust_ratio())
+
+    def update(updates, state, params):
+        scaled, state = scale.update(updates, state, params)
+        decay = paths.values(rules, params, 'config.optim.decay')
+        return jax.tree.map(lambda s, u, d: s if d else u, scaled, updates, decay), state
+
+    return optax.GradientTransformation(scale.init, update)
+
+
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """Updates to add to the parameters, from gradients that are already clipped (the step clips, for it reports the norm)."""
+    optim: OptimConfig = config.optim
+    rate = schedule(config)
+    adam = scale_by_adam(optim.b1, optim.b2, optim.eps, optim.bias_correction)
+    match optim.name:
+        case Optimizer.adamw:
+            return optax.chain(adam, add_decay(optim.decay), optax.scale_by_learning_rate(rate))
+        case Optimizer.lamb:
+            return optax.chain(adam, add_decay(optim.decay), trust_ratio(optim.decay), optax.scale_by_learning_rate(rate))
+        case Optimizer.adafactor:
+            # T5's (Shazeer & Stern, 2018): decay 0.8, clipped at 1.0, scaled by the parameter's RMS, no momentum.
+            factored = optax.chain(
+                optax.scale_by_factored_rms(min_dim_size_to_factor=128, decay_rate=0.8, epsilon=1e-30),
+                optax.clip_by_block_rms(1.0),
+                optax.scale_by_param_block_rms(min_scale=1e-3),
+            )
+            return optax.chain(by_layer(factored), optax.scale_by_learning_rate(rate), decay_by_rate(optim.decay, rate))
+
+
+def decay_by_rate(rules: tuple[tuple[str, float], ...], rate: optax.Schedule) -> optax.GradientTransformation:
+    """Weight decay of rate x decay x parameter, after a scaled update (Adafactor's own update is relative to the parameter already)."""
+
+    def update(updates, state, params):
+        decay, step_rate = paths.values(rules, params, 'config.optim.decay'), rate(state.count)
+        updated = jax.tree.map(lambda u, p, d: u - step_rate * d * p if d else u, updates, params, decay)
+        return updated, optax.ScaleByScheduleState(count=state.count + 1)
+
+    return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32)), update)

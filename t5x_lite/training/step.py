@@ -1,0 +1,175 @@
+"""The train state and the one jitted step over a mesh."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+from flax import struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+import optax
+
+from t5x_lite.config import Config, resolve
+from t5x_lite.models.layers import DropoutKey
+from t5x_lite.training import partitioning, paths
+from t5x_lite.training.losses import Batch, Loss, divide
+from t5x_lite.training.optim import optimizer, schedule
+
+
+@struct.dataclass
+class TrainState:
+    step: jax.Array  # int32 []: steps taken
+    params: Any
+    opt_state: Any
+    ema: Any  # a tree like params, or {} where config.ema_decay is 0
+    skipped: jax.Array  # int32 []: steps whose loss or gradient was not finite
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a config compiles to: the module, its loss, the mesh, and where the state lives."""
+
+    config: Config
+    module: nn.Module
+    loss: Loss
+    mesh: Mesh
+    transformation: optax.GradientTransformation
+    abstract: TrainState  # ShapeDtypeStructs with shardings
+    init: Callable[[], TrainState]  # from config.seed, already sharded
+
+    @property
+    def shardings(self) -> TrainState:
+        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+
+
+def dummy_batch(length: int = 8) -> dict[str, np.ndarray]:
+    """Enough of a batch for a module to make its parameters."""
+    return {name: np.ones((1, length), np.int32) for name in ('tokens', 'token_types', 'sequence_ids')}
+
+
+def make_program(config: Config, mesh: Mesh) -> Program:
+    """Abstract state, shardings and a sharded initialiser; nothing is computed yet.
+
+    Raises:
+      UserError: for dotted names that do not resolve, and rules that do not fit the parameters.
+    """
+    module, loss = resolve(config.model.module)(config.model), resolve(config.loss)()
+    transformation = optimizer(config)
+
+    def init_boxed():
+        return module.init(jax.random.key(config.seed), dummy_batch())['params']
+
+    def init() -> TrainState:
+        params = nn.unbox(init_boxed())
+        ema = jax.tree.map(lambda x: x + 0, params) if config.ema_decay else {}
+        zero = jnp.zeros([], jnp.int32)
+        return TrainState(zero, params, transformation.init(params), ema, zero + 0)
+
+    boxed = jax.eval_shape(init_boxed)
+    shardings = partitioning.parameter_shardings(boxed, mesh, config.mesh)
+    abstract = jax.eval_shape(init)
+    paths.values(config.optim.decay, abstract.params, 'config.optim.decay')
+    placed = partitioning.state_shardings(abstract, abstract.params, shardings, mesh)
+    abstract = jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract, placed)
+    # Unconstrained inside, and moved out by the output shardings: the values do not depend on the mesh.
+    return Program(config, module, loss, mesh, transformation, abstract, jax.jit(init, out_shardings=placed))
+
+
+def batch_loss(program: Program, params: Any, batch: Batch, weights: dict[str, jax.Array], key: DropoutKey | None) -> tuple[jax.Array, Any]:
+    """(sum over terms of sum / weight, metrics) of a batch, or of the part of it that a microbatch is."""
+    with nn.logical_axis_rules(program.config.mesh.rules):
+        outputs = program.module.apply({'params': params}, batch, dropout=key)
+    terms, metrics = program.loss(outputs, batch)
+    return sum(divide(total, weights[name]) for name, total in terms.items()), metrics
+
+
+def gradients(program: Program, params: Any, batch: Batch, key: DropoutKey) -> tuple[jax.Array, Any, Any]:
+    """(loss, gradients, metrics) of the global batch, in `microbatches` parts that add up to it exactly."""
+    weights = program.loss.weights(batch)
+    value_and_grad = jax.value_and_grad(lambda p, part, part_key: batch_loss(program, p, part, weights, part_key), has_aux=True)
+
+    def of_part(part: Batch, rows: jax.Array) -> tuple[jax.Array, Any, Any]:
+        (loss, metrics), grads = value_and_grad(params, part, key.replace(rows=rows))
+        return loss, grads, metrics
+
+    count = program.config.optim.microbatches
+    if count == 1:
+        return of_part(batch, key.rows)
+
+    def split(x: jax.Array) -> jax.Array:
+        # Row r goes to part r % count, so that each device keeps its rows.
+        return x.reshape((x.shape[0] // count, count) + x.shape[1:]).swapaxes(0, 1)
+
+    parts = (jax.tree.map(split, batch), split(key.rows))
+    shapes = jax.eval_shape(of_part, *jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    total, _ = jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, of_part(*part)), None), zeros, parts)
+    return total
+
+
+def make_train_step(program: Program) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]:
+    """step(state, batch) -> (state, metrics); not jitted.
+
+    A step whose loss or gradient is not finite leaves parameters and optimiser as they were, whatever the config's policy: nothing bad can be saved.
+    Metrics are {'name': (sum, weight)} and the scalars 'loss', 'grad_norm', 'learning_rate', 'finite', 'tokens' (real ones).
+    """
+    config, rate = program.config, schedule(program.config)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
+        rows = jnp.arange(batch['tokens'].shape[0], dtype=jnp.uint32)
+        loss, grads, metrics = gradients(program, state.params, batch, DropoutKey.create(config.seed, state.step, rows))
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        if config.optim.clip_norm:
+            clip = jnp.minimum(1.0, config.optim.clip_norm / jnp.maximum(norm, 1e-12))
+            grads = jax.tree.map(lambda g: g * clip, grads)
+        updates, opt_state = program.transformation.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = jax.tree.map(lambda e, p: config.ema_decay * e + (1 - config.ema_decay) * p, state.ema, params) if config.ema_decay else {}
+
+        def keep(new, old):
+            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+        new_state = TrainState(
+            step=state.step + 1,
+            params=keep(params, state.params),
+            opt_state=keep(opt_state, state.opt_state),
+            ema=keep(ema, state.ema),
+            skipped=state.skipped + jnp.where(finite, 0, 1),
+        )
+        scalars = {
+            'loss': loss,
+            'grad_norm': norm,
+            'learning_rate': jnp.asarray(rate(state.step), jnp.float32),
+            'finite': finite,
+            'tokens': jnp.sum(batch['sequence_ids'] > 0),
+        }
+        if config.log.layer_norms:
+            scalars['layer_norms'] = {
+                kind: paths.map_paths(_layer_norm, tree) for kind, tree in (('param', state.params), ('grad', grads), ('update', updates))
+            }
+        return new_state, {'metrics': metrics, **scalars}
+
+    return train_step
+
+
+def _layer_norm(path: str, x: jax.Array) -> jax.Array:
+    """The L2 norm: one number, or one a layer of stacked parameters."""
+    axes = tuple(range(1 if paths.is_stacked(path) else 0, x.ndim))
+    return jnp.sqrt(jnp.sum(jnp.square(x), axis=axes))
+
+
+def eval_step(program: Program) -> Callable[[Any, Batch], tuple[Any, dict[str, jax.Array]]]:
+    """(params, batch) -> ({metric: (sum, weight)}, outputs to collect by example); not jitted."""
+
+    def step(params: Any, batch: Batch):
+        with nn.logical_axis_rules(program.config.mesh.rules):
+            outputs = program.module.apply({'params': params}, batch)
+        _, metrics = program.loss(outputs, batch)
+        collect = getattr(program.loss, 'collect', None)
+        return metrics, collect(outputs, batch) if collect else {}
+
+    return step

@@ -1,0 +1,13 @@
+"""Strict arithmetic and eight fake devices, for every test."""
+
+import os
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ.setdefault('XLA_FLAGS', '')
+if 'xla_force_host_platform_device_count' not in os.environ['XLA_FLAGS']:
+    os.environ['XLA_FLAGS'] += ' --xla_force_host_platform_device_count=8'
+
+import jax  # noqa: E402
+
+jax.config.update('jax_numpy_dtype_promotion', 'strict')
+jax.config.update('jax_numpy_rank_promotion', 'raise')

@@ -1,0 +1,135 @@
+"""Packing: which sequences share a row, and where they land."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from t5x_lite.data.packing import Layout, Rows, alone, lay_out, pack, strategies
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / '..' / 'shared'
+
+
+def used(rows, lengths):
+    return np.add.reduceat(lengths[rows.members], rows.starts[:-1])
+
+
+def paragraph_lengths(count=20_000, longest=126):
+    return np.clip(np.random.default_rng(0).lognormal(3.6, 0.9, count).astype(np.int64), 1, longest) + 2
+
+
+def test_worked_example_of_strategies():
+    assert strategies(np.array([0, 0, 3, 0, 0, 2]), 7) == [((5, 2), 2), ((2,), 1)]
+
+
+@pytest.mark.parametrize('row_length', [6, 40, 128])
+def test_every_sequence_lies_in_one_row_that_holds_it(row_length):
+    lengths = np.random.default_rng(1).integers(1, row_length + 1, 5000)
+    rows = pack(lengths, row_length, root=3)
+    assert sorted(rows.members.tolist()) == list(range(5000))
+    assert used(rows, lengths).max() <= row_length
+    assert (np.diff(rows.starts) > 0).all()
+    assert len(rows) * row_length - lengths.sum() < 0.03 * len(rows) * row_length + 5 * row_length
+
+
+def test_packing_is_tight():
+    """Paragraph-like lengths: at least 99 % of the tokens are real, at two lengths of row."""
+    for row_length, longest in ((128, 126), (512, 510)):
+        lengths = paragraph_lengths(longest=longest)
+        assert lengths.sum() / (len(pack(lengths, row_length, 0)) * row_length) > 0.99
+
+
+def test_few_and_odd_inputs():
+    assert len(pack(np.array([], np.int64), 8, 0)) == 0
+    assert pack(np.array([8]), 8, 0).members.tolist() == [0]
+    assert len(pack(np.ones(100, np.int64), 8, 0)) == 13
+    assert len(pack(np.full(10, 5), 8, 0)) == 10
+    with pytest.raises(ValueError, match='expected 1..8'):
+        pack(np.array([9]), 8, 0)
+
+
+def test_the_plan_follows_from_lengths_and_root():
+    lengths = paragraph_lengths(2000)
+    first, again, other = (pack(lengths, 128, root) for root in (1, 1, 2))
+    assert (first.members == again.members).all() and (first.starts == again.starts).all()
+    assert (first.starts == other.starts).all(), 'the kinds of rows follow from the lengths alone'
+    assert (first.members != other.members).mean() > 0.9
+
+
+def test_cost_follows_the_row_not_the_number_of_sequences():
+    few, many = (strategies(np.bincount(paragraph_lengths(count)), 128) for count in (20_000, 2_000_000))
+    assert len(many) < 2 * len(few)
+
+
+def test_take():
+    rows = Rows(np.array([5, 6, 7, 8, 9]), np.array([0, 2, 3, 5]))
+    taken = rows.take(np.array([2, 0, 2]))
+    assert taken.members.tolist() == [8, 9, 5, 6, 8, 9]
+    assert taken.starts.tolist() == [0, 2, 4, 6]
+
+
+def test_worked_example_of_layout():
+    layout = Layout.of(Rows(np.arange(3), np.array([0, 2, 3])), np.array([3, 2, 4]), 6)
+    lines = [' '.join(line.split()) for line in Layout.__doc__.splitlines()]
+    for name in ('row', 'column'):
+        assert ' '.join([name, *map(str, getattr(layout, name))]) in lines
+    for name in ('sequence_ids', 'positions'):
+        first, second = (' '.join(map(str, values)) for values in getattr(layout, name))
+        assert f'{name} {first} | {second}' in lines
+    assert layout.used.tolist() == [5, 4]
+
+
+def test_a_row_that_overflows_is_refused():
+    with pytest.raises(ValueError, match='a row holds 7 tokens; it has room for 6'):
+        Layout.of(Rows(np.arange(2), np.array([0, 2])), np.array([3, 4]), 6)
+
+
+def test_packed_and_unpacked_hold_the_same():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(3, 20, 30)
+    sequences = []
+    for length in lengths:
+        positions = np.sort(rng.choice(np.arange(1, length - 1), min(2, length - 2), replace=False))
+        sequences.append((rng.integers(5, 99, length), positions, rng.integers(5, 99, len(positions))))
+    rows = pack(lengths, 32, 1)
+    packed, unpacked = lay_out(sequences, rows, 32, 32), lay_out(sequences, alone(30), 32, 2)
+    assert len(packed['tokens']) < 20 and len(unpacked['tokens']) == 30
+
+    def contents(batch):
+        found = []
+        for row in range(len(batch['tokens'])):
+            weights = batch['masked_weights'][row] > 0
+            for number in range(1, batch['sequence_ids'][row].max() + 1):
+                here = batch['sequence_ids'][row] == number
+                masked = weights & here[batch['masked_positions'][row]]
+                columns = batch['masked_positions'][row][masked]
+                assert batch['positions'][row][here].tolist() == list(range(here.sum()))
+                found.append((batch['tokens'][row][here].tolist(), batch['positions'][row][columns].tolist(), batch['masked_targets'][row][masked].tolist()))
+        return sorted(found)
+
+    assert contents(packed) == contents(unpacked) == sorted((list(map(int, tokens)), list(map(int, at)), list(map(int, to))) for tokens, at, to in sequences)
+
+
+def test_too_few_slots_are_named():
+    with pytest.raises(ValueError, match='row 0 holds more than 1 masked positions'):
+        lay_out([(np.arange(5), [1, 2], [7, 8])], alone(1), 8, 1)
+
+
+def golden_cases():
+    path = SHARED / 'golden' / 'packing.json'
+    if not path.exists():
+        return [pytest.param(None, marks=pytest.mark.skip(reason=f'{path} is absent'))]
+    cases = [case for case in json.loads(path.read_text())['cases'] if isinstance(case['expected'], list)]
+    return [case for case in cases if isinstance(case['expected'][0], dict) and {'encoder_segment_ids', 'encoder_positions'} <= case['expected'][0].keys()]
+
+
+@pytest.mark.parametrize('case', golden_cases())
+def test_ids_and_positions_as_in_t5(case):
+    """Given which sequences share a row, segment ids count from 1 and positions restart, 0 in padding. (The order of packing is not ours: rows are planned whole.)"""
+    for row in case['expected']:
+        ids = np.array(row['encoder_segment_ids'])
+        lengths = np.bincount(ids[ids > 0])[1:]
+        layout = Layout.of(Rows(np.arange(len(lengths)), np.array([0, len(lengths)])), lengths, len(ids))
+        assert layout.sequence_ids[0].tolist() == row['encoder_segment_ids']
+        assert layout.positions[0].tolist() == row['encoder_positions']
