@@ -63,8 +63,10 @@ _LAYER, _OUR_LAYER = 'encoder.layer.{}.', 'encoder/layers/'
 
 
 class Bert:
-    """How a BERT folder maps to `bert_flax.bert` and back. Axes: V vocabulary, D width, E width as the output of a product, F feed-forward, L positions,
-    S segments, P pair classes (2), C labels."""
+    """How a BERT folder maps to `bert_flax.bert` and back.
+
+    Axes: V vocabulary, D width, E width as the output of a product, F feed-forward, L positions, S segments, P pair classes (2), C labels.
+    """
 
     modules = {
         'BertForPreTraining': 'bert_flax.bert:BertForPreTraining',
@@ -108,8 +110,12 @@ class Bert:
     }
 
     def canonical(self, name: str) -> str | None:
-        """A weight's name as in `rules`: without the prefix 'bert.', and TensorFlow's gamma and beta renamed. None: a buffer, not a weight."""
-        name = re.sub(r'LayerNorm\.(gamma|beta)$', lambda found: 'LayerNorm.' + {'gamma': 'weight', 'beta': 'bias'}[found[1]], name.removeprefix('bert.'))
+        """A weight's name as in `rules`: without the prefix 'bert.', TensorFlow's gamma and beta renamed. None: a buffer, not a weight."""
+        name = re.sub(
+            r'LayerNorm\.(gamma|beta)$',
+            lambda found: 'LayerNorm.' + {'gamma': 'weight', 'beta': 'bias'}[found[1]],
+            name.removeprefix('bert.'),
+        )
         return None if name in ('embeddings.position_ids', 'embeddings.token_type_ids') else name
 
     def written(self, name: str, architecture: str) -> str:
@@ -176,7 +182,9 @@ class Bert:
           UserError: transformers' BERT cannot compute this model.
         """
         if config.norm_place != NormPlace.post:
-            raise UserError(f'config.model.norm_place={config.norm_place.name}: BERT in transformers has norms after each block only; it cannot be exported')
+            raise UserError(
+                f'config.model.norm_place={config.norm_place.name} cannot be exported: BERT in transformers has norms after blocks only'
+            )
         values = {name: getattr(config, ours) for name, ours in _SIZES.items()}
         values |= {name: getattr(config, ours) for name, (ours, _) in _NUMBERS.items()}
         return values | {'model_type': 'bert', 'hidden_act': _WRITTEN[config.activation], 'classifier_dropout': None, **_ONLY}

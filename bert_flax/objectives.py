@@ -13,17 +13,19 @@ _BLOCK = 1 << 20  # sentences planned at a time, which bounds memory
 class MlmNsp(PlannedExamples):
     """Pairs of segments for MLM + NSP (Devlin et al., 2018, appendix A.2; google-research/bert create_pretraining_data.py).
 
-    A chunk is as many whole sentences of one document as reach the target length, S - 3 tokens, or with `short_sequence_probability` a random one from 2 on.
-    A random number of its sentences, but not all, becomes A. The rest is B (label 0), or, half of the time and whenever the chunk is a single sentence, B
-    comes from a random sentence on of another document (label 1), and the unused sentences begin the next chunk. A pair that is too long loses tokens of its
-    longer part, each from the front or from the back at random. Then tokens are masked (`t5x_lite.data.masking`).
+    A chunk is as many whole sentences of one document as reach the target length, S - 3 tokens, or with `short_sequence_probability` a
+    random one from 2 on. A random number of its sentences, but not all, becomes A. The rest is B (label 0), or, half of the time and
+    whenever the chunk is a single sentence, B comes from a random sentence on of another document (label 1), and the unused sentences begin
+    the next chunk. A pair that is too long loses tokens of its longer part, each from the front or from the back at random. Then tokens are
+    masked (`t5x_lite.data.masking`).
 
-    Every choice is a hash of (seed, epoch, first sentence of the chunk), so that all chunks of an epoch follow from the lengths of sentences alone, and an
-    example from the place of its chunk. One difference from the original follows: the target length is drawn for each chunk, not once for a document, so the
-    share of short sequences is that of the field even where documents are few and long.
+    Every choice is a hash of (seed, epoch, first sentence of the chunk), so that all chunks of an epoch follow from the lengths of
+    sentences alone, and an example from the place of its chunk. One difference from the original follows: the target length is drawn for
+    each chunk, not once for a document, so the share of short sequences is that of the field even where documents are few and long.
 
-    A worked example: examples 1 and 2 of seed 1, of two documents with the sentences (11 12 | 13 14 15) and (16 17 18 | 19), S = 10, P = 2, [CLS] = 2,
-    [SEP] = 3, [MASK] = 4. The first is two sentences that follow each other, the second a sentence with one of the other document:
+    A worked example: examples 1 and 2 of seed 1, of two documents with the sentences (11 12 | 13 14 15) and (16 17 18 | 19), S = 10, P = 2,
+    [CLS] = 2, [SEP] = 3, [MASK] = 4. The first is two sentences that follow each other, the second a sentence with one of the other
+    document:
 
         tokens                2  4 17 18  3 19  3  0  0  0        2  4 12  3 19  3  0  0  0  0
         token_types           0  0  0  0  0  1  1  0  0  0        0  0  0  0  1  1  0  0  0  0
@@ -39,14 +41,16 @@ class MlmNsp(PlannedExamples):
 
     def __init__(self, config, split, seed, seq_len, max_predictions, corpus):
         super().__init__(config, split, seed, seq_len, max_predictions, corpus)
+        if seq_len < 5:
+            raise UserError(f'config.data.seq_len is {seq_len}; a pair of segments with [CLS] and two [SEP] needs at least 5')
         self._sentences = np.asarray(corpus.sentence_starts)
         bounds = np.asarray(corpus.document_starts)
         filled = bounds[1:] > bounds[:-1]
         self._first, self._last = bounds[:-1][filled], bounds[1:][filled]  # sentences of each document
         if len(self._first) < 2:
             raise UserError(
-                f'{corpus.path}: the {split} split has {len(self._first)} document; next sentence prediction takes sentences of another document, so it needs '
-                'two. Prepare with more files, or with --documents=paragraph to make each paragraph a document'
+                f'{corpus.path}: the {split} split has {len(self._first)} document; next sentence prediction takes sentences of another. '
+                'Prepare with more files, or with --documents=paragraph to make each paragraph a document'
             )
         self._masker = MlmMasker(config.data.mlm, max_predictions, self.tokenizer)
 
@@ -67,16 +71,17 @@ class MlmNsp(PlannedExamples):
         return target, a_end, end, is_random
 
     def _plan(self, root):
-        """int64[examples]: the first sentence of each chunk, rising."""
+        """The first sentence of each chunk, rising: int32[examples], or int64 where there are so many sentences."""
+        kind = np.int32 if self.corpus.num_sentences < 2**31 else np.int64
         blocks, document = [], 0
         while document < len(self._first):
             stop = max(document + 1, int(np.searchsorted(self._first, self._first[document] + _BLOCK)))
-            blocks.append(self._plan_block(root, self._first[document:stop], self._last[document:stop]))
+            blocks.append(self._plan_block(root, self._first[document:stop], self._last[document:stop]).astype(kind))
             document = stop
         return np.concatenate(blocks)
 
     def _plan_block(self, root, first, last):
-        """The chunks of neighbouring documents. 'Where the next chunk begins' is a function of where one begins: it is computed for every sentence, then followed."""
+        """The chunks of neighbouring documents. Where the next begins follows from where one begins: computed for all, then followed."""
         base, stop = first[0], last[-1]
         starts = np.arange(base, stop)
         ends = np.repeat(last, np.diff(first, append=stop))
@@ -99,7 +104,7 @@ class MlmNsp(PlannedExamples):
 
     def _pairs(self, plan, entries, root):
         """The spans of A and B in the token stream, int64[n] each, and more that tests look at, by name."""
-        start = plan[entries]
+        start = plan[entries].astype(np.int64)
         document = np.searchsorted(self._first, start, side='right') - 1
         target, a_end, end, is_random = self._chunks(root, start, self._last[document])
         a_start, a_stop = self._sentences[start], self._sentences[a_end]
@@ -141,5 +146,5 @@ class MlmNsp(PlannedExamples):
 
 
 def truncated(a: np.ndarray, b: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """The lengths that are left of pairs (int64[n] each) when tokens are taken one by one from the longer part, from B of equal ones, until `longest` are left."""
+    """The lengths left of pairs (int64[n] each) once tokens are taken from the longer part, B of equal ones, down to `longest`."""
     return np.minimum(a, np.maximum(longest - b, -(-longest // 2))), np.minimum(b, np.maximum(longest - a, longest // 2))

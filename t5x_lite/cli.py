@@ -19,6 +19,10 @@ def define_config_flags():
     return config_flags.DEFINE_config_file('config', None, 'configs/FILE.py[:variant], or the config.json of a run.', lock_config=True)
 
 
+def workdir() -> str:
+    return flags.FLAGS.workdir
+
+
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """`app.run`, but a `UserError` prints as one line and exits with status 2."""
 
@@ -47,7 +51,10 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def _fail(error: Exception):
-    message = ' '.join(str(error.args[0] if error.args else error).split())
+    message = str(error.args[0] if error.args else error)
+    if 'Error whilst parsing config file' in message:  # config_flags puts a traceback into the message; its last line says what is wrong
+        message = [line for line in message.splitlines() if 'Error' in line][-1].strip().split('Error: ', 1)[-1]
+    message = ' '.join(message.split())
     print(f'error: {message}', file=sys.stderr, flush=True)
     sys.exit(2)
 
@@ -61,6 +68,7 @@ def _expand_config(argv: list[str]) -> list[str]:
     if path is None and 'workdir' in given and not any(arg.startswith('--help') for arg in argv):
         path = os.path.join(given['workdir'], 'config.json')
         if not os.path.exists(path):
+            flags.FLAGS(argv)  # a misspelt flag is the likelier mistake: absl names the nearest
             raise config_lib.UserError(f'--config is missing, and {path} does not exist; give --config=configs/FILE.py[:variant]')
         argv = argv[:1] + [f'--config={path}'] + argv[1:]
     if path is None:

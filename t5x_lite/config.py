@@ -82,7 +82,7 @@ class ModelConfig:
     """A transformer made of fields; a variant is fields, not a file."""
 
     module: str = ''  # dotted name of a linen module, 'bert_flax.bert:BertForPreTraining'
-    vocab_size: int = 30522
+    vocab_size: int = 0  # 0: the tokenizer's, or BERT's 30,522 where there are no data
     vocab_multiple: int = 128  # the stored vocabulary is rounded up to this, so that meshes divide it; counts and exports are unpadded
     num_layers: int = 12
     d_model: int = 768
@@ -222,6 +222,8 @@ class Config:
     epochs: float = 0.0  # if above 0, steps follow from it (fine-tuning)
     batch_size: int = 32  # of the whole mesh
     init_from: str = ''  # a workdir or checkpoint of ours, or a Hugging Face folder
+    init_architecture: bool = False  # take the size of the model (ARCHITECTURE below) from `init_from`
+    init_weights: bool = True  # False: only architecture and tokenizer of `init_from`, weights at random
     # Parameters that `init_from` may lack (patterns over paths): they start at random. Any other missing one is an error.
     init_fresh: tuple[str, ...] = ()
     loss: str = ''  # dotted name, 'bert_flax.losses:MlmNspLoss'
@@ -239,6 +241,12 @@ class Config:
 # Fields that may differ between the runs of one workdir: they change where and how a run goes, not what it computes.
 FREE_ON_RESUME = (
     'data.workers', 'data.prefetch', 'mesh', 'checkpoint', 'log', 'model.scan_layers', 'model.remat', 'model.attention', 'deterministic',
+)  # fmt: skip
+
+
+# Fields of ModelConfig that a checkpoint's weights fix.
+ARCHITECTURE = (
+    'vocab_size', 'num_layers', 'd_model', 'num_heads', 'd_ff', 'max_positions', 'num_segments', 'activation', 'norm_place', 'norm_eps',
 )  # fmt: skip
 
 
@@ -362,7 +370,8 @@ def stages(config: Config) -> tuple[tuple[int, int, int, int], ...]:
 def _checks(config: Config):
     model, data, optim = config.model, config.data, config.optim
     yield bool(model.module), 'config.model.module is empty; name a linen module such as bert_flax.bert:BertForPreTraining'
-    for name in ('vocab_size', 'vocab_multiple', 'num_layers', 'd_model', 'num_heads', 'd_ff', 'max_positions'):
+    yield model.vocab_size >= 0, f'config.model.vocab_size is {model.vocab_size}; it must be above 0, or 0 for the tokenizer\'s'
+    for name in ('vocab_multiple', 'num_layers', 'd_model', 'num_heads', 'd_ff', 'max_positions'):
         yield getattr(model, name) > 0, f'config.model.{name} is {getattr(model, name)}; it must be above 0'
     yield (
         model.d_model % model.num_heads == 0,

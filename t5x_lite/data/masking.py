@@ -11,15 +11,16 @@ _EIGHTY, _NINETY = int(0.8 * 2**32), int(0.9 * 2**32)
 class MlmMasker:
     """Chooses min(P, max(1, round(probability x real tokens))) tokens of each row; 80 % become [MASK], 10 % another word, 10 % stay.
 
-    As in the original `create_pretraining_data.py`, [CLS] and [SEP] count as real tokens but are never chosen, Python's round is used (half to even), and
-    each token draws its replacement alone, within a whole word too. [UNK] can be predicted, as there. Unlike there, the random word is never a special token
-    (the original draws from the whole vocabulary): a [PAD] or [SEP] inside a text is met neither in fine-tuning nor in use.
+    As in the original `create_pretraining_data.py`, [CLS] and [SEP] count as real tokens but are never chosen, Python's round is used (half
+    to even), and each token draws its replacement alone, within a whole word too. [UNK] can be predicted, as there. Unlike there, the
+    random word is never a special token (the original draws from the whole vocabulary): a [PAD] or [SEP] inside a text is met neither in
+    fine-tuning nor in use.
 
-    With `whole_words`, a word is a token and the continuations that follow it; words are tried in random order, and one that would exceed the number of
-    predictions is passed over. A continuation right after a special token begins a word.
+    With `whole_words`, a word is a token and the continuations that follow it; words are tried in random order, and one that would exceed
+    the number of predictions is passed over. A continuation right after a special token begins a word.
 
-    A worked example, with [CLS] = 2, [SEP] = 3, [MASK] = 4, P = 5, probability 0.4, and 9 real tokens of which round(3.6) = 4 are chosen. 11 and 15 become
-    [MASK], 13 another word, 14 stays:
+    A worked example, with [CLS] = 2, [SEP] = 3, [MASK] = 4, P = 5, probability 0.4, and 9 real tokens of which round(3.6) = 4 are chosen.
+    11 and 15 become [MASK], 13 another word, 14 stays:
 
         tokens in            2 11 12 13  3 14 15 16  3  0
         tokens out           2  4 12 17  3 14  4 16  3  0

@@ -11,8 +11,8 @@ _PERIOD = 10_000
 class Mixture:
     """Sends example i of a mixture to (source, example of that source), with nothing to remember.
 
-    A pattern of sources repeats for ever. Its length is the shortest, to 1,000, that holds the weights exactly (3, 1 -> 4); for others it is 10,000, each share
-    rounded to a ten-thousandth and at least that. Sources are spread evenly in it.
+    A pattern of sources repeats for ever. Its length is the shortest, to 1,000, that holds the weights exactly (3, 1 -> 4); for others it
+    is 10,000, each share rounded to a ten-thousandth and at least that. Sources are spread evenly in it.
 
         Mixture([3, 1])(np.arange(8))  ->  [0 0 1 0 0 0 1 0], [0 1 0 2 3 4 1 5]
 

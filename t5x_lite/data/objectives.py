@@ -1,8 +1,8 @@
 """Objectives: how examples are made from a prepared corpus. (numpy only)
 
-An objective is a class that `config.data.source` names. It is an endless sequence of examples: example `i` is number `i % len` of epoch `i // len`, and a pure
-function of (seed, i), so that any process can make any example at any time. `PlannedExamples` has what objectives over a corpus share: a plan for each epoch,
-computed from lengths alone, and a permutation of it.
+An objective is a class that `config.data.source` names. It is an endless sequence of examples: example `i` is number `i % len` of epoch `i
+// len`, and a pure function of (seed, i), so that any process can make any example at any time. `PlannedExamples` has what objectives over
+a corpus share: a plan for each epoch, computed from lengths alone, and a permutation of it.
 """
 
 import dataclasses
@@ -17,14 +17,15 @@ from t5x_lite.data.masking import MlmMasker
 
 _PLANS_KEPT = 2  # batches near the end of an epoch need two
 _SECTION = 1 << 16  # tokens
+_FULL = 0.985  # of packed rows: real tokens below which more cuts are made
 
 
 class PlannedExamples:
     """An endless, random-access sequence of examples with a plan an epoch. Subclasses give `_plan` and `_examples`.
 
-    With dynamic masking each epoch has its own plan and masks; with static masking there are `config.data.mlm.duplicates` of them, then the same again, each
-    time in a new order. Epochs number as many examples as epoch 0 (another plan may hold slightly more or fewer: random ones are then left out or repeated),
-    so that finding example `i` takes no plan but its own.
+    With dynamic masking each epoch has its own plan and masks; with static masking there are `config.data.mlm.duplicates` of them, then the
+    same again, each time in a new order. Epochs number as many examples as epoch 0 (another plan may hold slightly more or fewer: random
+    ones are then left out or repeated), so that finding example `i` takes no plan but its own.
     """
 
     from_corpus = True  # tells the pipeline to open config.data.path
@@ -33,10 +34,15 @@ class PlannedExamples:
         """`corpus` is a `t5x_lite.data.corpus.Corpus` or anything with its attributes; `seed` may be any integer."""
         self.corpus, self.split, self.seq_len, self.max_predictions = corpus, split, seq_len, max_predictions
         self.mlm = config.data.mlm
+        if self.mlm.masking is Masking.static and self.mlm.duplicates < 1:
+            raise UserError(f'config.data.mlm.duplicates is {self.mlm.duplicates}; static masking needs at least 1')
+        if not 0 <= self.mlm.short_sequence_probability <= 1:
+            raise UserError(f'config.data.mlm.short_sequence_probability is {self.mlm.short_sequence_probability}; it must lie from 0 to 1')
         self.tokenizer = tokenizers.load(corpus.tokenizer_path)
         absent = [role for role in ('pad', 'cls', 'sep', 'mask') if getattr(self.tokenizer, f'{role}_id') is None]
         if absent:
-            raise UserError(f'{corpus.tokenizer_path} has no [{absent[0].upper()}] token, which {type(self).__name__} needs; prepare with another --tokenizer')
+            name = type(self).__name__
+            raise UserError(f'{corpus.tokenizer_path} has no [{absent[0].upper()}], which {name} needs; prepare with another --tokenizer')
         # Another length, corpus or objective draws other numbers from the same seed.
         self._root = random.key(seed, type(self).__name__, split, seq_len, corpus.num_sentences, corpus.num_tokens)
         self._plans: dict[int, Any] = {}
@@ -99,15 +105,18 @@ class _PackedPlan:
 class PackedMlm(PlannedExamples):
     """Masked language modelling without next sentence prediction, over packed rows.
 
-    A unit is a document, as [CLS] ... [SEP] with its own sequence id and positions from 0. A longer one is cut into pieces of at most S - 2 tokens, at the last
-    end of a sentence that fits; a sentence that does not fit in a piece of its own is cut at S - 2. With `short_sequence_probability` a piece (but not the
-    whole of a document that fits) is made shorter, down to 2 tokens, so that the cuts fall elsewhere each epoch. Pieces are packed by `packing.pack`.
+    A unit is a document, as [CLS] ... [SEP] with its own sequence id and positions from 0. A longer one is cut into pieces of at most S - 2
+    tokens, at the last end of a sentence that fits, and inside a sentence only if it is longer than that, or if there are so few short
+    pieces to fill the rows up that more than 1.5 % of an epoch would be padding: then where the last sentence end would leave more than S /
+    8 tokens free, or S / 16, S / 32, 0, the first that suffices. With `short_sequence_probability` a piece (but not a document that fits)
+    is made shorter, down to 2 tokens, so that the cuts fall elsewhere each epoch. Pieces are packed by `packing.pack`.
 
-    Masks are counted and drawn for a row as a whole, min(P, max(1, round(probability x tokens))): every token of a row is as likely to be predicted, however
-    short its sequence. (At least one a sequence would predict far too many words of titles and one-word lines, and overflow P in rows of many.)
+    Masks are counted and drawn for a row as a whole, min(P, max(1, round(probability x tokens))): every token of a row is as likely to be
+    predicted, however short its sequence. (At least one a sequence would predict far too many words of titles and one-word lines, and
+    overflow P in rows of many.)
 
-    A worked example: examples 0 and 1 of seed 2, of the documents (11 12 | 13), (14 15) and (16 17 | 18 19 20 21), S = 9, P = 2, [CLS] = 2, [SEP] = 3,
-    [MASK] = 4:
+    A worked example: examples 0 and 1 of seed 2, of the documents (11 12 | 13), (14 15) and (16 17 | 18 19 20 21), S = 9, P = 2, [CLS] = 2,
+    [SEP] = 3, [MASK] = 4:
 
         tokens            2  4 12 13  3  2 14 15  3        2 16  4 18 19 20 21  3  0
         token_types       0  0  0  0  0  0  0  0  0        0  0  0  0  0  0  0  0  0
@@ -124,7 +133,7 @@ class PackedMlm(PlannedExamples):
         self._masker = MlmMasker(config.data.mlm, max_predictions, self.tokenizer)
 
     def _sections(self):
-        """Bounds of documents in the token stream, int64[n + 1]. Very long documents count as several, so that cutting goes on at many places at once."""
+        """Bounds of documents in the token stream, int64[n + 1]. Very long ones count as several, cut at many places at once."""
         documents = np.asarray(self.corpus.document_starts)
         if self._sentences[-1] < _SECTION:
             return np.unique(self._sentences[documents])
@@ -134,11 +143,18 @@ class PackedMlm(PlannedExamples):
         return np.unique(self._sentences[np.concatenate([documents, inside])])
 
     def _plan(self, root):
-        start, length = self._pieces(root)
-        return _PackedPlan(start, length, packing.pack(length + 2, self.seq_len, random.key(root, 'rows')))
+        for slack in (self.seq_len, self.seq_len // 8, self.seq_len // 16, self.seq_len // 32, 0):
+            start, length = self._pieces(root, slack)
+            rows = packing.pack(length + 2, self.seq_len, random.key(root, 'rows'))
+            if (length + 2).sum() >= _FULL * len(rows) * self.seq_len:
+                break
+        return _PackedPlan(start, length, rows)
 
-    def _pieces(self, root):
-        """Start (in the token stream) and length of every piece, int64[pieces] each, in the order of the corpus."""
+    def _pieces(self, root, slack):
+        """Start (in the token stream) and length of every piece, int64[pieces] each, in the order of the corpus.
+
+        A sentence end counts if a piece of full length would leave at most `slack` tokens to it.
+        """
         longest = self.seq_len - 2
         bounds = self._sections()
         here, last = bounds[:-1], bounds[1:]
@@ -148,8 +164,9 @@ class PackedMlm(PlannedExamples):
             target = np.where(short, 2 + random.below(random.bits(root, here, random.key('target')), max(1, longest - 1)), longest)
             before = self._sentences[np.searchsorted(self._sentences, here + target, side='right') - 1]
             after = self._sentences[np.minimum(np.searchsorted(self._sentences, here, side='right'), len(self._sentences) - 1)]
-            # The last sentence end that fits; else the first, if the piece holds that; else a cut.
-            end = np.where(before > here, before, np.where(after <= here + longest, after, here + longest))
+            # The last sentence end that counts; else, for a short piece, the first end if the row holds that; else a cut.
+            end = np.where(short & (after <= here + longest), after, here + longest)
+            end = np.where((before > here) & (short | (before >= here + longest - slack)), before, end)
             end = np.where(last - here <= longest, last, end)
             found.append((here, end - here))
             going = end < last

@@ -1,7 +1,7 @@
 """Packing: several sequences in one row, planned from their lengths alone. (numpy only)
 
-`pack` decides which sequences share a row, `Layout` says where each lands. The batch features that follow from it are those of the pipeline: `sequence_ids`
-(1, 2, 3... within a row, 0 for padding) isolate attention, `positions` restart at 0.
+`pack` decides which sequences share a row, `Layout` says where each lands. The batch features that follow from it are those of the
+pipeline: `sequence_ids` (1, 2, 3... within a row, 0 for padding) isolate attention, `positions` restart at 0.
 """
 
 import bisect
@@ -34,9 +34,9 @@ class Rows:
 def strategies(histogram: np.ndarray, row_length: int) -> list[tuple[tuple[int, ...], int]]:
     """Kinds of rows, as (lengths of their sequences, how many such rows), that hold `histogram[n]` sequences of each length n.
 
-    Longest sequences first, each into the fullest row that still has room (best-fit decreasing), but with all sequences of a length, and all rows of a kind,
-    handled at once: longest-pack-first histogram packing (Krell et al., 2021, "Efficient sequence packing without cross-contamination"). The cost depends on
-    the row's length, not on the number of sequences.
+    Longest sequences first, each into the fullest row that still has room (best-fit decreasing), but with all sequences of a length, and
+    all rows of a kind, handled at once: longest-pack-first histogram packing (Krell et al., 2021, "Efficient sequence packing without
+    cross-contamination"). The cost depends on the row's length, not on the number of sequences.
 
         strategies([0, 0, 3, 0, 0, 2], row_length=7)  ->  [((5, 2), 2), ((2,), 1)]
     """
@@ -138,8 +138,8 @@ def lay_out(sequences, rows: Rows, row_length: int, max_predictions: int, pad_id
     """A batch of given sequences with given masks, packed or (`alone(n)`) one a row: the same numbers must come of it.
 
     Args:
-      sequences: a list of (tokens, masked_positions, masked_targets), int arrays; tokens with [CLS], [SEP] and [MASK] in place, positions within the sequence.
-      max_predictions: P, at least the number of masked positions of any row.
+      sequences: a list of (tokens, masked_positions, masked_targets), int arrays; tokens with [CLS], [SEP] and [MASK] in place, positions
+      within the sequence. max_predictions: P, at least the number of masked positions of any row.
     """
     lengths = np.array([len(tokens) for tokens, _, _ in sequences], np.int64)
     layout = Layout.of(rows, lengths[rows.members], row_length)

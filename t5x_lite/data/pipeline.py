@@ -10,10 +10,9 @@ Nothing else decides what is in it: not the number of hosts, loader threads or p
 
 import bisect
 import dataclasses
+import functools
 import hashlib
 import json
-import pickle
-import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 
 from t5x_lite import config as config_lib
 from t5x_lite.config import Config, UserError
+from t5x_lite.data import loading
 from t5x_lite.data.corpus import Corpus
 from t5x_lite.data.mixing import Mixture
 
@@ -41,11 +41,12 @@ class Stage:
 class DataFunction:
     """The batches of one split, 'train' or 'validation'.
 
-    Each length of sequence has its own sources (one a corpus) and its own plan, and a counter of examples that is a function of the step. Several corpora mix
-    in exact shares (`Mixture`) by `config.data.weights`, or in proportion to their tokens.
+    Each length of sequence has its own sources (one a corpus) and its own plan, and a counter of examples that is a function of the step.
+    Several corpora mix in exact shares (`Mixture`) by `config.data.weights`, or in proportion to their tokens.
 
     Attributes:
-      fingerprint: 16 hexadecimal digits of what the examples are made of (texts, tokenizer, source, settings of masking and stages, seed). Resuming a run on
+      fingerprint: 16 hexadecimal digits of what the examples are made of (texts, tokenizer, source, settings of masking and stages, seed).
+      Resuming a run on
         data with another fingerprint would silently train on something else.
 
     Raises:
@@ -53,7 +54,7 @@ class DataFunction:
     """
 
     def __init__(self, config: Config, split: str, corpora: list[Any] | None = None):
-        """`corpora`: `Corpus` objects (or anything with their attributes) instead of those at config.data.path; none for sources that read no corpus."""
+        """`corpora`: `Corpus` objects, or anything with their attributes, instead of those at config.data.path."""
         self.config, self.split = config, split
         if not config.data.source:
             raise UserError('config.data.source is empty; name the class that makes examples, such as bert_flax.objectives:MlmNsp')
@@ -62,6 +63,11 @@ class DataFunction:
         self._corpora = self._open(corpora)
         self.stages = _stages(config)
         self._sources: dict[tuple[int, int], list[Any]] = {}
+        for length, most in dict.fromkeys((stage.seq_len, stage.max_predictions) for stage in self.stages):
+            # Made at once: what is wrong with one of them should show before the first step.
+            self._sources[length, most] = [
+                self._source_class(config, split, config.seed, length, most, corpus) for corpus in self._corpora or [None]
+            ]
         sizes = [corpus.num_tokens for corpus in self._corpora] or [1]
         self._mixture = Mixture(config.data.weights if self._corpora and config.data.weights else sizes)
 
@@ -75,14 +81,15 @@ class DataFunction:
             return []
         if corpora is None:
             if not data.path:
-                raise UserError(f'config.data.path is empty, and {data.source} reads a corpus; give what prepare wrote: --config.data.path=DIR')
+                raise UserError(f'{data.source} reads a corpus; give what prepare wrote: --config.data.path=DIR')
             corpora = [Corpus(path, self.split) for path in data.path]
         for corpus in corpora:
             if corpus.manifest['tokenizer_sha256'] != corpora[0].manifest['tokenizer_sha256']:
                 raise UserError(
-                    f'{corpora[0].path} and {corpus.path} were prepared with different tokenizers; prepare the second with --tokenizer={corpora[0].tokenizer_path}'
+                    f'{corpora[0].path} and {corpus.path} were prepared with different tokenizers; '
+                    f'prepare the second with --tokenizer={corpora[0].tokenizer_path}'
                 )
-            if corpus.vocab_size > self.config.model.vocab_size:
+            if 0 < self.config.model.vocab_size < corpus.vocab_size:
                 raise UserError(
                     f'{corpus.path} has a vocabulary of {corpus.vocab_size:,}, the model of {self.config.model.vocab_size:,}; '
                     f'set --config.model.vocab_size={corpus.vocab_size}'
@@ -94,14 +101,20 @@ class DataFunction:
         return self.stages[bisect.bisect_right(self.stages, step, key=lambda stage: stage.first_step) - 1]
 
     def sources(self, stage: Stage) -> list[Any]:
-        """The example sources of a stage, one a corpus; made when first asked for."""
-        key = stage.seq_len, stage.max_predictions
-        if key not in self._sources:
-            self._sources[key] = [
-                self._source_class(self.config, self.split, self.config.seed, stage.seq_len, stage.max_predictions, corpus)
-                for corpus in self._corpora or [None]
-            ]
-        return self._sources[key]
+        """The example sources of a stage, one a corpus."""
+        return self._sources[stage.seq_len, stage.max_predictions]
+
+    def describe(self) -> list[str]:
+        """What is read, in lines for people."""
+        lines = [
+            f'{self.split}: {corpus.path}, {corpus.num_documents:,} documents, {corpus.num_sentences:,} sentences, {corpus.num_tokens:,} tokens, '
+            f'vocabulary {corpus.vocab_size:,}'
+            for corpus in self._corpora
+        ]
+        for source in self.sources(self.stages[0]):
+            if hasattr(source, 'describe'):
+                lines += source.describe().splitlines()
+        return lines
 
     def indices(self, step: int) -> np.ndarray:
         """int64[B]: the numbers of the examples of a step, counted over all examples of its length."""
@@ -121,7 +134,8 @@ class DataFunction:
     def _make(self, sources, part, local, rows):
         """Examples `local` (int64[B]) of sources `part` (int64[B]), or `rows` of them."""
         # Where the width of a batch follows from what is in it, it follows from the whole of it.
-        widths = [source.width(local[part == number]) for number, source in enumerate(sources) if hasattr(source, 'width') and (part == number).any()]
+        present = [(number, source) for number, source in enumerate(sources) if hasattr(source, 'width') and (part == number).any()]
+        widths = [source.width(local[part == number]) for number, source in present]
         options = {'width': max(widths)} if widths else {}
         part, local = part[rows or slice(None)], local[rows or slice(None)]
         batch: dict[str, np.ndarray] = {}
@@ -140,10 +154,11 @@ class DataFunction:
         return min(every, self.config.eval.batches) if self._corpora and self.config.eval.batches else every
 
     def evaluation_batches(self, step: int = 0, rows: slice | None = None) -> Iterator[dict[str, np.ndarray]]:
-        """The same batches each time, in the shapes of the stage at `step`: every example of epoch 0 once, the first config.eval.batches batches of them.
+        """The same batches each time, in the shapes of the stage at `step`: every example of epoch 0 once, the first config.eval.batches
+        batches of them.
 
-        Examples of several corpora are spread evenly. Fine-tuning (sources without a corpus) always takes all. The last batch is filled up with its first
-        example, at example_weights and masked_weights 0.
+        Examples of several corpora are spread evenly. Fine-tuning (sources without a corpus) always takes all. The last batch is filled up
+        with its first example, at example_weights and masked_weights 0.
         """
         sources = self.sources(self.stage_at(step))
         size = self.config.eval.batch_size or self.stage_at(step).batch_size
@@ -178,59 +193,18 @@ class DataFunction:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def loader(self, first_step: int, last_step: int, rows: slice | None = None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """(step, batch) for first_step <= step < last_step, made ahead of time by config.data.workers processes (0: by threads of this one).
+        """(step, batch) for first_step <= step < last_step, made ahead of time by config.data.workers processes (0: by threads of this
+        one).
 
-        Neither their number nor config.data.prefetch changes a batch. What goes wrong in one of them is raised here, a `UserError` as itself.
+        Neither their number nor config.data.prefetch changes a batch. What goes wrong in one of them is raised here, a `UserError` as
+        itself.
         """
-        import grain  # imports jax, which preparing and reading data do without
-
         data = self.config.data
-        steps = grain.MapDataset.range(first_step, last_step).map(_Load(self, rows))
-        if data.workers:
-            # One reading thread a process: they would share its one interpreter.
-            options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=max(1, data.prefetch))
-            loaded = steps.to_iter_dataset(options).mp_prefetch(
-                grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=max(1, data.prefetch))
-            )
-        else:
-            loaded = steps.to_iter_dataset(grain.ReadOptions(num_threads=min(2, data.prefetch), prefetch_buffer_size=data.prefetch))
-        for expected, (step, batch) in zip(range(first_step, last_step), loaded, strict=True):
-            if isinstance(batch, _Failure):
-                raise batch.error
-            if step != expected:
-                raise RuntimeError(f'the loader gave step {step} where {expected} was due')
-            yield step, batch
-
-
-@dataclasses.dataclass
-class _Failure:
-    """What a loader process met; exceptions raised there would reach the trainer wrapped."""
-
-    error: Exception
-
-
-@dataclasses.dataclass
-class _Load:
-    data: DataFunction
-    rows: slice | None
-
-    def __call__(self, step):
-        try:
-            return int(step), self.data.batch(int(step), self.rows)
-        except UserError as error:
-            return int(step), _Failure(error)
-        except Exception as error:
-            report = f'while loading step {int(step)}:\n{traceback.format_exc()}'
-            try:
-                pickle.loads(pickle.dumps(error))  # not every exception crosses processes
-            except Exception:
-                error = RuntimeError(repr(error))
-            error.add_note(report)
-            return int(step), _Failure(error)
+        return loading.load(functools.partial(self.batch, rows=rows), first_step, last_step, data.workers, data.prefetch)
 
 
 def _stages(config: Config) -> list[Stage]:
-    """Stages with their example counters: one that returns to a length goes on where the last of that length ended, so that nothing is repeated."""
+    """Stages with their example counters: one that returns to a length goes on where the last of that length ended, repeating nothing."""
     taken: dict[int, int] = {}
     given = config_lib.stages(config)
     result = []
@@ -244,7 +218,7 @@ def _stages(config: Config) -> list[Stage]:
 def _identity(corpus, split: str):
     """What a prepared corpus holds, wherever it lies."""
     shards = corpus.manifest['splits'][split]['shards']
-    return [corpus.manifest['tokenizer_sha256'], *(shard['sha256'] for shard in shards)]
+    return [corpus.manifest['tokenizer_sha256'], *([shard[name] for name in ('sha256', 'documents', 'sentences')] for shard in shards)]
 
 
 def decode_example(batch: dict[str, np.ndarray], row: int, tokenizer) -> str:

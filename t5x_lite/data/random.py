@@ -1,8 +1,8 @@
 """Random numbers that are a function of what they are for, not of when they are drawn.
 
-Every draw is a hash of (seed, purpose, counters...), so that example 1,000,000 is made without making the 999,999 before it, in any process and in any order,
-and stays the same across versions of NumPy: nothing here but 64-bit integer arithmetic. The hash is the finaliser of SplitMix64 (Steele, Lea, Flood, 2014:
-"Fast splittable pseudorandom number generators") applied once for each counter.
+Every draw is a hash of (seed, purpose, counters...), so that example 1,000,000 is made without making the 999,999 before it, in any process
+and in any order, and stays the same across versions of NumPy: nothing here but 64-bit integer arithmetic. The hash is the finaliser of
+SplitMix64 (Steele, Lea, Flood, 2014: "Fast splittable pseudorandom number generators") applied once for each counter.
 
     root = key(seed, 'targets', epoch)           # once, Python ints and names
     draws = bits(root, np.arange(5))             # uint64[5], one for each counter
@@ -63,7 +63,7 @@ def uniform(words: np.ndarray) -> np.ndarray:
 
 
 def below(words: np.ndarray, count) -> np.ndarray:
-    """int64 in [0, count) from the upper 32 bits of each word; `count` (int or array, 1 to 2^32) broadcasts. The bias is below count / 2^32."""
+    """int64 in [0, count) from the upper 32 bits of each word; `count` (int or array, 1 to 2^32) broadcasts. Bias: below count / 2^32."""
     count = np.asarray(count)
     if count.size and (count.min() < 1 or count.max() > 2**32):
         raise ValueError(f'count lies in {count.min()}..{count.max()}; expected 1..2^32')
@@ -85,8 +85,8 @@ def coin_flips(root: np.ndarray, count: np.ndarray) -> np.ndarray:
 def permute(index, count: int, root: int) -> np.ndarray:
     """int64: where a random permutation of range(count), chosen by `root`, sends each `index`, in constant memory.
 
-    A Feistel network over the next power of two, re-applied to what falls outside (cycle walking: Black and Rogaway, 2002, "Ciphers with arbitrary finite
-    domains").
+    A Feistel network over the next power of two, re-applied to what falls outside (cycle walking: Black and Rogaway, 2002, "Ciphers with
+    arbitrary finite domains").
     """
     index = np.asarray(index, np.int64)
     if index.size and (index.min() < 0 or index.max() >= count):

@@ -38,7 +38,7 @@ class ShardWriter:
 
     def __init__(self, folder: str, split: str, dtype: np.dtype, shard_tokens: int):
         self._folder, self._work, self._split = folder, os.path.join(folder, 'unfinished'), split
-        self._dtype, self._shard_tokens = np.dtype(dtype).newbyteorder('<'), shard_tokens
+        self.dtype, self._shard_tokens = np.dtype(dtype).newbyteorder('<'), shard_tokens
         self.records: list[dict] = []
         while os.path.exists(self._record_path(len(self.records))):
             with open(self._record_path(len(self.records)), encoding='utf-8') as file:
@@ -68,6 +68,8 @@ class ShardWriter:
 
     def add_part(self, new: Documents) -> None:
         """Appends a part of a long document."""
+        if not len(new.sentences):
+            return
         self._open()
         self._append(new.tokens, new.sentences, int(new.characters.sum()))
         self._long_sentences += len(new.sentences)
@@ -101,7 +103,7 @@ class ShardWriter:
         self._long_sentences = 0
 
     def _append(self, tokens: np.ndarray, sentences: np.ndarray, characters: int) -> None:
-        data = np.ascontiguousarray(tokens, self._dtype).data
+        data = np.ascontiguousarray(tokens, self.dtype).data
         self._hash.update(data)
         self._files['tokens'].write(data)
         self._files['sentences.npy'].write(np.ascontiguousarray(sentences, '<i4').data)
@@ -158,6 +160,13 @@ def count_tokens(folder: str, records: list[dict], dtype: np.dtype, vocab_size: 
         for tokens in _chunks(os.path.join(folder, f'{record["name"]}.tokens'), np.dtype(dtype).newbyteorder('<'), 0):
             counts += np.bincount(tokens, minlength=vocab_size)
     return counts
+
+
+def write_npy(path: str, array: np.ndarray) -> None:
+    """All or nothing."""
+    with open(path + '.part', 'wb') as file:
+        np.save(file, array)
+    os.replace(path + '.part', path)
 
 
 def write_json(path: str, value) -> None:

@@ -110,14 +110,14 @@ class Reader:
       bytes_read: unpacked.
       bytes_on_disk: of files, as they lie there, for the share done.
       checksum: crc32 of everything read.
+      num_blocks: given out.
       problems: broken input found while reading (truncated gz), to be treated as those that `documents` finds.
     """
 
     def __init__(self, sources: Sequence[Source], documents: str, lines: bool, seed: int, field: str = 'text', tfds_dir: str = ''):
         self._sources, self._documents, self._lines, self._seed, self._field, self._tfds_dir = sources, documents, lines, seed, field, tfds_dir
-        self.bytes_read = self.bytes_on_disk = self.checksum = 0
+        self.bytes_read = self.bytes_on_disk = self.checksum = self.num_blocks = 0
         self.problems: list[Problem] = []
-        self._index = 0
         self._pending: list[Piece] = []
         self._pending_kind = self._pending_split = ''
 
@@ -139,14 +139,14 @@ class Reader:
             self._pending_kind, self._pending_split = source.kind, source.split
             return
         if part == 1:
-            self._start, self._key = self._index, document_key(piece.data, self._seed)
-        yield Block(self._index, source.kind, source.split, (piece,), self._start, part, last, self._key)
-        self._index += 1
+            self._start, self._key = self.num_blocks, document_key(piece.data, self._seed)
+        yield Block(self.num_blocks, source.kind, source.split, (piece,), self._start, part, last, self._key)
+        self.num_blocks += 1
 
     def _flush(self) -> Iterator[Block]:
         if self._pending:
-            yield Block(self._index, self._pending_kind, self._pending_split, tuple(self._pending), self._index)
-            self._index += 1
+            yield Block(self.num_blocks, self._pending_kind, self._pending_split, tuple(self._pending), self.num_blocks)
+            self.num_blocks += 1
             self._pending = []
 
     def _took(self, data: bytes, on_disk: int) -> None:

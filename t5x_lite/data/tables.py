@@ -95,7 +95,7 @@ class LabelledExamples:
         return features
 
     def width(self, indices) -> int:
-        """The smallest of config.data.length_buckets that holds the longest of these examples; seq_len where none does or none is given."""
+        """The smallest of config.data.length_buckets (up to seq_len) that holds the longest of these examples; seq_len where none does or none is given."""
         return self._width(self._positions(np.asarray(indices, np.int64)))
 
     def describe(self) -> str:
@@ -224,9 +224,9 @@ def _truncate(lengths: list[int], budget: int) -> list[int]:
 
 
 def _checked_buckets(buckets: tuple[int, ...], seq_len: int) -> list[int]:
-    if any(bucket < 1 or bucket > seq_len for bucket in buckets):
-        raise UserError(f'config.data.length_buckets={buckets} must lie between 1 and config.data.seq_len={seq_len}')
-    return sorted(buckets)
+    if any(bucket < 1 for bucket in buckets):
+        raise UserError(f'config.data.length_buckets={buckets} must be above 0')
+    return sorted(bucket for bucket in buckets if bucket <= seq_len)
 
 
 def _held_out(labels: np.ndarray, data: DataConfig, seed: int, name: str) -> np.ndarray:

@@ -24,7 +24,7 @@ from t5x_lite.config import UserError, nearest
 SPECIAL_TOKENS = {'pad': '[PAD]', 'unk': '[UNK]', 'cls': '[CLS]', 'sep': '[SEP]', 'mask': '[MASK]'}
 _OTHER_SPELLINGS = {'pad': ('<pad>',), 'unk': ('<unk>',), 'cls': ('<s>',), 'sep': ('</s>',), 'mask': ('<mask>',)}
 _CACHED_WORDS = 1 << 16
-_WORDS = re.compile(r'[^ !-/:-@\[-`{-~]+|[!-/:-@\[-`{-~]')  # BERT cuts at spaces and around each ASCII punctuation mark
+_WORDS = re.compile(r'[^ \n!-/:-@\[-`{-~]+|[\n!-/:-@\[-`{-~]')  # BERT cuts at spaces and around each ASCII punctuation mark
 
 
 class Tokenizer:
@@ -86,8 +86,9 @@ class Tokenizer:
         if not self._words_stand_alone:
             ids = self.encode_batch(texts)
             return np.fromiter(itertools.chain.from_iterable(ids), np.int32), np.fromiter(map(len, ids), np.int32, len(ids))
-        words = [_WORDS.findall(text) for text in texts]
-        distinct = set(itertools.chain.from_iterable(words))
+        words = _WORDS.findall('\n'.join(text.replace('\n', ' ') for text in texts))
+        distinct = set(words)
+        distinct.discard('\n')
         new = [word for word in distinct if word not in self._cache]
         known = dict(zip(new, map(tuple, self.encode_batch(new)), strict=True))
         if len(self._cache) + len(new) <= _CACHED_WORDS:
@@ -95,8 +96,12 @@ class Tokenizer:
             known = self._cache
         else:  # full: the words met first are mostly the frequent ones
             known.update((word, self._cache[word]) for word in distinct if word in self._cache)
-        found = [list(itertools.chain.from_iterable(map(known.__getitem__, text))) for text in words]
-        return np.fromiter(itertools.chain.from_iterable(found), np.int32), np.fromiter(map(len, found), np.int32, len(found))
+        known['\n'] = (-1,)
+        ids = np.fromiter(itertools.chain.from_iterable(map(known.__getitem__, words)), np.int32)
+        ends = np.flatnonzero(ids < 0)
+        starts = np.concatenate([[-1], ends])
+        lengths = np.concatenate([ends, [len(ids)]]) - starts - 1
+        return ids[ids >= 0], lengths.astype(np.int32)[: len(texts)]
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         return self._backend.decode([int(index) for index in ids], skip_special_tokens=skip_special)

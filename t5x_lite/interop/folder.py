@@ -1,6 +1,7 @@
 """Hugging Face folders in and out, without torch: config.json, safetensors weights, tokenizer files.
 
-A family (BERT, ...) is a table of `Rule`s and a few functions, found by a dotted name in `FAMILIES` from the folder's model_type; this file knows no family.
+A family (BERT, ...) is a table of `Rule`s and a few functions, found by a dotted name in `FAMILIES` from the folder's model_type; this file
+knows no family.
 """
 
 import json
@@ -29,8 +30,8 @@ Params = dict[str, Any]  # nested dicts of float32 arrays, as under flax's 'para
 class Rule(NamedTuple):
     """One weight of theirs and where it stands in our tree. A letter is an axis, whose size `Family.sizes` gives.
 
-    `Rule('encoder', 'layer.{}.dense.weight', 'FD', 'encoder/layers/wi/kernel', 'DF')`: layer i's [F, D] is transposed into [i] of our [N, D, F]. Without
-    '{}' there is no axis N. An axis V is padded with zeros to a multiple of `vocab_multiple` in ours, and cut again for theirs.
+    `Rule('encoder', 'layer.{}.dense.weight', 'FD', 'encoder/layers/wi/kernel', 'DF')`: layer i's [F, D] is transposed into [i] of our
+    [N, D, F]. Without '{}' there is no axis N. An axis V is padded with zeros to a multiple of `vocab_multiple` in ours, cut in theirs.
     """
 
     group: str  # 'encoder', 'mlm', ...: comes whole or not at all
@@ -60,7 +61,7 @@ class Family(Protocol):
 
 
 def is_hf_folder(path: str) -> bool:
-    """Whether `path` is meant as a Hugging Face folder (a broken one too: `load` says what is wrong), not as a workdir or checkpoint of ours."""
+    """Whether `path` is meant as a Hugging Face folder (maybe a broken one: `load` says what is wrong), not as a workdir of ours."""
     if not os.path.isdir(path):
         return False
     weights = (safetensors.SINGLE, safetensors.INDEX, 'pytorch_model.bin', 'pytorch_model.bin.index.json')
@@ -84,6 +85,8 @@ def read_fields(path: str) -> dict[str, Any]:
             fields = json.load(file)
     except FileNotFoundError as error:
         raise UserError(f'{where}: does not exist; a Hugging Face folder holds config.json beside its weights') from error
+    except OSError as error:
+        raise UserError(f'{where}: cannot be read ({error.strerror})') from error
     except (ValueError, RecursionError) as error:
         raise UserError(f'{where}: not JSON ({error})') from error
     if not isinstance(fields, dict):
@@ -109,7 +112,7 @@ def load(path: str, module: str | None = None) -> tuple[ModelConfig, Params]:
     _check_tokenizer(path, config.vocab_size)
     with safetensors.open_weights(path) as weights:
         source = _by_canonical_name(family, weights, path)
-        stated = fields.get('architectures') or []
+        stated = _stated(fields, where)
         groups = {rule.group for rule in family.rules if any(name in source for name in _names(rule, config))}
         architecture = family.architecture(stated, groups)
         required = family.required[architecture] if architecture in stated else family.always
@@ -123,7 +126,7 @@ def load(path: str, module: str | None = None) -> tuple[ModelConfig, Params]:
 
 
 def label_names(fields: Mapping[str, Any], where: str = CONFIG) -> tuple[str, ...]:
-    """The classes of a fine-tuned folder in the order of their ids, LABEL_0 and so on where they have no names (Hugging Face's default is two)."""
+    """The classes of a fine-tuned folder in the order of their ids; LABEL_0 and LABEL_1 where it says nothing, as in transformers."""
     named = fields.get('id2label')
     if named is None:
         count = whole_number({'num_labels': 2} | dict(fields), 'num_labels', where)
@@ -136,7 +139,13 @@ def label_names(fields: Mapping[str, Any], where: str = CONFIG) -> tuple[str, ..
 
 
 def save(
-    path: str, config: ModelConfig, params: Params, tokenizer_path: str = '', *, max_shard_bytes: int = 5_000_000_000, labels: Iterable[str] = ()
+    path: str,
+    config: ModelConfig,
+    params: Params,
+    tokenizer_path: str = '',
+    *,
+    max_shard_bytes: int = 5_000_000_000,
+    labels: Iterable[str] = (),
 ) -> None:
     """Writes a folder that `transformers` loads: config.json, model.safetensors (in shards above `max_shard_bytes`), tokenizer files.
 
@@ -146,7 +155,7 @@ def save(
       labels: names of the classes, where there is a classifier.
 
     Raises:
-      UserError: the folder exists and is not empty; the model has no counterpart in transformers; a parameter is missing, unknown or of a wrong shape.
+      UserError: the folder exists and is not empty; transformers has no such model; a parameter is missing, unknown or of a wrong shape.
     """
     if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
         raise UserError(f'{path}: exists and is not empty; choose another output')
@@ -168,7 +177,7 @@ def save(
         rule, layer = names[name]
         leaf = leaves[rule.path][layer] if _stacked(rule) else leaves[rule.path]
         value = np.asarray(leaf, np.float32)[tuple(slice(sizes[axis]) for axis in rule.ours)]
-        return value.T if rule.theirs != rule.ours else value
+        return _turn(rule, value)
 
     partial = f'{os.path.abspath(path)}.partial-{os.getpid()}'  # renamed when whole: a half-written folder never has the name asked for
     try:
@@ -210,8 +219,18 @@ def _family(fields: Mapping[str, Any], where: str) -> Family:
     if 'model_type' not in fields:
         raise UserError(f'{where}: field model_type is missing; add "model_type": one of {", ".join(FAMILIES)}')
     if fields['model_type'] not in list(FAMILIES):
-        raise UserError(f'{where}: model_type is {fields["model_type"]!r}, which is not supported; {nearest(str(fields["model_type"]), FAMILIES)}')
+        raise UserError(
+            f'{where}: model_type is {fields["model_type"]!r}, which is not supported; {nearest(str(fields["model_type"]), FAMILIES)}'
+        )
     return resolve(FAMILIES[fields['model_type']])()
+
+
+def _stated(fields: Mapping[str, Any], where: str) -> list[str]:
+    """Old folders state no architecture."""
+    stated = fields.get('architectures') or []
+    if not isinstance(stated, list) or not all(isinstance(name, str) for name in stated):
+        raise UserError(f'{where}: architectures is {stated!r}; expected a list of names')
+    return stated
 
 
 def _family_of_module(module: str) -> Family:
@@ -225,6 +244,11 @@ def _family_of_module(module: str) -> Family:
 
 def _stacked(rule: Rule) -> bool:
     return '{}' in rule.name
+
+
+def _turn(rule: Rule, value: np.ndarray) -> np.ndarray:
+    """From their order of axes to ours, or back."""
+    return value.T if rule.theirs != rule.ours else value
 
 
 def _names(rule: Rule, config: ModelConfig) -> list[str]:
@@ -260,7 +284,9 @@ def _check_names(family: Family, rules: list[Rule], source: Mapping[str, str], c
     names = {name for rule in rules for name in _names(rule, config)}
     missing = [name for rule in rules for name in _names(rule, config) if name not in source]
     if missing:
-        raise UserError(f'{path}: weights are missing that {CONFIG} asks for: {_some(missing)}; copy or download the folder again, or mend {CONFIG}')
+        raise UserError(
+            f'{path}: weights are missing that {CONFIG} asks for: {_some(missing)}; copy or download the folder again, or mend {CONFIG}'
+        )
     roots = {rule.name.split('.')[0] for rule in family.rules if rule.group in family.always}
     unknown = [name for name in source if name not in names]
     inside = [source[name] for name in unknown if name.split('.')[0] in roots]
@@ -270,7 +296,9 @@ def _check_names(family: Family, rules: list[Rule], source: Mapping[str, str], c
         logging.warning('%s: weights of other heads are left out: %s', path, _some(source[name] for name in unknown))
 
 
-def _read(rules: list[Rule], weights: safetensors.Weights, source: Mapping[str, str], sizes: Mapping[str, int], config: ModelConfig) -> Params:
+def _read(
+    rules: list[Rule], weights: safetensors.Weights, source: Mapping[str, str], sizes: Mapping[str, int], config: ModelConfig
+) -> Params:
     """Each tensor goes straight to its place, so that memory holds the tree and one tensor."""
     stored = set()
     for rule in rules:
@@ -279,15 +307,17 @@ def _read(rules: list[Rule], weights: safetensors.Weights, source: Mapping[str, 
             file_name = source[name]
             stored.add(weights.dtype(file_name))
             if weights.shape(file_name) != expected:
-                raise UserError(f'{weights.file(file_name)}: {file_name} has shape {weights.shape(file_name)}, but {CONFIG} makes it {expected}')
+                raise UserError(
+                    f'{weights.file(file_name)}: {file_name} has shape {weights.shape(file_name)}, but {CONFIG} makes it {expected}'
+                )
     tree: Params = {}
     for rule in rules:
         shape = tuple(_padded(config) if axis == 'V' else sizes[axis] for axis in rule.ours)
         leaf = np.zeros(((config.num_layers,) if _stacked(rule) else ()) + shape, np.float32)
         for layer, name in enumerate(_names(rule, config)):
-            tensor = weights.read(source[name])
             slot = leaf[layer] if _stacked(rule) else leaf
-            slot[tuple(slice(sizes[axis]) for axis in rule.ours)] = tensor.T if rule.theirs != rule.ours else tensor
+            # Not bound to a name, which would keep this tensor while the next is read.
+            slot[tuple(slice(sizes[axis]) for axis in rule.ours)] = _turn(rule, weights.read(source[name]))
         *parents, last = rule.path.split('/')
         node = tree
         for parent in parents:
@@ -328,7 +358,10 @@ def _label_fields(labels: tuple[str, ...], count: int) -> dict[str, Any]:
     if labels and len(labels) != count:
         raise UserError(f'{len(labels)} labels ({_some(labels)}) for config.model.num_labels={count}')
     named = labels or tuple(f'LABEL_{index}' for index in range(count))
-    fields = {'id2label': {str(index): name for index, name in enumerate(named)}, 'label2id': {name: index for index, name in enumerate(named)}}
+    fields = {
+        'id2label': {str(index): name for index, name in enumerate(named)},
+        'label2id': {name: index for index, name in enumerate(named)},
+    }
     return fields | ({'problem_type': 'regression'} if count == 1 else {})
 
 
@@ -339,9 +372,13 @@ def _check_tokenizer(path: str, vocab_size: int) -> None:
 
 def _check_vocabulary(path: str, pieces: int, rows: int) -> None:
     if pieces > rows:
-        raise UserError(f'{path}: the tokenizer has {pieces:,} pieces and the weights only {rows:,} rows; this tokenizer belongs to another model')
+        raise UserError(
+            f'{path}: the tokenizer has {pieces:,} pieces and the weights only {rows:,} rows; this tokenizer belongs to another model'
+        )
     if pieces < rows:
-        logging.warning('%s: the tokenizer has %d pieces and the weights %d rows; the last %d are never used', path, pieces, rows, rows - pieces)
+        logging.warning(
+            '%s: the tokenizer has %d pieces and the weights %d rows; the last %d are never used', path, pieces, rows, rows - pieces
+        )
 
 
 def _write_tokenizer(source: str, target: str, vocab_size: int) -> int | None:

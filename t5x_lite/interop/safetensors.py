@@ -1,4 +1,4 @@
-"""Weights in safetensors files, one or several with an index, as Hugging Face folders hold them. Numpy only; one tensor in memory at a time.
+"""Weights in safetensors files, one or several with an index, as Hugging Face folders hold them. Numpy only; tensors are read one by one.
 
 Format: https://github.com/huggingface/safetensors (8 bytes: the length of a JSON header; the header; the tensors' bytes, end to end).
 """
@@ -29,15 +29,15 @@ class Weights(contextlib.ExitStack):
         self._handles: dict[str, safetensors.safe_open] = {}
         self._files: dict[str, str] = {}  # tensor name -> file
         for path in dict.fromkeys(files.values()):
-            _check_size(path)
             try:
+                _check_size(path)
                 self._handles[path] = self.enter_context(safetensors.safe_open(path, framework='np'))
             except (safetensors.SafetensorError, OSError) as error:
-                raise UserError(f'{path}: not a whole safetensors file ({error}); copy or download it again') from error
+                raise UserError(f'{path}: not a whole safetensors file that can be read ({error}); copy or download it again') from error
         for path, handle in self._handles.items():
             self._files.update({name: path for name in handle.keys()})
         for name, path in files.items():
-            if name and name not in self._handles[path].keys():
+            if name and self._files.get(name) != path:
                 raise UserError(f'{path}: tensor {name} is missing, though the index places it there; copy or download the folder again')
 
     def __iter__(self) -> Iterator[str]:
@@ -60,7 +60,9 @@ class Weights(contextlib.ExitStack):
           UserError: it does not hold floating-point numbers.
         """
         if self.dtype(name) not in _FLOATS:
-            raise UserError(f'{self.file(name)}: {name} holds {self.dtype(name)}; weights must be one of {", ".join(_FLOATS)} (quantised weights are not read)')
+            raise UserError(
+                f'{self.file(name)}: {name} holds {self.dtype(name)}; weights must be one of {", ".join(_FLOATS)}, not quantised'
+            )
         return self._handles[self.file(name)].get_tensor(name)
 
     def _slice(self, name: str):
@@ -138,7 +140,10 @@ def write(folder: str, shapes: Mapping[str, tuple[int, ...]], read: Callable[[st
             raise OSError(str(error)) from error
         placed.update(dict.fromkeys(names, file))
     if len(shards) > 1:
-        index = {'metadata': {'total_parameters': sum(sizes.values()) // 4, 'total_size': sum(sizes.values())}, 'weight_map': dict(sorted(placed.items()))}
+        index = {
+            'metadata': {'total_parameters': sum(sizes.values()) // 4, 'total_size': sum(sizes.values())},
+            'weight_map': dict(sorted(placed.items())),
+        }
         with open(os.path.join(folder, INDEX), 'w', encoding='utf-8') as file:
             json.dump(index, file, indent=2)
             file.write('\n')

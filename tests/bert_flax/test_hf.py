@@ -1,6 +1,7 @@
 """BERT beside transformers: the same numbers from the same folder, in and out, whatever its age and spelling.
 
-Expected outputs are those of transformers, in tests/fixtures (see make_bert_fixtures.py there). Where torch and transformers are installed, they run beside ours.
+Expected outputs are those of transformers, in tests/fixtures (see make_bert_fixtures.py there). Where torch and transformers are
+installed, they run beside ours.
 """
 
 import functools
@@ -40,7 +41,9 @@ def batch_of(arrays):
         slots = max(map(len, rows)) + 1  # one more than any row needs: unused slots must not count
         batch['masked_positions'] = np.stack([np.pad(row, (0, slots - len(row))) for row in rows])
         batch['masked_weights'] = np.stack([np.arange(slots) < len(row) for row in rows]).astype(np.float32)
-        batch['masked_targets'] = np.take_along_axis(arrays['labels'], batch['masked_positions'], 1) * batch['masked_weights'].astype(np.int32)
+        batch['masked_targets'] = np.take_along_axis(arrays['labels'], batch['masked_positions'], 1) * batch['masked_weights'].astype(
+            np.int32
+        )
         batch['next_sentence_labels'] = arrays['next_sentence_label']
     return {name: jnp.asarray(value if value.dtype == np.float32 else value.astype(np.int32)) for name, value in batch.items()}
 
@@ -160,7 +163,12 @@ def old_name(name):
     [
         dict(rename=old_name),
         dict(rename=lambda name: name.removeprefix('bert.')),
-        dict(add=lambda values: {'bert.embeddings.position_ids': np.arange(32)[None], 'bert.embeddings.token_type_ids': np.zeros((1, 32), np.int64)}),
+        dict(
+            add=lambda values: {
+                'bert.embeddings.position_ids': np.arange(32)[None],
+                'bert.embeddings.token_type_ids': np.zeros((1, 32), np.int64),
+            }
+        ),
         dict(add=lambda values: {'cls.predictions.decoder.weight': values['bert.embeddings.word_embeddings.weight']}),
         dict(add=lambda values: {'cls.predictions.decoder.bias': values['cls.predictions.bias']}),
         dict(rename={'cls.predictions.bias': 'cls.predictions.decoder.bias'}.get),
@@ -169,7 +177,18 @@ def old_name(name):
         dict(architectures=None),
         dict(layer_norm_eps=None, initializer_range=None, is_decoder=None, tie_word_embeddings=None, position_embedding_type='absolute'),
     ],
-    ids=['gamma', 'no-prefix', 'buffers', 'decoder-too', 'bias-twice', 'decoder-bias', 'decoder-alone', 'masked-lm', 'unstated', 'defaults'],
+    ids=[
+        'gamma',
+        'no-prefix',
+        'buffers',
+        'decoder-too',
+        'bias-twice',
+        'decoder-bias',
+        'decoder-alone',
+        'masked-lm',
+        'unstated',
+        'defaults',
+    ],
 )
 def test_older_spellings_are_the_same_model(variant, tmp_path):
     config, params = folder.load(str(SINGLE))
@@ -194,7 +213,9 @@ def test_half_precision_is_read_as_float32_and_said(dtype, tmp_path, caplog):
 
 
 def test_an_untied_decoder_is_refused(tmp_path):
-    path = edit(SINGLE, tmp_path, add=lambda values: {'cls.predictions.decoder.weight': values['bert.embeddings.word_embeddings.weight'] + 1})
+    path = edit(
+        SINGLE, tmp_path, add=lambda values: {'cls.predictions.decoder.weight': values['bert.embeddings.word_embeddings.weight'] + 1}
+    )
     with pytest.raises(UserError, match='cls.predictions.decoder.weight differs from bert.embeddings.word_embeddings.weight; only tied'):
         folder.load(str(path))
 
@@ -207,14 +228,18 @@ def test_one_weight_under_two_names_is_refused(tmp_path):
 
 def test_heads_of_other_tasks_are_left_out_and_said(tmp_path, caplog):
     """A token classifier's head has the names of a sentence classifier's: it is not taken for one."""
-    path = edit(CLASSIFIER, tmp_path, add=lambda values: {'qa_outputs.bias': np.zeros(2, np.float32)}, architectures=['BertForTokenClassification'])
+    path = edit(
+        CLASSIFIER, tmp_path, add=lambda values: {'qa_outputs.bias': np.zeros(2, np.float32)}, architectures=['BertForTokenClassification']
+    )
     config, params = folder.load(str(path))
     assert (config.module, config.num_labels, params.keys()) == ('bert_flax.bert:Bert', 0, {'encoder'})
     assert 'heads are left out' in caplog.text and 'qa_outputs.bias' in caplog.text
 
 
 def test_a_stated_head_that_is_absent_is_an_error(tmp_path):
-    with pytest.raises(UserError, match='weights are missing that config.json asks for: cls.predictions.transform.dense.weight, .* and 4 more'):
+    with pytest.raises(
+        UserError, match='weights are missing that config.json asks for: cls.predictions.transform.dense.weight, .* and 4 more'
+    ):
         folder.load(str(edit(ENCODER, tmp_path, architectures=['BertForPreTraining'])))
 
 
@@ -237,12 +262,16 @@ def test_a_folder_that_says_masked_lm_but_holds_all_heads_keeps_them(tmp_path):
 def test_every_field_is_read():
     config, _ = folder.load(str(SHARDED))
     assert config == ModelConfig(
-        module='bert_flax.bert:BertForPreTraining', vocab_size=120, num_layers=3, d_model=32, num_heads=2, d_ff=64, max_positions=20, num_segments=2,
+        module='bert_flax.bert:BertForPreTraining', vocab_size=120, num_layers=3, d_model=32, num_heads=2, d_ff=64, max_positions=20,
+        num_segments=2,
         activation=Activation.gelu_tanh, norm_eps=1e-3, dropout=0.2, attention_dropout=0.1, init_stddev=0.02,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize('act, ours', [('gelu', 'gelu'), ('gelu_new', 'gelu_tanh'), ('gelu_pytorch_tanh', 'gelu_tanh'), ('gelu_fast', 'gelu_tanh'), ('relu', 'relu')])
+@pytest.mark.parametrize(
+    'act, ours',
+    [('gelu', 'gelu'), ('gelu_new', 'gelu_tanh'), ('gelu_pytorch_tanh', 'gelu_tanh'), ('gelu_fast', 'gelu_tanh'), ('relu', 'relu')],
+)
 def test_activations(act, ours):
     fields = folder.read_fields(str(SINGLE)) | {'hidden_act': act}
     assert Bert().model_config(fields, 'config.json').activation == Activation[ours]
@@ -334,12 +363,21 @@ def transformers():
 
 
 LIVE = {
-    'erf': ('BertForPreTraining', dict(hidden_act='gelu', num_hidden_layers=4, hidden_size=48, num_attention_heads=6, intermediate_size=100, vocab_size=301)),
-    'tanh': ('BertForPreTraining', dict(hidden_act='gelu_pytorch_tanh', layer_norm_eps=1e-5, hidden_size=16, num_attention_heads=1, vocab_size=128)),
+    'erf': (
+        'BertForPreTraining',
+        dict(hidden_act='gelu', num_hidden_layers=4, hidden_size=48, num_attention_heads=6, intermediate_size=100, vocab_size=301),
+    ),
+    'tanh': (
+        'BertForPreTraining',
+        dict(hidden_act='gelu_pytorch_tanh', layer_norm_eps=1e-5, hidden_size=16, num_attention_heads=1, vocab_size=128),
+    ),
     'fast': ('BertForMaskedLM', dict(hidden_act='gelu_fast', hidden_size=24, num_attention_heads=3, type_vocab_size=3, vocab_size=64)),
     'relu': ('BertForMaskedLM', dict(hidden_act='relu', hidden_size=32, num_attention_heads=4, max_position_embeddings=13, vocab_size=99)),
     'encoder': ('BertModel', dict(hidden_act='gelu', hidden_size=32, num_attention_heads=2, vocab_size=50)),
-    'classifier': ('BertForSequenceClassification', dict(hidden_act='gelu', hidden_size=32, num_attention_heads=2, vocab_size=50, num_labels=5)),
+    'classifier': (
+        'BertForSequenceClassification',
+        dict(hidden_act='gelu', hidden_size=32, num_attention_heads=2, vocab_size=50, num_labels=5),
+    ),
 }
 
 
@@ -385,7 +423,7 @@ def test_live_comparison(name, transformers, tmp_path):
 
 @ALL
 def test_exported_folders_load_in_transformers(source, transformers, tmp_path):
-    """AutoModel and the architecture's own class find every key, and AutoTokenizer the same ids (a class given vocab_file= would see [UNK] alone)."""
+    """AutoModel and the architecture's own class find every key, and AutoTokenizer gives the same ids."""
     config, params = folder.load(str(source))
     out = tmp_path / 'out'
     folder.save(str(out), config, params, str(source), max_shard_bytes=50_000)

@@ -80,7 +80,8 @@ def test_b_follows_a_or_comes_from_another_document(corpus):
         if label == 0:
             assert b[0] > a[-1]
             if last + 1 < LENGTH:  # nothing was cut
-                assert b[0] == a[-1] + 1 and a[0] in corpus.sentence_starts and b[0] in corpus.sentence_starts and b[-1] + 1 in corpus.sentence_starts
+                assert b[0] == a[-1] + 1
+                assert np.isin([a[0], b[0], b[-1] + 1], corpus.sentence_starts).all()
         seen[label] += 1
     assert min(seen.values()) > 100
 
@@ -122,7 +123,8 @@ def test_shares(corpus):
     assert within(pairs['is_random'][sentences > 1].sum(), (sentences > 1).sum(), 0.5)
     four = sentences == 4
     ends = np.bincount((pairs['a_end'] - pairs['start'])[four], minlength=5)
-    assert ends[0] == ends[4] == 0 and all(within(count, four.sum(), 1 / 3) for count in ends[1:4]), 'A ends after any sentence but the last'
+    assert ends[0] == ends[4] == 0, 'A ends after any sentence but the last'
+    assert all(within(count, four.sum(), 1 / 3) for count in ends[1:4])
     other, own = pairs['other'][pairs['is_random']], pairs['document'][pairs['is_random']]
     assert (other != own).all()
     counts = np.bincount(other, minlength=corpus.num_documents)
@@ -197,7 +199,8 @@ def test_a_function_of_the_index(corpus):
 
 def test_seed_split_and_length_draw_other_numbers(corpus):
     rows = np.arange(20)
-    batches = [make(corpus).get(rows), make(corpus, seed=4).get(rows), make(corpus, split='validation').get(rows), make(corpus, length=33).get(rows)]
+    variants = make(corpus), make(corpus, seed=4), make(corpus, split='validation'), make(corpus, length=33)
+    batches = [examples.get(rows) for examples in variants]
     for number, ours in enumerate(batches):
         for theirs in batches[:number]:
             assert not np.array_equal(ours['masked_targets'], theirs['masked_targets'])
@@ -257,6 +260,8 @@ def test_empty_documents_are_passed_over(tmp_path):
 
 def test_sentences_longer_than_the_row(tmp_path):
     corpus = FakeCorpus(tmp_path, numbered([[100, 3], [300], [1, 1]]), vocab_size=410)
+    with pytest.raises(UserError, match='config.data.seq_len is 4'):
+        make(corpus, length=4)
     batch = make(corpus, length=8, most=2).get(range(40))
     assert (batch['sequence_ids'].sum(1) <= 8).all()
     assert (batch['sequence_ids'].sum(1) == 8).any()

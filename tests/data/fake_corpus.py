@@ -1,5 +1,6 @@
 """A prepared corpus in memory, with the attributes of `t5x_lite.data.corpus.Corpus`, and configs for it."""
 
+import hashlib
 import os
 
 import numpy as np
@@ -21,9 +22,10 @@ class FakeCorpus:
         self.sentence_starts = np.concatenate([[0], np.cumsum([len(sentence) for sentence in sentences])]).astype(np.int64)
         self.document_starts = np.concatenate([[0], np.cumsum([len(document) for document in documents])]).astype(np.int64)
         self.num_documents, self.num_sentences, self.num_tokens = len(documents), len(sentences), len(self._tokens)
+        digest = hashlib.sha256(self._tokens.tobytes()).hexdigest()
         self.manifest = {
             'tokenizer_sha256': f'vocabulary of {vocab_size}',
-            'splits': {split: {'shards': [{'name': 'shard', 'sha256': str(hash(self._tokens.tobytes()))}]}},
+            'splits': {split: {'shards': [{'sha256': digest, 'documents': self.num_documents, 'sentences': self.num_sentences}]}},
         }
         if not os.path.isdir(self.tokenizer_path):
             os.makedirs(self.tokenizer_path)
@@ -36,7 +38,7 @@ class FakeCorpus:
 
 
 def numbered(lengths):
-    """Documents of sentences of these lengths ([[3, 2], [4]]) in which each token's id is 5 + its place in the corpus, so that examples show their source."""
+    """Documents of sentences of these lengths ([[3, 2], [4]]). Each token's id is 5 + its place in the corpus, which shows in examples."""
     documents, place = [], 5
     for document in lengths:
         documents.append([])

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from t5x_lite.config import MlmConfig, UserError
+from t5x_lite.config import Masking, MlmConfig, UserError
 from t5x_lite.data import objectives, random, tokenizers
 from t5x_lite.data.masking import MlmMasker
 from t5x_lite.data.objectives import PackedMlm
@@ -199,7 +199,7 @@ def test_packed_rows(corpus):
 @pytest.mark.parametrize('short', [0.0, 0.3])
 def test_documents_stay_whole_or_are_cut_at_sentence_ends(corpus, short):
     examples = make(corpus, length=20, short_sequence_probability=short)
-    start, length = examples._pieces(random.key(5))
+    start, length = examples._pieces(random.key(5), slack=20)
     documents = corpus.sentence_starts[corpus.document_starts]
     sizes = np.diff(documents)
     whole = np.flatnonzero(sizes <= 18)
@@ -216,8 +216,18 @@ def test_documents_stay_whole_or_are_cut_at_sentence_ends(corpus, short):
 
 def test_long_sentences_are_cut(tmp_path):
     corpus = FakeCorpus(tmp_path, numbered([[45, 3], [8]]), vocab_size=100)
-    start, length = make(corpus, length=22, short_sequence_probability=0.0)._pieces(random.key(0))
+    start, length = make(corpus, length=22, short_sequence_probability=0.0)._pieces(random.key(0), slack=50)
     assert list(zip(start.tolist(), length.tolist())) == [(0, 20), (20, 20), (40, 8), (48, 8)]
+
+
+def test_sentences_are_cut_where_rows_would_stay_empty(tmp_path):
+    """Sentences of 17 in rows of 32 fill half of each; cut, they fill nearly all. Two of 15 fill a row, and are left whole."""
+    loose = make(FakeCorpus(tmp_path, [[[5] * 17] * 40] * 5, 6), short_sequence_probability=0.0)
+    tight = make(FakeCorpus(tmp_path, [[[5] * 15] * 40] * 5, 6), short_sequence_probability=0.0)
+    plan = loose._plan(1)
+    assert (loose._pieces(random.key(1), slack=32)[1] == 17).all()
+    assert (plan.length + 2).sum() / (len(plan) * 32) > 0.98
+    assert np.isin(tight._plan(1).start, tight.corpus.sentence_starts).all()
 
 
 def test_sections_of_long_documents_lose_nothing(tmp_path, monkeypatch):
@@ -227,7 +237,7 @@ def test_sections_of_long_documents_lose_nothing(tmp_path, monkeypatch):
     assert len(examples._sections()) > 60
     assert np.isin(corpus.sentence_starts[corpus.document_starts], examples._sections()).all()
     assert np.isin(examples._sections(), corpus.sentence_starts).all()
-    start, length = examples._pieces(random.key(0))
+    start, length = examples._pieces(random.key(0), slack=50)
     assert start[0] == 0 and (start[1:] == (start + length)[:-1]).all() and (start + length)[-1] == corpus.num_tokens
 
 
@@ -250,7 +260,8 @@ def test_book_paragraphs(tmp_path, length):
     if not (vocab.exists() and books.exists()):
         pytest.skip(f'{books} or {vocab} is absent')
     text = gzip.open(sorted(books.glob('*.gz'))[0], 'rt', encoding='utf-8').read()
-    paragraphs = [re.findall(r'.+?(?:[.!?]["\u201d]?\s+|$)', paragraph, re.DOTALL) for paragraph in re.split(r'\n\s*\n', text) if paragraph.strip()]
+    sentence_end = re.compile(r'(?<=[.!?])\s+')
+    paragraphs = [sentence_end.split(paragraph.strip()) for paragraph in re.split(r'\n\s*\n', text) if paragraph.strip()]
     counted = iter(tokenizers.load(str(vocab)).encode_batch([sentence for paragraph in paragraphs for sentence in paragraph]))
     documents = [[[5] * len(next(counted)) for _ in paragraph] for paragraph in paragraphs]
     examples = make(FakeCorpus(tmp_path, documents, vocab_size=6), length=length)
@@ -263,5 +274,17 @@ def test_a_tokenizer_without_mask_is_refused(tmp_path):
     corpus = FakeCorpus(tmp_path, [[[5]]], 8)
     with open(f'{corpus.tokenizer_path}/vocab.txt', 'w', encoding='utf-8') as file:
         file.write('[PAD]\n[UNK]\n[CLS]\n[SEP]\nthe\na\nb\nc\n')
-    with pytest.raises(UserError, match=r'has no \[MASK\] token, which PackedMlm needs'):
+    with pytest.raises(UserError, match=r'has no \[MASK\], which PackedMlm needs'):
         make(corpus)
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'message'),
+    [
+        ('short_sequence_probability', 1.5, 'config.data.mlm.short_sequence_probability is 1.5; it must lie from 0 to 1'),
+        ('duplicates', 0, 'config.data.mlm.duplicates is 0; static masking needs at least 1'),
+    ],
+)
+def test_settings_out_of_range_are_refused(corpus, field, value, message):
+    with pytest.raises(UserError, match=message):
+        make(corpus, masking=Masking.static, **{field: value})

@@ -105,10 +105,11 @@ def test_packed_and_unpacked_hold_the_same():
                 masked = weights & here[batch['masked_positions'][row]]
                 columns = batch['masked_positions'][row][masked]
                 assert batch['positions'][row][here].tolist() == list(range(here.sum()))
-                found.append((batch['tokens'][row][here].tolist(), batch['positions'][row][columns].tolist(), batch['masked_targets'][row][masked].tolist()))
+                parts = batch['tokens'][row][here], batch['positions'][row][columns], batch['masked_targets'][row][masked]
+                found.append(tuple(part.tolist() for part in parts))
         return sorted(found)
 
-    assert contents(packed) == contents(unpacked) == sorted((list(map(int, tokens)), list(map(int, at)), list(map(int, to))) for tokens, at, to in sequences)
+    assert contents(packed) == contents(unpacked) == sorted(tuple(part.tolist() for part in sequence) for sequence in sequences)
 
 
 def test_too_few_slots_are_named():
@@ -121,12 +122,13 @@ def golden_cases():
     if not path.exists():
         return [pytest.param(None, marks=pytest.mark.skip(reason=f'{path} is absent'))]
     cases = [case for case in json.loads(path.read_text())['cases'] if isinstance(case['expected'], list)]
-    return [case for case in cases if isinstance(case['expected'][0], dict) and {'encoder_segment_ids', 'encoder_positions'} <= case['expected'][0].keys()]
+    needed = {'encoder_segment_ids', 'encoder_positions'}
+    return [case for case in cases if isinstance(case['expected'][0], dict) and needed <= case['expected'][0].keys()]
 
 
 @pytest.mark.parametrize('case', golden_cases())
 def test_ids_and_positions_as_in_t5(case):
-    """Given which sequences share a row, segment ids count from 1 and positions restart, 0 in padding. (The order of packing is not ours: rows are planned whole.)"""
+    """Given which sequences share a row, ids count from 1 and positions restart, both 0 in padding. (T5's order of packing is not ours.)"""
     for row in case['expected']:
         ids = np.array(row['encoder_segment_ids'])
         lengths = np.bincount(ids[ids > 0])[1:]

@@ -255,7 +255,7 @@ def test_subset_is_drawn_by_seed(make):
 
 def test_length_buckets(make):
     rows = [(' '.join(['cat'] * count), 'xy'[count % 2]) for count in (1, 2, 4, 9, 14, 30)]
-    examples = make({'t.tsv': _tsv(rows)}, 'validation', validation='t.tsv', seq_len=16, length_buckets=(8, 4))
+    examples = make({'t.tsv': _tsv(rows)}, 'validation', validation='t.tsv', seq_len=16, length_buckets=(8, 4, 64))
     assert [examples.width([i]) for i in range(6)] == [4, 4, 8, 16, 16, 16]
     assert examples.width([0, 2]) == 8 and examples.get([0, 2])['tokens'].shape == (2, 8)
     wide, narrow = examples.get([0], width=8), examples.get([0])
@@ -391,7 +391,7 @@ BAD = {
     'max_examples': ({'t.tsv': GOOD}, {'max_examples': 100}, r'max_examples=100.*18 training rows'),
     'fraction': ({'t.tsv': GOOD}, {'validation_fraction': 1.0}, r'validation_fraction=1\.0 must lie'),
     'too few rows': ({'t.tsv': _tsv(_rows(2))}, {}, r'2 rows are too few'),
-    'buckets': ({'t.tsv': GOOD}, {'length_buckets': (8, 64)}, r'length_buckets=\(8, 64\)'),
+    'buckets': ({'t.tsv': GOOD}, {'length_buckets': (0, 8)}, r'length_buckets=\(0, 8\)'),
     'tfds': ({'t.tsv': GOOD}, {'train': 'tfds:imdb_reveiws'}, r"tfds:imdb_reveiws: no such dataset.*tfds_dir\), did you mean 'imdb_reviews'"),
 }  # fmt: skip
 

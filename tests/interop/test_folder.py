@@ -142,7 +142,10 @@ def test_a_family_is_a_table(tmp_path, monkeypatch):
     """Nothing in the folder code is BERT's: another family, another tree, a vocabulary on another axis."""
     monkeypatch.setattr(folder, 'FAMILIES', {'toy': 'tests.interop.test_folder:Toy'})
     random = np.random.default_rng(0)
-    values = {name: random.standard_normal(shape, np.float32) for name, shape in {'h.0.w': (3, 2), 'h.1.w': (3, 2), 'table': (5, 2), 'head': (5, 2)}.items()}
+    values = {
+        name: random.standard_normal(shape, np.float32)
+        for name, shape in {'h.0.w': (3, 2), 'h.1.w': (3, 2), 'table': (5, 2), 'head': (5, 2)}.items()
+    }
     library.save_file(values, tmp_path / 'model.safetensors')
     sizes = {'vocab_size': 5, 'd_model': 2, 'd_ff': 3, 'num_layers': 2}
     (tmp_path / 'config.json').write_text(json.dumps({'model_type': 'toy', 'architectures': ['ToyModel'], **sizes}))
@@ -156,7 +159,11 @@ def test_a_family_is_a_table(tmp_path, monkeypatch):
 def test_loading_holds_the_tree_and_one_tensor(tmp_path, monkeypatch):
     monkeypatch.setattr(folder, 'FAMILIES', {'toy': 'tests.interop.test_folder:Toy'})
     config = ModelConfig(module='tests.interop.test_folder:Toy', vocab_size=8, vocab_multiple=4, d_model=500, d_ff=500, num_layers=8)
-    params = {'stack': {'w': np.ones((8, 500, 500), np.float32)}, 'table': np.ones((8, 500), np.float32), 'head': np.ones((500, 8), np.float32)}
+    params = {
+        'stack': {'w': np.ones((8, 500, 500), np.float32)},
+        'table': np.ones((8, 500), np.float32),
+        'head': np.ones((500, 8), np.float32),
+    }
     folder.save(str(tmp_path / 'out'), config, params)
     tracemalloc.start()
     folder.load(str(tmp_path / 'out'))
@@ -185,7 +192,11 @@ def test_tokenizer_files_are_copied_and_completed(tmp_path):
 
 def test_which_folders_are_hugging_faces(tmp_path):
     assert all(folder.is_hf_folder(str(path)) for path in (SINGLE, SHARDED, ENCODER, CLASSIFIER))
-    assert not folder.is_hf_folder(str(FIXTURES)) and not folder.is_hf_folder(str(tmp_path / 'none')) and not folder.is_hf_folder(str(SINGLE / 'config.json'))
+    assert (
+        not folder.is_hf_folder(str(FIXTURES))
+        and not folder.is_hf_folder(str(tmp_path / 'none'))
+        and not folder.is_hf_folder(str(SINGLE / 'config.json'))
+    )
     (tmp_path / 'config.json').write_text('{"seed": 0, "model": {}}')
     assert not folder.is_hf_folder(str(tmp_path))  # a workdir of ours
     for name in ('config.json', 'model.safetensors'):  # one of the two is enough to be meant as one: `load` says what is missing
@@ -208,7 +219,9 @@ def test_broken_config_is_named(content, tmp_path):
 
 
 def test_unknown_model_type_names_what_is_known(tmp_path):
-    assert "model_type is 'bart', which is not supported; did you mean 'bert'?" in refusal(folder.load, str(edit(copy(SINGLE, tmp_path, 'a'), model_type='bart')))
+    assert "model_type is 'bart', which is not supported; did you mean 'bert'?" in refusal(
+        folder.load, str(edit(copy(SINGLE, tmp_path, 'a'), model_type='bart'))
+    )
     assert 'field model_type is missing; add' in refusal(folder.load, str(edit(copy(SINGLE, tmp_path, 'b'), model_type=None)))
 
 
@@ -227,7 +240,9 @@ def test_missing_weights_are_named(tmp_path):
 
 
 def test_layers_more_or_fewer_than_the_config_says_are_refused(tmp_path):
-    assert 'encoder.layer.2.attention.self.query.weight, ' in refusal(folder.load, str(edit(copy(SINGLE, tmp_path, 'more'), num_hidden_layers=3)))
+    assert 'encoder.layer.2.attention.self.query.weight, ' in refusal(
+        folder.load, str(edit(copy(SINGLE, tmp_path, 'more'), num_hidden_layers=3))
+    )
     message = refusal(folder.load, str(edit(copy(SINGLE, tmp_path, 'fewer'), num_hidden_layers=1)))
     assert 'does not account for: bert.encoder.layer.1.' in message and 'num_hidden_layers' in message
 
@@ -276,7 +291,9 @@ def test_an_output_with_something_in_it_is_left_alone(tmp_path):
     assert {path.name: path.read_bytes() for path in (tmp_path / 'out').iterdir()} == before
 
 
-@pytest.mark.parametrize('error', [OSError(errno.ENOSPC, 'No space left on device'), safetensors.safetensors.SafetensorError('No space left on device')])
+@pytest.mark.parametrize(
+    'error', [OSError(errno.ENOSPC, 'No space left on device'), safetensors.safetensors.SafetensorError('No space left on device')]
+)
 def test_a_full_disk_leaves_nothing_behind(error, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise error
@@ -290,7 +307,9 @@ def test_labels_keep_their_order_and_number(tmp_path):
     config, params = folder.load(str(CLASSIFIER))
     assert config.num_labels == 3
     assert folder.label_names(folder.read_fields(str(CLASSIFIER))) == ('no', 'perhaps', 'yes')
-    assert '2 labels (no, yes) for config.model.num_labels=3' in refusal(folder.save, str(tmp_path / 'out'), config, params, labels=('no', 'yes'))
+    assert '2 labels (no, yes) for config.model.num_labels=3' in refusal(
+        folder.save, str(tmp_path / 'out'), config, params, labels=('no', 'yes')
+    )
     assert folder.label_names({'id2label': {'1': 'b', '0': 'a'}}) == ('a', 'b')
     assert folder.label_names({}) == ('LABEL_0', 'LABEL_1')
     assert 'id2label' in refusal(folder.label_names, {'id2label': {'0': 'a', '2': 'b'}})

@@ -38,7 +38,9 @@ def test_library_reads_what_we_write(tmp_path):
     put(tmp_path, tensors())
     with library.safe_open(tmp_path / 'model.safetensors', 'np') as file:
         assert file.metadata() == {'format': 'pt'}  # transformers insists
-        assert {name: file.get_tensor(name).tobytes() for name in file.keys()} == {name: value.tobytes() for name, value in tensors().items()}
+        assert {name: file.get_tensor(name).tobytes() for name in file.keys()} == {
+            name: value.tobytes() for name, value in tensors().items()
+        }
 
 
 def test_transposed_views_are_written_as_they_read(tmp_path):
@@ -155,7 +157,9 @@ def test_a_tensor_that_the_index_misplaces_is_named(tmp_path):
     assert 'tensor bert.nothing is missing' in refusal(tmp_path)
 
 
-@pytest.mark.parametrize('content', ['', '{', '[]', '{}', '{"weight_map": {}}', '{"weight_map": {"w": "../model.safetensors"}}', '{"weight_map": {"w": 3}}'])
+@pytest.mark.parametrize(
+    'content', ['', '{', '[]', '{}', '{"weight_map": {}}', '{"weight_map": {"w": "../model.safetensors"}}', '{"weight_map": {"w": 3}}']
+)
 def test_a_broken_index_is_named(tmp_path, content):
     (tmp_path / 'model.safetensors.index.json').write_text(content)
     assert 'model.safetensors.index.json: not an index' in refusal(tmp_path)

@@ -1,0 +1,121 @@
+"""From a config as a person gave it to a complete one, with its data and its initial weights."""
+
+import dataclasses
+import os
+from typing import Any
+
+from t5x_lite.config import ARCHITECTURE, Config, ModelConfig, UserError, finalize
+from t5x_lite.data import tables, tokenizers
+from t5x_lite.data.corpus import Corpus
+from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.interop import folder
+from t5x_lite.training import checkpoint
+
+BERT_VOCAB_SIZE = 30522
+
+
+@dataclasses.dataclass
+class Run:
+    config: Config  # complete: everything that was left to the data or to `init_from` is filled in
+    initial: dict[str, Any] | None  # parameters to start from, as nested dicts of numpy arrays
+    tokenizer_path: str  # '' where there are no data
+    train: DataFunction | None  # None where there are no data
+    validation: DataFunction | None
+
+
+def assemble(config: Config, *, training: bool = True) -> Run:
+    """Opens data and weights, fills in what follows from them, and checks all of it against each other, before any compute.
+
+    Args:
+      training: False for a config that a run has completed (evaluation, prediction): `init_from` is not read, the training split not opened.
+
+    Raises:
+      UserError: anything that does not fit.
+    """
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model), data=dataclasses.replace(config.data))
+    given_vocabulary = config.model.vocab_size
+    initial, source_tokenizer = None, ''
+    if config.init_from and training:
+        architecture, initial, source_tokenizer = load_initial(config.init_from)
+        if config.init_architecture:
+            for name in ARCHITECTURE:
+                setattr(config.model, name, getattr(architecture, name))
+        if not config.init_weights:
+            initial = None
+    elif training and (config.init_architecture or not config.init_weights):
+        raise UserError('config.init_architecture and config.init_weights need config.init_from; give a workdir or a Hugging Face folder')
+    config = finalize(config)
+
+    tokenizer_path, has_data = _tokenizer(config), bool(config.data.path or config.data.train or config.data.validation)
+    if has_data and not config.data.source:
+        raise UserError('config.data.source is empty; name the class that makes examples, such as bert_flax.objectives:MlmNsp')
+    if tokenizer_path:
+        tokenizer = tokenizers.load(tokenizer_path)
+        size = tokenizer.vocab_size
+        if source_tokenizer and config.init_weights:
+            _check_same(tokenizer, tokenizer_path, source_tokenizer)
+        if config.model.vocab_size == 0:
+            config.model.vocab_size = size
+        elif size > config.model.vocab_size or (given_vocabulary and size != given_vocabulary):
+            raise UserError(
+                f'the tokenizer {tokenizer_path} has {size:,} pieces, the model {config.model.vocab_size:,}; '
+                + ('leave config.model.vocab_size out to take it from the tokenizer' if given_vocabulary else 'prepare the data with the tokenizer of the weights')
+            )
+    elif config.model.vocab_size == 0:
+        config.model.vocab_size = BERT_VOCAB_SIZE
+
+    train = validation = None
+    if has_data:
+        validation = DataFunction(config, 'validation')
+        if training:
+            train = DataFunction(config, 'train')
+            source = train.sources(train.stages[0])[0]
+            for name, value in getattr(source, 'resolved', {}).items():
+                group, field = name.split('.')
+                setattr(getattr(config, group), field, value)
+            if config.epochs:
+                config.steps = max(1, round(config.epochs * sum(map(len, train.sources(train.stages[0]))) / config.batch_size))
+        config = finalize(config)
+        train = DataFunction(config, 'train') if training else None
+        validation = DataFunction(config, 'validation')
+    elif config.epochs and training:
+        raise UserError('config.epochs needs data to count; give config.data.train or config.data.path, or config.steps')
+    return Run(config, initial, tokenizer_path, train, validation)
+
+
+def load_initial(path: str) -> tuple[ModelConfig, dict[str, Any], str]:
+    """(architecture, parameters, tokenizer folder) of a workdir or checkpoint of ours, or of a Hugging Face folder."""
+    if folder.is_hf_folder(path):
+        architecture, params = folder.load(path)
+        return architecture, params, path
+    config, params = checkpoint.load_params(path)
+    return config.model, params, os.path.join(checkpoint.locate(path)[0], 'tokenizer')
+
+
+def _tokenizer(config: Config) -> str:
+    if config.data.train or config.data.validation:
+        return tables.find_tokenizer(config)
+    if config.data.path:
+        return Corpus(config.data.path[0], 'train').tokenizer_path
+    return ''
+
+
+def _check_same(tokenizer: tokenizers.Tokenizer, path: str, source_path: str) -> None:
+    """Equal sizes are not enough: weights learnt with one vocabulary are noise under another."""
+    if os.path.abspath(path) == os.path.abspath(source_path):
+        return
+    try:
+        source = tokenizers.load(source_path)
+    except UserError:
+        return  # weights without a tokenizer beside them: nothing to compare
+    if source.vocab_size != tokenizer.vocab_size:
+        raise UserError(
+            f'the vocabulary of {path} has {tokenizer.vocab_size:,} pieces, that of config.init_from {source.vocab_size:,}; '
+            f'prepare the data with --tokenizer={source_path}'
+        )
+    for number in range(source.vocab_size):
+        if source.token(number) != tokenizer.token(number):
+            raise UserError(
+                f'the vocabulary of {path} does not match that of config.init_from: piece {number} is {tokenizer.token(number)!r} here and '
+                f'{source.token(number)!r} there; prepare the data with --tokenizer={source_path}'
+            )

@@ -1,0 +1,91 @@
+"""What `train --dry_run` shows: everything that can be known of a run without computing."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from t5x_lite.assemble import Run
+from t5x_lite.config import Config, stages, to_json
+from t5x_lite.data import pipeline, tokenizers
+from t5x_lite.training import checkpoint, partitioning, paths
+from t5x_lite.training.step import Program, make_program
+
+
+def report(run: Run, step: int = 1) -> str:
+    """The whole text. Raises UserError for whatever training would refuse."""
+    config = run.config
+    mesh = partitioning.make_mesh(config)
+    for _, length, batch, _ in stages(config):
+        partitioning.check_batch(mesh, batch, length, config.optim.microbatches)
+    program = make_program(config, mesh)
+    parts = [f'config: {to_json(config)}', parameter_table(program), bytes_per_device(program), flops(program)]
+    parts.append('mesh: ' + ' x '.join(f'{axis}={size}' for axis, size in mesh.shape.items()) + f' on {mesh.size} x {mesh.devices.flat[0].device_kind}')
+    if run.train is not None:
+        parts += ['\n'.join(run.train.describe() + run.validation.describe()), example(run, step)]
+    else:
+        parts.append('data: none given (--config.data.path or --config.data.train)')
+    if run.initial is not None:
+        checkpoint.plan_merge(program.abstract.params, run.initial, config.init_fresh, config.init_from)
+        parts.append(f'weights: from {config.init_from}')
+    return '\n\n'.join(parts)
+
+
+def unpadded(config: Config, mesh: Any) -> dict[str, Any]:
+    """{path: abstract parameter} with the vocabulary as it is counted and exported."""
+    exact = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_multiple=1), mesh=dataclasses.replace(config.mesh))
+    return paths.leaves(make_program(exact, mesh).abstract.params)
+
+
+def parameter_table(program: Program) -> str:
+    """Each parameter with its shape, size and place; then totals, the whole and each top-level part."""
+    stored, exact = paths.leaves(program.abstract.params), unpadded(program.config, program.mesh)
+    rows = [('parameter', 'shape', 'count', 'sharding')]
+    rows += [
+        (path, ' x '.join(map(str, exact[path].shape)), f'{exact[path].size:,}', ', '.join(str(axis) for axis in stored[path].sharding.spec) or '-')
+        for path in stored
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [f'{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}' for row in rows]
+    totals: dict[str, int] = {}
+    for path, leaf in exact.items():
+        part = path.split('/')[0]
+        totals[part] = totals.get(part, 0) + leaf.size
+    lines += ['', f'parameters: {sum(totals.values()):,}'] + [f'{part}: {count:,}' for part, count in totals.items()]
+    return '\n'.join(lines)
+
+
+def _local_bytes(tree: Any) -> int:
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def bytes_per_device(program: Program) -> str:
+    state = program.abstract
+    sizes = {
+        'parameters': _local_bytes(state.params),
+        'gradients': _local_bytes(state.params),
+        'optimiser': _local_bytes(state.opt_state),
+        'moving average': _local_bytes(state.ema),
+    }
+    shown = ', '.join(f'{name} {size:,}' for name, size in sizes.items() if size)
+    return f'bytes per device: {sum(sizes.values()):,} ({shown}), and activations'
+
+
+def flops(program: Program) -> str:
+    config, lines = program.config, []
+    for start, length, batch, predictions in stages(config):
+        step = 3 * batch * type(program.module).forward_flops(config.model, length, predictions)
+        lines.append(f'FLOPs a step: {step:.4g} for {batch} x {length}' + (f' from step {start:,}' if start else ''))
+    return '\n'.join(lines)
+
+
+def example(run: Run, step: int) -> str:
+    """The first row of a step's batch as the model will see it."""
+    batch = run.train.batch(step - 1)
+    tokenizer = tokenizers.load(run.tokenizer_path)
+    shapes = ', '.join(f'{name} {value.dtype}{list(value.shape)}' for name, value in batch.items())
+    real = np.mean(batch['sequence_ids'] > 0)
+    return f'batch of step {step:,}: {shapes}; {real:.1%} of the tokens are real\nits first example:\n{pipeline.decode_example(batch, 0, tokenizer)}'
+

@@ -1,0 +1,39 @@
+"""Held-out scores of parameters: sums on the devices, whole-set scores on the host."""
+
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.training import partitioning
+from t5x_lite.training.step import Program, eval_step
+
+
+class Evaluator:
+    """`evaluator(params)` -> {'mlm_loss': 2.1, ...} over the fixed held-out batches of `data`."""
+
+    def __init__(self, program: Program, data: DataFunction, step: int = 0):
+        """`step`: batches have the length of this step's stage."""
+        self._program, self._data, self._step = program, data, step
+        self._compiled = jax.jit(eval_step(program))
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        mesh = self._program.mesh
+        size = self._program.config.eval.batch_size or self._data.stage_at(self._step).batch_size
+        partitioning.check_batch(mesh, size, self._data.stage_at(self._step).seq_len, 1)
+        rows = partitioning.local_rows(mesh, size)
+        sums: dict[str, np.ndarray] = {}
+        collected: list[dict[str, np.ndarray]] = []
+        for batch in self._data.evaluation_batches(self._step, rows):
+            placed = partitioning.to_devices(batch, partitioning.batch_shardings(batch, mesh, batch['tokens'].shape[1]), rows, size)
+            metrics, outputs = self._compiled(params, placed)
+            for name, pair in jax.device_get(metrics).items():
+                sums[name] = sums.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
+            if outputs:
+                collected.append(multihost_utils.process_allgather(outputs, tiled=True))
+        scores = {name: float(total / weight) if weight else 0.0 for name, (total, weight) in sums.items()}
+        if collected:
+            scores |= self._program.loss.summarize({name: np.concatenate([part[name] for part in collected]) for name in collected[0]})
+        return scores

@@ -1,0 +1,63 @@
+"""Hugging Face folders to workdirs of ours and back: what `python -m t5x_lite.convert` does."""
+
+import os
+import shutil
+
+from t5x_lite.config import Config, UserError, from_json
+from t5x_lite.interop import folder
+from t5x_lite.training import checkpoint
+
+
+def to_native(source: str, output: str) -> Config:
+    """Writes a Hugging Face folder as a workdir (config.json, checkpoints/, tokenizer/) that `init_from`, `evaluate` and `predict` take.
+
+    Raises:
+      UserError: `source` is no such folder or a broken one; `output` exists and is not empty.
+    """
+    if not folder.is_hf_folder(source):
+        raise UserError(f'--input={source}: not a Hugging Face folder (config.json with a model_type, beside model.safetensors)')
+    _check_empty(output)
+    model, params = folder.load(source)
+    config = Config(model=model)
+    config.data.seq_len = min(config.data.seq_len, model.max_positions)
+    if model.num_labels:
+        config.data.labels = folder.label_names(folder.read_fields(source))
+        config.data.regression = model.num_labels == 1
+    partial = f'{os.path.abspath(output)}.partial-{os.getpid()}'  # renamed when whole
+    try:
+        checkpoint.save_params(partial, config, params, source)
+        os.replace(partial, output)
+    except OSError as error:
+        raise UserError(f'--output={output}: cannot be written ({error.strerror or error}); nothing was left there') from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return config
+
+
+def to_hf(source: str, output: str, *, ema: bool = False, max_shard_bytes: int = 5_000_000_000) -> Config:
+    """Writes the newest checkpoint of a workdir, or one checkpoint folder in it, as a Hugging Face folder.
+
+    Args:
+      ema: the exponential moving average of the weights instead of the weights.
+
+    Raises:
+      UserError: there is no checkpoint, or transformers has no such model; `output` exists and is not empty.
+    """
+    if folder.is_hf_folder(source):
+        raise UserError(f'--input={source}: already a Hugging Face folder; --format=hf takes a workdir or checkpoint of ours')
+    _check_empty(output)
+    workdir, _ = checkpoint.locate(source)
+    tokenizer = os.path.join(workdir, 'tokenizer')
+    if not os.path.isdir(tokenizer):
+        raise UserError(f'{tokenizer}: does not exist; transformers needs the tokenizer of the run, copy it there')
+    if ema and not from_json(os.path.join(workdir, 'config.json')).ema_decay:
+        raise UserError(f'--ema: the run in {workdir} kept no moving average of its weights (config.ema_decay is 0)')
+    config, params = checkpoint.load_params(source, ema=ema)
+    folder.save(output, config.model, params, tokenizer, max_shard_bytes=max_shard_bytes, labels=config.data.labels)
+    return config
+
+
+def _check_empty(output: str) -> None:
+    """Before anything is read, which may take minutes."""
+    if os.path.exists(output) and (not os.path.isdir(output) or os.listdir(output)):
+        raise UserError(f'--output={output}: exists and is not empty; choose another folder')

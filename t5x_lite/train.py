@@ -1,0 +1,48 @@
+"""Pre-train or fine-tune: the config says which.
+
+    python -m t5x_lite.train --config=configs/bert.py:tiny --config.data.path=PREPARED --workdir=runs/tiny
+    python -m t5x_lite.train --config=configs/classify.py --config.init_from=runs/tiny --config.data.train=train.csv --workdir=runs/mine
+    python -m t5x_lite.train --config=configs/bert.py:base --workdir=runs/base --dry_run
+
+Repeating a command resumes the run from its newest checkpoint; a finished run says so.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from t5x_lite import cli, dry_run
+from t5x_lite.assemble import assemble
+from t5x_lite.config import UserError
+from t5x_lite.evaluation.evaluator import Evaluator
+from t5x_lite.training import devices
+from t5x_lite.training.trainer import Trainer
+
+_CONFIG = cli.define_config_flags()
+_DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Check everything and print it, without training.')
+_DRY_RUN_STEP = flags.DEFINE_integer('dry_run_step', 1, 'The step whose batch --dry_run shows an example of.', lower_bound=1)
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    devices.configure(_CONFIG.value)
+    run = assemble(_CONFIG.value)
+    if _DRY_RUN.value:
+        print(dry_run.report(run, _DRY_RUN_STEP.value))
+        return
+    if run.train is None:
+        raise UserError('there are no data to train on; give --config.data.path=DIR (what prepare wrote) or --config.data.train=FILE, or add --dry_run')
+    for line in run.train.describe() + run.validation.describe():
+        print(line)
+    Trainer(
+        run.config,
+        cli.workdir(),
+        run.train,
+        lambda program, step: Evaluator(program, run.validation, step),
+        run.tokenizer_path,
+        run.initial,
+    ).run()
+
+
+if __name__ == '__main__':
+    cli.run(main)

@@ -1,0 +1,316 @@
+"""Checkpoints of a run, by Orbax v1: the only file that knows Orbax.
+
+    workdir/checkpoints/1000/     parameters, their moving average and the optimiser's state apart, so that each can be read without the others
+    workdir/checkpoints/1000.files  size and CRC-32 of each file in it: Orbax commits a checkpoint atomically, but would read flipped bits as weights
+    workdir/checkpoints/torn-900/ a checkpoint that could not be read; set aside, never deleted
+
+Unboxed trees are saved, so a checkpoint is independent of the mesh, of scanning and of everything else in config.FREE_ON_RESUME.
+"""
+
+from collections.abc import Callable
+import concurrent.futures
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+from typing import Any
+import zlib
+
+import jax
+import numpy as np
+import orbax.checkpoint.experimental.v1 as ocp
+
+from t5x_lite.config import Best, CheckpointConfig, Config, UserError, from_json, nearest, to_json
+from t5x_lite.training import paths
+from t5x_lite.training.step import TrainState
+
+FOLDER = 'checkpoints'
+
+
+def _parts(state: TrainState) -> dict[str, Any]:
+    parts = {'params': state.params, 'training': {'step': state.step, 'opt_state': state.opt_state, 'skipped': state.skipped}}
+    return parts | {'ema': state.ema} if state.ema else parts
+
+
+class Checkpoints:
+    """The checkpoints of a workdir.
+
+    Args:
+      workdir: the run's folder.
+      config: what to keep.
+      warn: called with each line that a person should see.
+    """
+
+    def __init__(self, workdir: str, config: CheckpointConfig, warn: Callable[[str], None] = print):
+        self._folder = os.path.abspath(os.path.join(workdir, FOLDER))
+        self._warn = warn
+        self._finisher = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
+        self._pending: tuple[int, concurrent.futures.Future] | None = None
+        whole = False
+        for step in reversed(_steps_in(self._folder)):
+            if damage := _damage(self._folder, step, contents=not whole):
+                self._set_aside(step, damage)
+            whole = whole or not damage
+        policies = ocp.training.preservation_policies
+        kept = [policies.LatestN(max(config.keep_last, 1))]
+        if config.keep_every_steps:
+            kept.append(policies.EveryNSteps(config.keep_every_steps))
+        if config.best_metric:
+            # Orbax keeps the last of the ascending order.
+            sign = -1.0 if config.best == Best.lowest else 1.0
+            kept.append(policies.BestN(get_metric_fn=lambda m: sign * m[config.best_metric], n=1, keep_checkpoints_without_metrics=False))
+        self._checkpointer = ocp.training.Checkpointer(
+            self._folder,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # the trainer decides
+            preservation_policy=policies.AnyPreservationPolicy(kept),
+            cleanup_tmp_directories=True,
+        )
+
+    def steps(self) -> list[int]:
+        return [info.step for info in self._checkpointer.checkpoints]
+
+    def save(self, step: int, state: TrainState, run: dict[str, Any], metrics: dict[str, float] | None = None, *, wait: bool = False) -> None:
+        """Starts saving (and first waits for the save before it); `run` is JSON that comes back on restore.
+
+        Raises:
+          UserError: if this save, or the one before it, could not be written. Earlier checkpoints are whole.
+        """
+        self.wait()
+        if step in self.steps():
+            return
+        try:
+            response = self._checkpointer.save_checkpointables_async(step, _parts(state), custom_metadata=run, metrics=metrics, force=True)
+        except Exception as error:
+            raise self._failed(step, error) from error
+        self._pending = (step, self._finisher.submit(self._finish, step, response))
+        if wait:
+            self.wait()
+
+    def _finish(self, step: int, response: Any) -> None:
+        response.result()
+        _write_files_list(self._folder, step)
+        for name in os.listdir(self._folder):
+            if name.endswith('.files') and not os.path.isdir(os.path.join(self._folder, name.removesuffix('.files'))):
+                os.remove(os.path.join(self._folder, name))
+
+    def wait(self) -> None:
+        """Returns when what was saved is on disk; raises UserError where it is not."""
+        if self._pending is not None:
+            (step, finished), self._pending = self._pending, None
+            try:
+                finished.result()
+            except Exception as error:
+                raise self._failed(step, error) from error
+
+    def _failed(self, step: int, error: Exception) -> UserError:
+        whole = [saved for saved in _steps_in(self._folder) if saved != step]
+        kept = f'the checkpoints of steps {", ".join(map(str, whole))} are whole' if whole else 'there is no earlier one'
+        return UserError(
+            f'the checkpoint of step {step} could not be saved in {self._folder} ({_first_line(error)}); {kept}. Free space there and repeat the command'
+        )
+
+    def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """(state on the shardings of `abstract`, run) of the newest checkpoint that can be read, or None where there is none.
+
+        A checkpoint that cannot be read is set aside with a warning, and the one before it is tried.
+
+        Raises:
+          UserError: if there are checkpoints and none can be read.
+        """
+        torn = False
+        for step in reversed(self.steps()):
+            try:
+                with _quiet():
+                    return self._load(step, abstract)
+            except Exception as error:  # whatever a damaged file raises
+                self._set_aside(step, f'{type(error).__name__}: {_first_line(error)}')
+                torn = True
+        if not torn and not any(name.startswith('torn-') for name in os.listdir(self._folder)):
+            return None
+        raise UserError(f'no checkpoint in {self._folder} can be read; see the warnings above. Give another --workdir, or restore the files from a copy')
+
+    def _set_aside(self, step: int, reason: str) -> None:
+        aside = os.path.join(self._folder, f'torn-{step}')
+        while os.path.exists(aside):
+            aside += '+'
+        os.replace(os.path.join(self._folder, str(step)), aside)
+        self._warn(f'warning: the checkpoint of step {step} cannot be read ({reason}); it is set aside as {aside}, and the one before it is used')
+        if hasattr(self, '_checkpointer'):
+            self._checkpointer.reload()
+
+    def _load(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        loaded = self._checkpointer.load_checkpointables(step, _parts(abstract))
+        run = self._checkpointer.checkpointables_metadata(step).custom_metadata
+        training = loaded['training']
+        return TrainState(training['step'], loaded['params'], training['opt_state'], loaded.get('ema', {}), training['skipped']), dict(run or {})
+
+    def close(self) -> None:
+        self.wait()
+        self._finisher.shutdown()
+        self._checkpointer.close()
+
+
+def _first_line(error: Exception) -> str:
+    return ' '.join(str(error).split())[:300]
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keeps Orbax's and asyncio's pages of tracebacks for a damaged file off the terminal; the caller says in a line what is wrong."""
+    loggers = [logging.getLogger(name) for name in ('absl', 'asyncio')]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
+
+
+def _files(folder: str) -> list[str]:
+    return sorted(os.path.relpath(os.path.join(parent, name), folder) for parent, _, names in os.walk(folder) for name in names)
+
+
+def _crc32(path: str) -> int:
+    value = 0
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 22):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def _write_files_list(folder: str, step: int) -> None:
+    saved = os.path.join(folder, str(step))
+    listed = {name: [os.path.getsize(os.path.join(saved, name)), _crc32(os.path.join(saved, name))] for name in _files(saved)}
+    temporary = os.path.join(folder, f'{step}.files.tmp')
+    with open(temporary, 'w', encoding='utf-8') as file:
+        json.dump(listed, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, os.path.join(folder, f'{step}.files'))
+
+
+def _damage(folder: str, step: int, *, contents: bool) -> str:
+    """What is wrong with the files of a checkpoint, in words; '' where nothing is, or where the run was killed before it could list them."""
+    listing, saved = os.path.join(folder, f'{step}.files'), os.path.join(folder, str(step))
+    try:
+        with open(listing, encoding='utf-8') as file:
+            listed = json.load(file)
+    except (FileNotFoundError, json.JSONDecodeError):
+        return ''
+    for name, (size, crc) in listed.items():
+        path = os.path.join(saved, name)
+        if not os.path.exists(path):
+            return f'{name} is missing'
+        if os.path.getsize(path) != size:
+            return f'{name} has {os.path.getsize(path)} bytes where {size} were written'
+        if contents and _crc32(path) != crc:
+            return f'{name} does not hold what was written'
+    return ''
+
+
+def _steps_in(folder: str) -> list[int]:
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def locate(path: str) -> tuple[str, int]:
+    """(workdir, step) of a workdir (its newest step), of its checkpoints folder, or of one checkpoint in it.
+
+    Raises:
+      UserError: where there is no checkpoint of ours.
+    """
+    path = os.path.abspath(path)
+    if not os.path.isdir(path):
+        raise UserError(f'{path}: no such folder; expected a workdir, a checkpoint in it, or a Hugging Face folder')
+    step, folder = None, path
+    if re.fullmatch(r'\d+', os.path.basename(path)) and os.path.basename(os.path.dirname(path)) == FOLDER:
+        step, folder = int(os.path.basename(path)), os.path.dirname(path)
+    workdir = os.path.dirname(folder) if os.path.basename(folder) == FOLDER else folder
+    steps = _steps_in(os.path.join(workdir, FOLDER))
+    if not steps or not os.path.exists(os.path.join(workdir, 'config.json')):
+        raise UserError(f'{path}: no checkpoint of ours (a workdir has config.json and {FOLDER}/STEP) and no Hugging Face folder (config.json and model.safetensors)')
+    return workdir, steps[-1] if step is None else step
+
+
+def load_params(path: str, ema: bool = True) -> tuple[Config, dict[str, Any]]:
+    """(config of the run, parameters as a nested dict of numpy arrays) of a workdir or of one of its checkpoints.
+
+    Args:
+      ema: take the moving average of the weights where there is one.
+    """
+    workdir, step = locate(path)
+    config = from_json(os.path.join(workdir, 'config.json'))
+    folder = os.path.join(workdir, FOLDER, str(step))
+    name = 'ema' if ema and config.ema_decay else 'params'
+    try:
+        if damage := _damage(os.path.dirname(folder), step, contents=True):
+            raise OSError(damage)
+        with _quiet():
+            abstract = ocp.checkpointables_metadata(folder).metadata[name]
+            host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
+            abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host), abstract)
+            loaded = ocp.load_checkpointables(folder, {name: abstract})[name]
+    except Exception as error:
+        raise UserError(f'{folder}: the checkpoint cannot be read ({_first_line(error)}); name an earlier one, {workdir}/{FOLDER}/STEP') from error
+    return config, jax.tree.map(np.asarray, loaded)
+
+
+def save_params(workdir: str, config: Config, params: Any, tokenizer_path: str) -> None:
+    """Writes a workdir that holds parameters alone, at step 0: what `init_from` reads."""
+    os.makedirs(workdir, exist_ok=True)
+    if _steps_in(os.path.join(workdir, FOLDER)):
+        raise UserError(f'{workdir} holds checkpoints already; give another folder')
+    copy_tokenizer(tokenizer_path, workdir)
+    with open(os.path.join(workdir, 'config.json'), 'w', encoding='utf-8') as file:
+        file.write(to_json(config) + '\n')
+    folder = os.path.join(os.path.abspath(workdir), FOLDER, '0')
+    ocp.save_checkpointables(folder, {'params': jax.tree.map(np.asarray, params)})
+    _write_files_list(os.path.dirname(folder), 0)
+
+
+def copy_tokenizer(source: str, workdir: str) -> str:
+    """Copies a tokenizer's files to workdir/tokenizer, so that the run can be used when its data are gone."""
+    target = os.path.join(workdir, 'tokenizer')
+    os.makedirs(target, exist_ok=True)
+    for name in ('tokenizer.json', 'tokenizer_config.json', 'vocab.txt', 'special_tokens_map.json'):
+        if os.path.exists(os.path.join(source, name)) and os.path.abspath(source) != os.path.abspath(target):
+            shutil.copyfile(os.path.join(source, name), os.path.join(target, name))
+    return target
+
+
+def plan_merge(initial: Any, loaded: Any, fresh: tuple[str, ...], source: str) -> list[str]:
+    """Checks that parameters of `loaded` fit the tree of `initial` (abstract or not).
+
+    Returns:
+      the paths that `loaded` lacks and a pattern of `fresh` allows to start at random.
+
+    Raises:
+      UserError: for a shape that differs (name and both shapes), or an absent parameter that no pattern of `fresh` allows.
+    """
+    available, patterns, absent = paths.leaves(loaded), [re.compile(pattern) for pattern in fresh], []
+    for path, leaf in paths.leaves(initial).items():
+        if path in available:
+            if available[path].shape != leaf.shape:
+                raise UserError(
+                    f'{source}: parameter {path} has shape {tuple(available[path].shape)}, the model of this config {tuple(leaf.shape)}; '
+                    'make config.model match, or take the architecture from there with --config.init_architecture'
+                )
+        elif any(pattern.fullmatch(path) for pattern in patterns):
+            absent.append(path)
+        else:
+            raise UserError(f'{source} has no parameter {path}, {nearest(path, available)}; to let it start at random, name it in --config.init_fresh')
+    return absent
+
+
+def merge(initial: Any, loaded: Any, fresh: tuple[str, ...], source: str) -> tuple[Any, list[str]]:
+    """Parameters of `loaded` in the tree of `initial`, placed as those are; see `plan_merge` for those that it lacks and for errors."""
+    absent, available = plan_merge(initial, loaded, fresh, source), paths.leaves(loaded)
+
+    def take(path: str, leaf: Any) -> Any:
+        return leaf if path in absent else jax.device_put(np.asarray(available[path], leaf.dtype), leaf.sharding)
+
+    return paths.map_paths(take, initial), absent

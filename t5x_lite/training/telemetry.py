@@ -1,0 +1,136 @@
+"""What a run says of itself: metrics.jsonl, TensorBoard events, lines on the terminal."""
+
+import json
+import os
+import time
+from typing import Any
+
+import jax
+import tensorboardX
+
+from t5x_lite.config import LogConfig
+
+# Keys of metrics.jsonl that measure the machine; everything else repeats exactly when a run is repeated or resumed.
+TIMING = ('tokens_per_second', 'seconds_per_step', 'mfu', 'compile_seconds', 'eval_seconds')
+
+# Dense bf16 FLOP/s of one device, from the vendors' data sheets; MFU is reported against these.
+PEAK_FLOPS = {
+    'TPU v4': 275e12,
+    'TPU v5 lite': 197e12,
+    'TPU v5e': 197e12,
+    'TPU v5p': 459e12,
+    'TPU v5': 459e12,
+    'TPU v6 lite': 918e12,
+    'TPU v6e': 918e12,
+    'NVIDIA A100': 312e12,
+    'NVIDIA H100': 989e12,
+    'NVIDIA H200': 989e12,
+}
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """bf16 FLOP/s of a device, or None where it is not known (a CPU)."""
+    kinds = sorted((kind for kind in PEAK_FLOPS if device.device_kind.startswith(kind)), key=len)
+    return PEAK_FLOPS[kinds[-1]] if kinds else None
+
+
+class MetricsLog:
+    """Appends to workdir/metrics.jsonl, one object a line with its `step`, and to TensorBoard events.
+
+    On resuming, lines of steps after the checkpoint are cut off, for they will be written again: none is lost, none doubled.
+    """
+
+    def __init__(self, workdir: str, config: LogConfig, resume_step: int):
+        path = os.path.join(workdir, 'metrics.jsonl')
+        kept = []
+        if os.path.exists(path):
+            with open(path, encoding='utf-8', errors='replace') as file:
+                for line in file:
+                    try:
+                        step = json.loads(line)['step']
+                    except (json.JSONDecodeError, KeyError, TypeError):
+                        break  # the line that a kill cut short
+                    if step <= resume_step:
+                        kept.append(line)
+        temporary = path + '.tmp'
+        with open(temporary, 'w', encoding='utf-8') as file:
+            file.writelines(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        self._file = open(path, 'a', encoding='utf-8')
+        self._board = None
+        if config.tensorboard:
+            self._board = tensorboardX.SummaryWriter(os.path.join(workdir, 'tensorboard'), purge_step=resume_step + 1 if resume_step else None)
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        self._file.write(json.dumps({'step': step} | values) + '\n')
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, (int, float)):
+                    self._board.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """On disk when it returns: before a checkpoint, so that a resumed run finds every line up to it."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self.flush()
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+class Window:
+    """Sums over the steps since the last line of metrics.jsonl; saved with a checkpoint, so that a resumed run writes the same means."""
+
+    def __init__(self, saved: dict[str, Any] | None = None):
+        self.sums: dict[str, list[float]] = {name: list(pair) for name, pair in (saved or {}).items()}
+
+    def add(self, name: str, total: float, weight: float = 1.0) -> None:
+        pair = self.sums.setdefault(name, [0.0, 0.0])
+        pair[0] += total
+        pair[1] += weight
+
+    def means(self) -> dict[str, float]:
+        return {name: total / weight if weight else 0.0 for name, (total, weight) in self.sums.items()}
+
+
+def duration(seconds: float) -> str:
+    """'1:02:03' or '4:05'."""
+    hours, rest = divmod(int(seconds), 3600)
+    return f'{hours}:{rest // 60:02}:{rest % 60:02}' if hours else f'{rest // 60}:{rest % 60:02}'
+
+
+class Console:
+    """A line every few seconds of wall time."""
+
+    def __init__(self, steps: int, config: LogConfig):
+        self._steps, self._every_seconds = steps, config.console_seconds
+        self._began = self._last = time.perf_counter()
+        self._first_step: int | None = None
+        self._tokens, self._last_step = 0.0, 0
+        self._paused_seconds = 0.0
+
+    def pause(self, seconds: float) -> None:
+        """Leaves time spent on compiling, evaluating or saving out of rates."""
+        self._paused_seconds += seconds
+
+    def step(self, step: int, tokens: float, values: dict[str, float], flops_per_second_peak: float | None, step_flops: float) -> None:
+        now = time.perf_counter()
+        if self._first_step is None:
+            self._first_step, self._began, self._last, self._last_step, self._paused_seconds = step, now, now, step, 0.0
+            self._tokens = 0.0
+            return
+        self._tokens += tokens
+        if now - self._last < self._every_seconds and step < self._steps:
+            return
+        busy = max(now - self._last - self._paused_seconds, 1e-9)
+        per_step = busy / max(step - self._last_step, 1)
+        rate = f'{self._tokens / busy:,.0f} tokens/s'
+        if flops_per_second_peak:
+            rate += f', MFU {step_flops / per_step / flops_per_second_peak:.1%}'
+        shown = '  '.join(f'{name} {value:.4g}' for name, value in values.items())
+        print(f'step {step:,}/{self._steps:,}  {shown}  {rate}  {duration((self._steps - step) * per_step)} left', flush=True)
+        self._last, self._last_step, self._tokens, self._paused_seconds = now, step, 0.0, 0.0

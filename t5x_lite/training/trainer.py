@@ -1,0 +1,263 @@
+"""The loop: restore or initialise, step, log, evaluate, save; stop cleanly, or on the first number that is not finite."""
+
+from collections import deque
+from collections.abc import Callable
+import os
+import signal
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from t5x_lite.config import Config, NonFinite, UserError, differences, from_json, to_json
+from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.training import checkpoint, partitioning, paths
+from t5x_lite.training.step import Program, TrainState, make_program, make_train_step
+from t5x_lite.training.telemetry import Console, MetricsLog, Window, duration, peak_flops
+
+Evaluate = Callable[[Any], dict[str, float]]
+
+# Steps whose metrics may be on their way while the next are computed: the host never waits for the newest.
+_IN_FLIGHT = 2
+
+
+class Trainer:
+    """One run of a workdir.
+
+    Args:
+      config: complete (assembled): nothing in it is left to be found in the data.
+      data: training batches.
+      make_evaluate: (program, step) -> function of parameters to held-out scores, for batches as they are at that step.
+      tokenizer_path: copied into the workdir.
+      initial: parameters to start from (nested dict of numpy arrays), or None for random ones.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        workdir: str,
+        data: DataFunction,
+        make_evaluate: Callable[[Program, int], Evaluate],
+        tokenizer_path: str,
+        initial: dict[str, Any] | None = None,
+    ):
+        self._config, self._workdir, self._data, self._initial = config, workdir, data, initial
+        self._make_evaluate, self._evaluates = make_evaluate, {}
+        self._mesh = partitioning.make_mesh(config)
+        for stage in data.stages:
+            partitioning.check_batch(self._mesh, stage.batch_size, stage.seq_len, config.optim.microbatches)
+        self._program = make_program(config, self._mesh)
+        self._compiled: dict[Any, Any] = {}
+        self._stop_signal = ''
+        _claim(workdir, config)
+        checkpoint.copy_tokenizer(tokenizer_path, workdir)
+
+    def run(self) -> None:
+        """Trains to config.steps, or says that this is done already.
+
+        Raises:
+          UserError: a loss that is not finite, other data than the checkpoint's, a checkpoint that cannot be saved.
+        """
+        config = self._config
+        checkpoints = checkpoint.Checkpoints(self._workdir, config.checkpoint)
+        with jax.set_mesh(self._mesh):
+            state, run = self._start(checkpoints)
+            first = int(state.step)
+            if first >= config.steps:
+                print(f'finished: all {config.steps:,} steps of {self._workdir} are done; raise --config.steps in another workdir to train longer')
+                return
+            log = MetricsLog(self._workdir, config.log, first)
+            previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+            try:
+                self._loop(state, first, Window(run.get('window')), checkpoints, log)
+            finally:
+                for number, handler in previous.items():
+                    signal.signal(number, handler)
+                log.close()
+                checkpoints.close()
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        del frame
+        if self._stop_signal:
+            raise KeyboardInterrupt  # a second one does not wait for the step to end
+        self._stop_signal = signal.Signals(number).name
+
+    def _start(self, checkpoints: checkpoint.Checkpoints) -> tuple[TrainState, dict[str, Any]]:
+        restored = checkpoints.restore(self._program.abstract)
+        if restored is not None:
+            state, run = restored
+            if run.get('data') != self._data.fingerprint:
+                raise UserError(
+                    f'{self._workdir} was trained on other data than config.data gives now (corpus, tokenizer or table changed); '
+                    'give the same data, or another --workdir'
+                )
+            print(f'resumed {self._workdir} from step {int(state.step):,}')
+            return state, run
+        state = self._program.init()
+        if self._initial is not None:
+            params, fresh = checkpoint.merge(state.params, self._initial, self._config.init_fresh, self._config.init_from)
+            ema = jax.tree.map(lambda x: x + 0, params) if self._config.ema_decay else {}
+            state = state.replace(params=params, ema=ema)
+            groups = sorted({'/'.join(path.split('/')[:2]) for path in fresh})
+            print(f'weights from {self._config.init_from}' + (f'; at random: {", ".join(groups)}' if fresh else ''))
+        return state, {}
+
+    def _step_function(self, state: TrainState, batch: dict[str, jax.Array], console: Console, log_compile: dict[str, float]) -> Any:
+        """The compiled step for batches of these shapes."""
+        shapes = tuple(sorted((name, value.shape) for name, value in batch.items()))
+        if shapes not in self._compiled:
+            began = time.perf_counter()
+            shardings = (self._program.shardings, {name: value.sharding for name, value in batch.items()})
+            jitted = jax.jit(make_train_step(self._program), donate_argnums=0, in_shardings=shardings, out_shardings=(self._program.shardings, None))
+            self._compiled[shapes] = jitted.lower(state, batch).compile()
+            seconds = time.perf_counter() - began
+            console.pause(seconds)
+            log_compile['compile_seconds'] = log_compile.get('compile_seconds', 0.0) + seconds
+            size, length = batch['tokens'].shape
+            print(f'compiled the step for {size} x {length} in {seconds:.1f} s', flush=True)
+        return self._compiled[shapes]
+
+    def _loop(self, state: TrainState, first: int, window: Window, checkpoints: checkpoint.Checkpoints, log: MetricsLog) -> None:
+        config, data, mesh = self._config, self._data, self._mesh
+        peak = peak_flops(jax.devices()[0])
+        peak = peak * jax.device_count() if peak else None
+        console, in_flight = Console(config.steps, config.log), deque()
+        compile_seconds: dict[str, float] = {}
+        timer = [time.perf_counter(), 0.0]  # since the last line of the log, and how much of it was not training
+
+        def drain(keep: int) -> None:
+            while len(in_flight) > keep:
+                self._account(*in_flight.popleft(), window, console, log, timer, compile_seconds, peak)
+
+        profiling = False
+        for stage_first, stage_last, rows in self._stretches(first):
+            for step, host_batch in data.loader(stage_first, stage_last, rows):
+                length = host_batch['tokens'].shape[1]
+                size = data.stage_at(step).batch_size
+                batch = partitioning.to_devices(host_batch, partitioning.batch_shardings(host_batch, mesh, length), rows, size)
+                function = self._step_function(state, batch, console, compile_seconds)
+                if config.log.profile_steps and step + 1 == config.log.profile_steps[0]:
+                    drain(0)
+                    jax.profiler.start_trace(os.path.join(self._workdir, 'profile'))
+                    profiling = True
+                state, metrics = function(state, batch)
+                done = step + 1
+                in_flight.append((done, metrics))
+                if profiling and done == config.log.profile_steps[1]:
+                    drain(0)
+                    jax.profiler.stop_trace()
+                    profiling = False
+                    print(f'profile of steps {config.log.profile_steps[0]} to {done} in {self._workdir}/profile')
+                last = done == config.steps
+                evaluate = last or (config.eval.every_steps > 0 and done % config.eval.every_steps == 0)
+                save = last or done % config.checkpoint.every_steps == 0 or bool(self._stop_signal) or (evaluate and config.checkpoint.best_metric)
+                drain(0 if evaluate or save else _IN_FLIGHT)
+                if not evaluate and not save:
+                    continue
+                began = time.perf_counter()
+                scores = self._evaluate(state, done, log) if evaluate else None
+                if save:
+                    log.flush()
+                    run = {'data': data.fingerprint, 'window': window.sums}
+                    checkpoints.save(done, state, run, self._best_metric(scores), wait=last or bool(self._stop_signal))
+                aside = time.perf_counter() - began
+                console.pause(aside)
+                timer[1] += aside
+                if self._stop_signal and not last:
+                    print(f'stopped by {self._stop_signal} at step {done:,}, which is saved; repeat the command to go on')
+                    return
+        print(f'finished {config.steps:,} steps; {self._workdir} holds checkpoints/, metrics.jsonl, tensorboard/ and config.json')
+
+    def _stretches(self, first: int):
+        """(first step, last step, this process's rows) of each stage that is still to come."""
+        stages = self._data.stages
+        for number, stage in enumerate(stages):
+            last = min(stages[number + 1].first_step, self._config.steps) if number + 1 < len(stages) else self._config.steps
+            if first < last:
+                yield max(first, stage.first_step), last, partitioning.local_rows(self._mesh, stage.batch_size)
+
+    def _best_metric(self, scores: dict[str, float] | None) -> dict[str, float] | None:
+        name = self._config.checkpoint.best_metric
+        if not name or scores is None:
+            return None
+        if name not in scores:
+            raise UserError(f'config.checkpoint.best_metric={name!r} is not a held-out metric; known: {", ".join(sorted(scores))}')
+        return {name: scores[name]}
+
+    def _evaluate(self, state: TrainState, step: int, log: MetricsLog) -> dict[str, float]:
+        began = time.perf_counter()
+        stage = self._data.stage_at(step - 1)
+        if stage not in self._evaluates:
+            self._evaluates[stage] = self._make_evaluate(self._program, step - 1)
+        scores = self._evaluates[stage](state.ema or state.params)
+        seconds = time.perf_counter() - began
+        log.write(step, {f'eval/{name}': value for name, value in scores.items()} | {'eval_seconds': round(seconds, 3)})
+        shown = '  '.join(f'{name} {value:.4g}' for name, value in scores.items())
+        print(f'held out at step {step:,}: {shown}  ({duration(seconds)})', flush=True)
+        return scores
+
+    def _account(self, step, metrics, window, console, log, timer, compile_seconds, peak) -> None:
+        """Takes a step's metrics from the device: into the window, to the terminal, and to the log where a line is due."""
+        metrics = jax.device_get(metrics)
+        config, stage = self._config, self._data.stage_at(step - 1)
+        finite, tokens = bool(metrics['finite']), float(metrics['tokens'])
+        if not finite:
+            first_example = int(self._data.indices(step - 1)[0])
+            what = (
+                f'step {step:,}: loss {float(metrics["loss"])}, gradient norm {float(metrics["grad_norm"])} on the batch of step {step:,} '
+                f'(examples {first_example:,} to {first_example + stage.batch_size - 1:,}); the parameters are as before it'
+            )
+            if config.optim.nonfinite == NonFinite.stop:
+                raise UserError(
+                    f'{what}. Lower config.optim.learning_rate, look at the batch with --dry_run --dry_run_step={step}, '
+                    'or pass over such steps with --config.optim.nonfinite=skip'
+                )
+            print(f'warning: skipped {what}')
+        window.add('steps_skipped', 0.0 if finite else 1.0)
+        if finite:
+            window.add('loss', float(metrics['loss']))
+            window.add('grad_norm', float(metrics['grad_norm']))
+            for name, (total, weight) in metrics['metrics'].items():
+                window.add(name, float(total), float(weight))
+        window.add('tokens', tokens)
+        rate = float(metrics['learning_rate'])
+        flops = self.step_flops(stage)
+        shown = {name: value for name, value in window.means().items() if name not in ('steps_skipped', 'tokens')}
+        console.step(step, tokens, shown | {'lr': rate}, peak, flops)
+        if step % config.log.every_steps and step != config.steps:
+            return
+        now = time.perf_counter()
+        steps = window.sums['tokens'][1]
+        seconds = max(now - timer[0] - timer[1] - compile_seconds.get('compile_seconds', 0.0), 1e-9)
+        line = shown | {'learning_rate': rate, 'tokens': window.sums['tokens'][0], 'steps_skipped': window.sums['steps_skipped'][0]}
+        if 'layer_norms' in metrics:
+            line['layer_norms'] = {kind: {path: np.asarray(x).tolist() for path, x in paths.leaves(tree).items()} for kind, tree in metrics['layer_norms'].items()}
+        timing = {'tokens_per_second': window.sums['tokens'][0] / seconds, 'seconds_per_step': seconds / steps}
+        if peak:
+            timing['mfu'] = flops / timing['seconds_per_step'] / peak
+        log.write(step, line | {name: round(value, 6) for name, value in (timing | compile_seconds).items()})
+        window.sums.clear()
+        compile_seconds.clear()
+        timer[:] = [now, 0.0]
+
+    def step_flops(self, stage: Any) -> float:
+        """FLOPs of a step: three forward passes' worth (forward, and two products for each in the backward pass) of every row, padding included."""
+        module = type(self._program.module)
+        return 3.0 * stage.batch_size * module.forward_flops(self._config.model, stage.seq_len, stage.max_predictions)
+
+
+def _claim(workdir: str, config: Config) -> None:
+    """Writes config.json into a new workdir, or checks it in one that holds this run."""
+    path = os.path.join(workdir, 'config.json')
+    if os.path.exists(path):
+        changed = differences(config, from_json(path))
+        if changed:
+            raise UserError(f'{workdir} holds another run; it differs in {"; ".join(changed)}. Give another --workdir, or the same fields')
+    elif os.path.isdir(os.path.join(workdir, checkpoint.FOLDER)):
+        raise UserError(f'{workdir} has checkpoints but no config.json; give another --workdir')
+    os.makedirs(workdir, exist_ok=True)
+    temporary = path + '.tmp'
+    with open(temporary, 'w', encoding='utf-8') as file:
+        file.write(to_json(config) + '\n')
+    os.replace(temporary, path)

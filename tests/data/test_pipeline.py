@@ -1,0 +1,449 @@
+"""The data of a run as a function of (seed, step)."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from t5x_lite.config import UserError
+from t5x_lite.data import preparation, tokenizers
+from t5x_lite.data.mixing import Mixture
+from t5x_lite.data.pipeline import DataFunction, decode_example
+from tests.data.fake_corpus import FakeCorpus, config_for, numbered, random_corpus, same
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+MLM_NSP, PACKED = 'bert_flax.objectives:MlmNsp', 't5x_lite.data.objectives:PackedMlm'
+BROKEN, TABLE = f'{__name__}:BrokenExamples', f'{__name__}:TableExamples'
+
+
+class TableExamples:
+    """Examples of no corpus, of differing lengths; the batch is as wide as its longest."""
+
+    def __init__(self, config, split, seed, seq_len, max_predictions, corpus):
+        assert corpus is None
+        self.size = 10
+
+    def __len__(self):
+        return self.size
+
+    def width(self, indices):
+        return int((np.asarray(indices) % self.size).max() + 1)
+
+    def get(self, indices, width):
+        return {'tokens': np.tile(np.asarray(indices, np.int32)[:, None], (1, width)), 'labels': (np.asarray(indices) % 3).astype(np.int32)}
+
+
+class BrokenExamples(TableExamples):
+    def get(self, indices, width):
+        if 8 in indices:
+            raise UserError('reviews.tsv:9: what is this?')
+        if 16 in indices:
+            raise KeyError('a bug')
+        return super().get(indices, width)
+
+
+@pytest.fixture(scope='module')
+def corpus(tmp_path_factory):
+    return random_corpus(tmp_path_factory.mktemp('one'))
+
+
+@pytest.fixture(scope='module')
+def second(tmp_path_factory, corpus):
+    documents = numbered([[4, 5, 6]] * 200)
+    return FakeCorpus(tmp_path_factory.mktemp('two'), documents, corpus.vocab_size, name='second')
+
+
+@pytest.mark.parametrize('source', [MLM_NSP, PACKED])
+def test_rows_are_slices_of_the_whole(corpus, source):
+    """However many hosts there are, together they feed the same global batch."""
+    data = DataFunction(config_for(source, batch_size=12), 'train', [corpus])
+    for step in (0, 7, 50):  # 50: some epochs on
+        whole = data.batch(step)
+        assert all(len(values) == 12 for values in whole.values())
+        for hosts in (2, 3, 12):
+            other = DataFunction(config_for(source, batch_size=12), 'train', [corpus])
+            for host in range(hosts):
+                rows = slice(host * 12 // hosts, (host + 1) * 12 // hosts)
+                assert same({name: values[rows] for name, values in whole.items()}, other.batch(step, rows))
+
+
+def test_batches_need_no_history(corpus):
+    config = config_for(MLM_NSP)
+    data = DataFunction(config, 'train', [corpus])
+    batches = [data.batch(step) for step in range(60)]
+    for step in (59, 3, 30):
+        assert same(batches[step], DataFunction(config, 'train', [corpus]).batch(step))
+    seen = {batch['tokens'].tobytes() for batch in batches}
+    assert len(seen) == 60
+    config = dataclasses.replace(config, seed=4)
+    assert not same(batches[3], DataFunction(config, 'train', [corpus]).batch(3))
+
+
+def test_batch_size_does_not_change_the_examples(corpus):
+    small, large = (DataFunction(config_for(PACKED, batch_size=size), 'train', [corpus]) for size in (4, 8))
+    first, next_ = small.batch(6), small.batch(7)
+    assert same({name: np.concatenate([first[name], next_[name]]) for name in first}, large.batch(3))
+
+
+def test_another_process_gives_the_same(corpus):
+    """The interpreter's own hashing is seeded anew in every process; nothing here may follow it."""
+    code = (
+        'import sys, hashlib, tempfile\n'
+        'from t5x_lite.data.pipeline import DataFunction\n'
+        'from tests.data.fake_corpus import config_for, random_corpus\n'
+        f'data = DataFunction(config_for({MLM_NSP!r}), "train", [random_corpus(tempfile.mkdtemp())])\n'
+        'batch = data.batch(33)\n'
+        'print(hashlib.sha256(b"".join(batch[name].tobytes() for name in sorted(batch))).hexdigest())\n'
+    )
+    batch = DataFunction(config_for(MLM_NSP), 'train', [corpus]).batch(33)
+    here = hashlib.sha256(b''.join(batch[name].tobytes() for name in sorted(batch))).hexdigest()
+    for seed in '12':
+        environment = {**os.environ, 'PYTHONHASHSEED': seed}
+        run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
+        assert run.stdout.strip() == here
+
+
+def staged(**options):
+    config = config_for(MLM_NSP, **options)
+    config.data.stages = ((0, 32, 8, 5), (10, 48, 4, 7), (20, 32, 16, 5))
+    return config
+
+
+def test_a_prepared_corpus(tmp_path):
+    """From text files on disk, through loader processes that open them themselves."""
+    paragraphs = [' '.join(f'{word}{number} runs over the hill.' for word in ('dog', 'cat', 'cow')) for number in range(60)]
+    (tmp_path / 'text.txt').write_text('\n\n'.join(paragraphs), encoding='utf-8')
+    source, target = str(tmp_path / 'text.txt'), str(tmp_path / 'corpus')
+    preparation.prepare(preparation.Settings((source,), target, vocab_size=80, documents='paragraph', validation_fraction=0.2, workers=1))
+    config = config_for(MLM_NSP)
+    config.data.path = (str(tmp_path / 'corpus'),)
+    data = DataFunction(config, 'train')
+    whole = data.batch(5)
+    tokenizer = tokenizers.load(str(tmp_path / 'corpus' / 'tokenizer'))
+    assert 'hill .' in decode_example({**whole, 'masked_weights': np.zeros_like(whole['masked_weights'])}, 0, tokenizer)
+    config.data.workers = 1
+    [(step, loaded)] = data.loader(5, 6)
+    assert step == 5 and same(whole, loaded)
+    assert len(list(DataFunction(config, 'validation').evaluation_batches())) >= 1
+    with pytest.raises(UserError, match='no test part'):
+        DataFunction(config, 'test')
+
+
+def test_stages_change_length_and_batch(corpus):
+    data = DataFunction(staged(), 'train', [corpus])
+    for step, length, size, most in [(0, 32, 8, 5), (9, 32, 8, 5), (10, 48, 4, 7), (19, 48, 4, 7), (20, 32, 16, 5), (1000, 32, 16, 5)]:
+        assert data.stage_at(step).seq_len == length
+        batch = data.batch(step)
+        assert batch['tokens'].shape == (size, length)
+        assert batch['masked_positions'].shape == (size, most)
+        assert same(batch, DataFunction(staged(), 'train', [corpus]).batch(step)), 'resumable across the change'
+    assert data.indices(10).tolist() == [0, 1, 2, 3], 'another length has its own plan'
+    assert data.indices(20).tolist() == list(range(80, 96)), 'the same length goes on where it was left'
+
+
+def test_one_stage_is_none(corpus):
+    plain, one = config_for(MLM_NSP), config_for(MLM_NSP)
+    one.data.stages = ((0, 32, 8, 0),)
+    assert same(DataFunction(plain, 'train', [corpus]).batch(5), DataFunction(one, 'train', [corpus]).batch(5))
+
+
+@pytest.mark.parametrize(
+    ('weights', 'shares'),
+    [((1,), [1]), ((3, 1), [3 / 4, 1 / 4]), ((0.7, 0.3), [0.7, 0.3]), ((1, 1, 1), [1 / 3] * 3), ((2, 3, 5, 10), [0.1, 0.15, 0.25, 0.5])],
+)
+def test_mixture_shares_are_exact(weights, shares):
+    mixture = Mixture(weights)
+    assert np.allclose(mixture.shares, shares, rtol=0, atol=1e-15)
+    period = round(1 / min(np.gcd.reduce(np.rint(np.array(shares) * 60).astype(int)) / 60, 1))
+    source, local = mixture(np.arange(period * 50))
+    for number, share in enumerate(shares):
+        counts = np.bincount(np.flatnonzero(source == number) // period, minlength=50)
+        assert (counts == round(share * period)).all(), 'in every period'
+        assert local[source == number].tolist() == list(range((source == number).sum())), 'each source in order, nothing left out'
+    whole = mixture(np.arange(10**9, 10**9 + 40))
+    apart = [mixture(np.array([index])) for index in range(10**9, 10**9 + 40)]
+    assert [part[0].tolist() for part in apart] == [[value] for value in whole[0].tolist()]
+    assert [part[1].tolist() for part in apart] == [[value] for value in whole[1].tolist()]
+
+
+def test_worked_example_of_mixing():
+    source, local = Mixture([3, 1])(np.arange(8))
+    assert f'Mixture([3, 1])(np.arange(8))  ->  {source}, {local}' in Mixture.__doc__
+
+
+def test_mixture_of_odd_weights():
+    weights = np.array([12_345_678, 1_234_567, 1])
+    mixture = Mixture(weights)
+    assert np.abs(mixture.shares - weights / weights.sum()).max() <= 1.01e-4
+    assert mixture.shares[2] == 1e-4, 'the least share is one example in ten thousand'
+    source, _ = mixture(np.arange(10_000))
+    assert np.bincount(source).tolist() == np.rint(mixture.shares * 10_000).astype(int).tolist()
+    running = np.cumsum(source == 1) - np.arange(1, 10_001) * mixture.shares[1]
+    assert np.abs(running).max() < 2, 'evenly spread'
+
+
+def test_corpora_mix(corpus, second):
+    config = config_for(PACKED, batch_size=40)
+    config.data.path, config.data.weights = ('one', 'two'), (0.75, 0.25)
+    data = DataFunction(config, 'train', [corpus, second])
+    alone = dataclasses.replace(config, data=dataclasses.replace(config.data, weights=()))
+    apart = [DataFunction(alone, 'train', [part]) for part in (corpus, second)]
+    source, local = Mixture((0.75, 0.25))(np.arange(80, 120))
+    assert (source == 0).sum() == 30
+    batch = data.batch(2)
+    for row in range(40):
+        expected = apart[source[row]].sources(data.stage_at(0))[0].get([local[row]])
+        assert all((batch[name][row] == expected[name][0]).all() for name in expected)
+    by_tokens = DataFunction(config_for(PACKED, batch_size=40), 'train', [corpus, second])
+    share = corpus.num_tokens / (corpus.num_tokens + second.num_tokens)
+    assert abs(by_tokens._mixture.shares[0] - share) < 1e-4
+    rows = slice(10, 20)
+    assert same({name: values[rows] for name, values in batch.items()}, data.batch(2, rows))
+
+
+def test_different_tokenizers_are_refused(corpus, tmp_path):
+    other = random_corpus(tmp_path, 10)
+    other.path = 'other'
+    with pytest.raises(UserError, match='fake and other were prepared with different tokenizers; .*--tokenizer=.*tokenizer'):
+        DataFunction(config_for(MLM_NSP), 'train', [corpus, other])
+
+
+def test_a_vocabulary_beyond_the_model_is_refused(corpus):
+    config = config_for(MLM_NSP)
+    config.model.vocab_size = 100
+    with pytest.raises(UserError, match=f'set --config.model.vocab_size={corpus.vocab_size}'):
+        DataFunction(config, 'train', [corpus])
+
+
+def test_absent_source_or_path_is_refused():
+    with pytest.raises(UserError, match='config.data.source is empty'):
+        DataFunction(config_for(''), 'train')
+    with pytest.raises(UserError, match='--config.data.path=DIR'):
+        DataFunction(config_for(MLM_NSP), 'train')
+
+
+def test_evaluation_batches(corpus):
+    config = config_for(MLM_NSP, batch_size=16)
+    config.eval.batches = 0
+    data = DataFunction(config, 'validation', [corpus])
+    size = len(data.sources(data.stage_at(0))[0])
+    assert size % 16
+    batches = list(data.evaluation_batches())
+    assert len(batches) == data.evaluation_size() == -(-size // 16)
+    weights = np.concatenate([batch['example_weights'] for batch in batches])
+    assert weights.tolist() == [1] * size + [0] * (-size % 16)
+    assert not batches[-1]['masked_weights'][size % 16 :].any()
+    assert batches[-1]['masked_weights'][: size % 16, 0].all()
+    whole = data.sources(data.stage_at(0))[0].get(np.arange(size))
+    assert (np.concatenate([batch['tokens'] for batch in batches])[:size] == whole['tokens']).all()
+    assert all(same(*pair) for pair in zip(batches, data.evaluation_batches())), 'the same each time'
+    for ours, theirs in zip(batches, data.evaluation_batches(rows=slice(4, 8))):
+        assert same({name: values[4:8] for name, values in ours.items()}, theirs)
+    config.eval.batches, config.eval.batch_size = 2, 5
+    assert [len(batch['tokens']) for batch in data.evaluation_batches()] == [5, 5]
+
+
+def test_evaluation_of_a_mixture_takes_each_example_once(corpus, second):
+    config = config_for(PACKED, batch_size=16)
+    config.eval.batches = 0
+    data = DataFunction(config, 'validation', [corpus, second])
+    sizes = [len(source) for source in data.sources(data.stage_at(0))]
+    batches = list(data.evaluation_batches())
+    real = [values for batch in batches for values in batch['tokens'][batch['example_weights'] > 0]]
+    expected = [row for source, size in zip(data.sources(data.stage_at(0)), sizes) for row in source.get(np.arange(size))['tokens']]
+    assert sorted(map(bytes, real)) == sorted(map(bytes, expected))
+
+
+def test_evaluation_follows_the_stage(corpus):
+    data = DataFunction(staged(), 'validation', [corpus])
+    assert next(data.evaluation_batches(step=10))['tokens'].shape == (4, 48)
+
+
+def test_sources_without_a_corpus():
+    config = config_for(TABLE, batch_size=4)
+    config.eval.batches = 1
+    data = DataFunction(config, 'train')
+    whole = data.batch(2)
+    assert whole['tokens'].shape == (4, 10), 'rows 8, 9, 10, 11 of a table of 10'
+    assert data.batch(1)['tokens'].shape == (4, 8)
+    assert same({name: values[2:] for name, values in whole.items()}, data.batch(2, slice(2, 4))), 'as wide as the whole batch needs'
+    assert data.epoch_at(5) == 2.0
+    batches = list(data.evaluation_batches())
+    assert len(batches) == 3, 'fine-tuning takes all'
+    assert batches[2]['example_weights'].tolist() == [1, 1, 0, 0]
+
+
+def test_labelled_tables(tmp_path, corpus):
+    (tmp_path / 'train.tsv').write_text('text\tlabel\n' + ''.join(f'{"w7 " * (number % 9 + 1)}\t{number % 2}\n' for number in range(30)))
+    config = config_for('t5x_lite.data.tables:LabelledExamples', batch_size=8)
+    config.data.train, config.data.tokenizer, config.data.length_buckets = str(tmp_path / 'train.tsv'), corpus.tokenizer_path, (4, 8, 16)
+    train, held_out = DataFunction(config, 'train'), DataFunction(config, 'validation')
+    whole = train.batch(4)
+    assert whole['tokens'].shape in ((8, 8), (8, 16)) and set(whole['labels']) <= {0, 1}
+    for row in range(8):
+        assert same({name: values[row : row + 1] for name, values in whole.items()}, train.batch(4, slice(row, row + 1)))
+    total = sum(batch['example_weights'].sum() for part in (train, held_out) for batch in part.evaluation_batches())
+    assert total == 30
+
+
+def check_loader(config, corpora, rows=None, first=3, last=9):
+    loaded = list(DataFunction(config, 'train', corpora).loader(first, last, rows))
+    assert [step for step, _ in loaded] == list(range(first, last))
+    for step, batch in loaded:
+        assert same(batch, DataFunction(config, 'train', corpora).batch(step, rows))
+
+
+@pytest.mark.parametrize('prefetch', [0, 1, 4])
+def test_loader_threads(corpus, prefetch):
+    config = staged()
+    config.data.prefetch = prefetch
+    check_loader(config, [corpus], rows=slice(0, 4), first=7, last=13)
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+def test_loader_processes(corpus, second, workers):
+    config = staged()
+    config.data.workers = workers
+    check_loader(config, [corpus, second], first=7, last=12)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_what_goes_wrong_in_a_loader_surfaces_as_itself(workers):
+    config = config_for(BROKEN, batch_size=4)
+    config.data.workers = workers
+    data = DataFunction(config, 'train')
+    loaded = data.loader(0, 10)
+    assert [next(loaded)[0], next(loaded)[0]] == [0, 1]
+    with pytest.raises(UserError, match='^reviews.tsv:9: what is this'):
+        next(loaded)
+    with pytest.raises(KeyError, match='a bug') as caught:
+        next(data.loader(4, 10))
+    assert 'while making batch 4' in caught.value.__notes__[0]
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = pathlib.Path(f'/proc/{pid}/stat')  # ended, but nobody has asked how
+    return not (stat.exists() and stat.read_text().rsplit(')', 1)[1].split()[0] == 'Z')
+
+
+def test_loader_processes_outlive_signals_but_not_the_trainer(corpus):
+    """SIGTERM to a whole job must leave the trainer batches until it has saved; a killed trainer must leave no process behind."""
+    code = (
+        'import multiprocessing, tempfile\n'
+        'from t5x_lite.data.pipeline import DataFunction\n'
+        'from tests.data.fake_corpus import config_for, random_corpus\n'
+        'if __name__ == "__main__":\n'
+        f'    config = config_for({MLM_NSP!r})\n'
+        '    config.data.workers, config.data.prefetch = 1, 1\n'
+        '    loaded = DataFunction(config, "train", [random_corpus(tempfile.mkdtemp())]).loader(0, 10**6)\n'
+        '    next(loaded)\n'
+        '    print(multiprocessing.active_children()[0].pid, flush=True)\n'
+        '    while True:\n'
+        '        input()\n'
+        '        print([next(loaded)[0] for _ in range(5)][-1], flush=True)\n'
+    )
+    process = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        worker = int(process.stdout.readline())
+        os.kill(worker, signal.SIGTERM)
+        os.kill(worker, signal.SIGINT)
+        for expected in ('5\n', '10\n'):
+            process.stdin.write('\n')
+            process.stdin.flush()
+            assert process.stdout.readline() == expected
+        process.kill()
+        process.wait()
+        for _ in range(200):
+            if not alive(worker):
+                break
+            time.sleep(0.1)
+        assert not alive(worker)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_loader_may_be_left_early(corpus):
+    for _, (step, _) in zip(range(2), DataFunction(config_for(MLM_NSP), 'train', [corpus]).loader(0, 10**9)):
+        assert step < 2
+
+
+def test_fingerprint(corpus, second):
+    config = config_for(MLM_NSP)
+
+    def of(config=config, corpora=(corpus,), split='train'):
+        return DataFunction(config, split, list(corpora)).fingerprint
+
+    assert re.fullmatch('[0-9a-f]{16}', of())
+    assert of() == of(dataclasses.replace(config, steps=9))
+    corpus_elsewhere = pickle.loads(pickle.dumps(corpus))
+    corpus_elsewhere.path = 'elsewhere'
+    assert of() == of(corpora=[corpus_elsewhere])
+    mlm = dataclasses.replace(config.data.mlm, whole_words=True)
+    others = [
+        of(dataclasses.replace(config, seed=9)),
+        of(corpora=[second]),
+        of(corpora=[corpus, second]),
+        of(dataclasses.replace(config, batch_size=9)),
+        of(dataclasses.replace(config, data=dataclasses.replace(config.data, mlm=mlm))),
+        of(config_for(PACKED)),
+    ]
+    assert len({of(), *others}) == 7
+
+
+def test_decode_example(tmp_path):
+    corpus = FakeCorpus(tmp_path, [[[5]]], 20)
+    tokenizer = tokenizers.load(corpus.tokenizer_path)
+    batch = {
+        'tokens': [[2, 5, 4, 3, 7, 8, 3, 0, 0]],
+        'token_types': [[0, 0, 0, 0, 1, 1, 1, 0, 0]],
+        'sequence_ids': [[1, 1, 1, 1, 1, 1, 1, 0, 0]],
+        'masked_positions': [[2, 5, 0]],
+        'masked_targets': [[6, 9, 0]],
+        'masked_weights': [[1, 1, 0]],
+        'next_sentence_labels': [1],
+    }
+    batch = {name: np.array(values) for name, values in batch.items()}
+    assert decode_example(batch, 0, tokenizer).splitlines() == [
+        'segment 0: [CLS] w5 [MASK]{w6} [SEP]',
+        'segment 1: w7 w8{w9} [SEP]',
+        'padding: 2 of 9',
+        'next sentence: random',
+    ]
+    packed = {
+        'tokens': np.array([[2, 5, 3, 2, 6, 3]]),
+        'token_types': np.zeros((1, 6), int),
+        'sequence_ids': np.array([[1, 1, 1, 2, 2, 2]]),
+        'positions': np.array([[0, 1, 2, 0, 1, 2]]),
+        'labels': np.array([2]),
+    }
+    assert decode_example(packed, 0, tokenizer).splitlines() == [
+        'sequence 1, segment 0: [CLS] w5 [SEP]',
+        'sequence 2, segment 0: [CLS] w6 [SEP]',
+        'padding: 0 of 6',
+        'label: 2',
+    ]
+
+
+def test_configs_survive_json(corpus):
+    """The fingerprint's ingredients are plain: tuples from flags and lists from config.json agree."""
+    config = staged()
+    config.data.weights = (1.0,)
+    config.data.path = ('x',)
+    again = dataclasses.replace(config)
+    again.data = dataclasses.replace(config.data, weights=tuple(json.loads('[1.0]')))
+    assert DataFunction(config, 'train', [corpus]).fingerprint == DataFunction(again, 'train', [corpus]).fingerprint
