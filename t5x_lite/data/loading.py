@@ -35,7 +35,8 @@ def load(make: Callable[[int], Any], first: int, last: int, workers: int, prefet
             flags.FLAGS.mark_as_parsed()  # grain reads its own flags, which only a command has parsed
         # One thread a process: several would share its one interpreter.
         results = made.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=max(1, prefetch)))
-        results = results.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=max(1, prefetch)), worker_init_fn=_begin_process)
+        processes = grain.MultiprocessingOptions(workers, per_worker_buffer_size=max(1, prefetch))
+        results = results.mp_prefetch(processes, worker_init_fn=_begin_process)
     else:
         results = made.to_iter_dataset(grain.ReadOptions(num_threads=min(2, prefetch), prefetch_buffer_size=prefetch))
     results = iter(results)
@@ -79,7 +80,7 @@ class _Guarded:
 
 
 def _begin_process(index: int, count: int) -> None:
-    """Signals to a whole job (Ctrl-C, a scheduler's SIGTERM) are for the trainer, which needs batches until it has saved. Without it, leave."""
+    """Leaves signals to a whole job (Ctrl-C, SIGTERM) to the trainer, which needs batches until it has saved. Ends with it."""
     del index, count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asked = threading.Event()

@@ -1,8 +1,8 @@
 """Objectives: how examples are made from a prepared corpus. (numpy only)
 
-An objective is a class that `config.data.source` names. It is an endless sequence of examples: example `i` is number `i % len` of epoch `i
-// len`, and a pure function of (seed, i), so that any process can make any example at any time. `PlannedExamples` has what objectives over
-a corpus share: a plan for each epoch, computed from lengths alone, and a permutation of it.
+An objective is a class that `config.data.source` names. It is an endless sequence of examples: each epoch has as many, and example i is a
+pure function of (seed, i), so that any process can make any example at any time. `PlannedExamples` has what objectives over a corpus share:
+a plan for each epoch, computed from lengths alone, and a permutation of it.
 """
 
 import dataclasses
@@ -95,7 +95,7 @@ class PlannedExamples:
 @dataclasses.dataclass
 class _PackedPlan:
     start: np.ndarray  # int64[pieces], place in the token stream
-    length: np.ndarray  # int32[pieces], without special tokens
+    length: np.ndarray  # int64[pieces], without special tokens
     rows: packing.Rows
 
     def __len__(self) -> int:
@@ -106,10 +106,10 @@ class PackedMlm(PlannedExamples):
     """Masked language modelling without next sentence prediction, over packed rows.
 
     A unit is a document, as [CLS] ... [SEP] with its own sequence id and positions from 0. A longer one is cut into pieces of at most S - 2
-    tokens, at the last end of a sentence that fits, and inside a sentence only if it is longer than that, or if there are so few short
-    pieces to fill the rows up that more than 1.5 % of an epoch would be padding: then where the last sentence end would leave more than S /
-    8 tokens free, or S / 16, S / 32, 0, the first that suffices. With `short_sequence_probability` a piece (but not a document that fits)
-    is made shorter, down to 2 tokens, so that the cuts fall elsewhere each epoch. Pieces are packed by `packing.pack`.
+    tokens, at the last end of a sentence that fits. Inside a sentence it is cut only if the sentence is longer than that, or if there are
+    so few short pieces to fill rows up with that over 1.5 % of an epoch would be padding: then also where the last sentence end leaves more
+    than S/8 tokens free, or S/16, S/32, 0, whichever comes first to suffice. With `short_sequence_probability` a piece (but not a document
+    that fits) is made shorter, down to 2 tokens, so that the cuts fall elsewhere each epoch. Pieces are packed by `packing.pack`.
 
     Masks are counted and drawn for a row as a whole, min(P, max(1, round(probability x tokens))): every token of a row is as likely to be
     predicted, however short its sequence. (At least one a sequence would predict far too many words of titles and one-word lines, and

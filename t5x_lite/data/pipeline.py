@@ -45,9 +45,9 @@ class DataFunction:
     Several corpora mix in exact shares (`Mixture`) by `config.data.weights`, or in proportion to their tokens.
 
     Attributes:
+      stages: in the order of their steps; without config.data.stages there is one.
       fingerprint: 16 hexadecimal digits of what the examples are made of (texts, tokenizer, source, settings of masking and stages, seed).
-      Resuming a run on
-        data with another fingerprint would silently train on something else.
+        Resuming a run on data with another fingerprint would silently train on something else.
 
     Raises:
       UserError: no corpus, a broken one, corpora of different tokenizers, a vocabulary larger than the model's.
@@ -154,11 +154,10 @@ class DataFunction:
         return min(every, self.config.eval.batches) if self._corpora and self.config.eval.batches else every
 
     def evaluation_batches(self, step: int = 0, rows: slice | None = None) -> Iterator[dict[str, np.ndarray]]:
-        """The same batches each time, in the shapes of the stage at `step`: every example of epoch 0 once, the first config.eval.batches
-        batches of them.
+        """The same batches each time, in the shapes of the stage at `step`, with each example of epoch 0 at most once.
 
-        Examples of several corpora are spread evenly. Fine-tuning (sources without a corpus) always takes all. The last batch is filled up
-        with its first example, at example_weights and masked_weights 0.
+        They are the first config.eval.batches (0: all; sources without a corpus always give all), in which several corpora are spread
+        evenly. The last batch is filled up with its first example, at example_weights and masked_weights 0.
         """
         sources = self.sources(self.stage_at(step))
         size = self.config.eval.batch_size or self.stage_at(step).batch_size
@@ -193,11 +192,10 @@ class DataFunction:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def loader(self, first_step: int, last_step: int, rows: slice | None = None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """(step, batch) for first_step <= step < last_step, made ahead of time by config.data.workers processes (0: by threads of this
-        one).
+        """(step, batch) for first_step <= step < last_step, made ahead of time.
 
-        Neither their number nor config.data.prefetch changes a batch. What goes wrong in one of them is raised here, a `UserError` as
-        itself.
+        By config.data.workers processes, or by threads of this one if 0; neither their number nor config.data.prefetch changes a batch.
+        What goes wrong in one of them is raised here, a `UserError` as itself.
         """
         data = self.config.data
         return loading.load(functools.partial(self.batch, rows=rows), first_step, last_step, data.workers, data.prefetch)
@@ -226,7 +224,7 @@ def decode_example(batch: dict[str, np.ndarray], row: int, tokenizer) -> str:
 
     Masked positions read `seen{target}`, such as `[MASK]{cat}`; a line for each segment, padding counted.
 
-        [CLS] the [MASK]{cat} sat down{down} [SEP]
+        segment 0: [CLS] the [MASK]{cat} sat down{down} [SEP]
         segment 1: it slept [SEP]
         padding: 3 of 12
         next sentence: really next

@@ -1,6 +1,7 @@
 """Products with weights, norms, embeddings, dropout: what every architecture is made of."""
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -50,10 +51,33 @@ def like_trailing(parameter: jax.Array, x: jax.Array) -> jax.Array:
     return parameter.astype(x.dtype).reshape((1,) * (x.ndim - parameter.ndim) + parameter.shape)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
 def product(equation: str, x: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
-    """The one product with a weight: operands in `dtype`, accumulated in float32, returned in `dtype`."""
-    out = jnp.einsum(equation, x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
-    return out.astype(dtype)
+    """The one product with a weight: operands in `dtype`, accumulated in float32, returned in `dtype`.
+
+    The products of the backward pass do the same; the weight's gradient leaves them in float32. (Differentiated as it stands, an einsum accumulated in
+    float32 would multiply float32 by `dtype` there, at the speed of float32.)
+    """
+    return _accumulated(equation, x, kernel, dtype).astype(dtype)
+
+
+def _accumulated(equation: str, x: jax.Array, y: jax.Array, dtype: Any) -> jax.Array:
+    return jnp.einsum(equation, x.astype(dtype), y.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def _product_forward(equation, x, kernel, dtype):
+    return product(equation, x, kernel, dtype), (x, kernel)
+
+
+def _product_backward(equation, dtype, residuals, gradient):
+    (x, kernel), (inputs, out) = residuals, equation.split('->')
+    x_axes, kernel_axes = inputs.split(',')
+    x_gradient = _accumulated(f'{out},{kernel_axes}->{x_axes}', gradient, kernel, dtype)
+    kernel_gradient = _accumulated(f'{x_axes},{out}->{kernel_axes}', x, gradient, dtype)
+    return x_gradient.astype(x.dtype), kernel_gradient.astype(kernel.dtype)
+
+
+product.defvjp(_product_forward, _product_backward)
 
 
 class Einsum(nn.Module):

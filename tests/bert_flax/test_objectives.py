@@ -149,11 +149,12 @@ def test_truncation_takes_from_both_ends(tmp_path):
     """Sentences of 60 tokens, of which 14 or 15 remain: those cut from the front are binomial, as with a coin for each token."""
     corpus = FakeCorpus(tmp_path, numbered([[60] * 40] * 4), vocab_size=5 + 60 * 160)
     pairs = pairs_of(make(corpus, short_sequence_probability=0.0), 0)
-    front = pairs['a_start'] - corpus.sentence_starts[pairs['start']]
-    cut = 60 - pairs['a_length']
-    assert (front >= 0).all() and (front <= cut).all()
-    assert abs((front - cut / 2).mean()) < 4.5 * np.sqrt(cut.mean() / 4 / len(front))
-    assert 0.6 < front.var() / (cut.mean() / 4) < 1.5
+    for part in 'ab':
+        front = pairs[f'{part}_start'] % 60  # every sentence begins at a multiple
+        cut = 60 - pairs[f'{part}_length']
+        assert (front >= 0).all() and (front <= cut).all()
+        assert abs((front - cut / 2).mean()) < 4.5 * np.sqrt(cut.mean() / 4 / len(front))
+        assert 0.6 < front.var() / (cut.mean() / 4) < 1.5
 
 
 @pytest.mark.parametrize('documents', [2, 40, 200])
@@ -181,6 +182,20 @@ def test_chunks_reach_their_target(corpus):
     assert ((tokens >= pairs['target']) | at_end).all()
     without_last = starts[pairs['end'] - 1] - starts[pairs['start']]
     assert (without_last < pairs['target']).all()
+
+
+def test_random_b_fills_the_target_up(corpus):
+    """As many sentences as A leaves tokens for, fewer at the end of a document, at least one."""
+    pairs = pairs_of(make(corpus, short_sequence_probability=1.0), 0)
+    whole = pairs['is_random'] & (pairs['a_length'] + pairs['b_length'] < LENGTH - 3)
+    target, a, b, start, other = (pairs[name][whole] for name in ('target', 'a_length', 'b_length', 'b_start', 'other'))
+    assert len(b) > 100
+    starts = corpus.sentence_starts
+    end = np.searchsorted(starts, start + b)
+    assert (starts[end] == start + b).all()
+    assert ((a + b >= target) | (end == corpus.document_starts[other + 1])).all()
+    without_last = starts[end - 1] - start
+    assert ((a + without_last < target) | (without_last == 0)).all()
 
 
 def test_a_function_of_the_index(corpus):

@@ -7,10 +7,8 @@ import os
 import pathlib
 import pickle
 import re
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -23,7 +21,7 @@ from tests.data.fake_corpus import FakeCorpus, config_for, numbered, random_corp
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MLM_NSP, PACKED = 'bert_flax.objectives:MlmNsp', 't5x_lite.data.objectives:PackedMlm'
-BROKEN, TABLE = f'{__name__}:BrokenExamples', f'{__name__}:TableExamples'
+TABLE = f'{__name__}:TableExamples'
 
 
 class TableExamples:
@@ -41,15 +39,6 @@ class TableExamples:
 
     def get(self, indices, width):
         return {'tokens': np.tile(np.asarray(indices, np.int32)[:, None], (1, width)), 'labels': (np.asarray(indices) % 3).astype(np.int32)}
-
-
-class BrokenExamples(TableExamples):
-    def get(self, indices, width):
-        if 8 in indices:
-            raise UserError('reviews.tsv:9: what is this?')
-        if 16 in indices:
-            raise KeyError('a bug')
-        return super().get(indices, width)
 
 
 @pytest.fixture(scope='module')
@@ -157,41 +146,6 @@ def test_one_stage_is_none(corpus):
     assert same(DataFunction(plain, 'train', [corpus]).batch(5), DataFunction(one, 'train', [corpus]).batch(5))
 
 
-@pytest.mark.parametrize(
-    ('weights', 'shares'),
-    [((1,), [1]), ((3, 1), [3 / 4, 1 / 4]), ((0.7, 0.3), [0.7, 0.3]), ((1, 1, 1), [1 / 3] * 3), ((2, 3, 5, 10), [0.1, 0.15, 0.25, 0.5])],
-)
-def test_mixture_shares_are_exact(weights, shares):
-    mixture = Mixture(weights)
-    assert np.allclose(mixture.shares, shares, rtol=0, atol=1e-15)
-    period = round(1 / min(np.gcd.reduce(np.rint(np.array(shares) * 60).astype(int)) / 60, 1))
-    source, local = mixture(np.arange(period * 50))
-    for number, share in enumerate(shares):
-        counts = np.bincount(np.flatnonzero(source == number) // period, minlength=50)
-        assert (counts == round(share * period)).all(), 'in every period'
-        assert local[source == number].tolist() == list(range((source == number).sum())), 'each source in order, nothing left out'
-    whole = mixture(np.arange(10**9, 10**9 + 40))
-    apart = [mixture(np.array([index])) for index in range(10**9, 10**9 + 40)]
-    assert [part[0].tolist() for part in apart] == [[value] for value in whole[0].tolist()]
-    assert [part[1].tolist() for part in apart] == [[value] for value in whole[1].tolist()]
-
-
-def test_worked_example_of_mixing():
-    source, local = Mixture([3, 1])(np.arange(8))
-    assert f'Mixture([3, 1])(np.arange(8))  ->  {source}, {local}' in Mixture.__doc__
-
-
-def test_mixture_of_odd_weights():
-    weights = np.array([12_345_678, 1_234_567, 1])
-    mixture = Mixture(weights)
-    assert np.abs(mixture.shares - weights / weights.sum()).max() <= 1.01e-4
-    assert mixture.shares[2] == 1e-4, 'the least share is one example in ten thousand'
-    source, _ = mixture(np.arange(10_000))
-    assert np.bincount(source).tolist() == np.rint(mixture.shares * 10_000).astype(int).tolist()
-    running = np.cumsum(source == 1) - np.arange(1, 10_001) * mixture.shares[1]
-    assert np.abs(running).max() < 2, 'evenly spread'
-
-
 def test_corpora_mix(corpus, second):
     config = config_for(PACKED, batch_size=40)
     config.data.path, config.data.weights = ('one', 'two'), (0.75, 0.25)
@@ -294,92 +248,6 @@ def test_labelled_tables(tmp_path, corpus):
         assert same({name: values[row : row + 1] for name, values in whole.items()}, train.batch(4, slice(row, row + 1)))
     total = sum(batch['example_weights'].sum() for part in (train, held_out) for batch in part.evaluation_batches())
     assert total == 30
-
-
-def check_loader(config, corpora, rows=None, first=3, last=9):
-    loaded = list(DataFunction(config, 'train', corpora).loader(first, last, rows))
-    assert [step for step, _ in loaded] == list(range(first, last))
-    for step, batch in loaded:
-        assert same(batch, DataFunction(config, 'train', corpora).batch(step, rows))
-
-
-@pytest.mark.parametrize('prefetch', [0, 1, 4])
-def test_loader_threads(corpus, prefetch):
-    config = staged()
-    config.data.prefetch = prefetch
-    check_loader(config, [corpus], rows=slice(0, 4), first=7, last=13)
-
-
-@pytest.mark.parametrize('workers', [1, 2])
-def test_loader_processes(corpus, second, workers):
-    config = staged()
-    config.data.workers = workers
-    check_loader(config, [corpus, second], first=7, last=12)
-
-
-@pytest.mark.parametrize('workers', [0, 1])
-def test_what_goes_wrong_in_a_loader_surfaces_as_itself(workers):
-    config = config_for(BROKEN, batch_size=4)
-    config.data.workers = workers
-    data = DataFunction(config, 'train')
-    loaded = data.loader(0, 10)
-    assert [next(loaded)[0], next(loaded)[0]] == [0, 1]
-    with pytest.raises(UserError, match='^reviews.tsv:9: what is this'):
-        next(loaded)
-    with pytest.raises(KeyError, match='a bug') as caught:
-        next(data.loader(4, 10))
-    assert 'while making batch 4' in caught.value.__notes__[0]
-
-
-def alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    stat = pathlib.Path(f'/proc/{pid}/stat')  # ended, but nobody has asked how
-    return not (stat.exists() and stat.read_text().rsplit(')', 1)[1].split()[0] == 'Z')
-
-
-def test_loader_processes_outlive_signals_but_not_the_trainer(corpus):
-    """SIGTERM to a whole job must leave the trainer batches until it has saved; a killed trainer must leave no process behind."""
-    code = (
-        'import multiprocessing, tempfile\n'
-        'from t5x_lite.data.pipeline import DataFunction\n'
-        'from tests.data.fake_corpus import config_for, random_corpus\n'
-        'if __name__ == "__main__":\n'
-        f'    config = config_for({MLM_NSP!r})\n'
-        '    config.data.workers, config.data.prefetch = 1, 1\n'
-        '    loaded = DataFunction(config, "train", [random_corpus(tempfile.mkdtemp())]).loader(0, 10**6)\n'
-        '    next(loaded)\n'
-        '    print(multiprocessing.active_children()[0].pid, flush=True)\n'
-        '    while True:\n'
-        '        input()\n'
-        '        print([next(loaded)[0] for _ in range(5)][-1], flush=True)\n'
-    )
-    process = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    try:
-        worker = int(process.stdout.readline())
-        os.kill(worker, signal.SIGTERM)
-        os.kill(worker, signal.SIGINT)
-        for expected in ('5\n', '10\n'):
-            process.stdin.write('\n')
-            process.stdin.flush()
-            assert process.stdout.readline() == expected
-        process.kill()
-        process.wait()
-        for _ in range(200):
-            if not alive(worker):
-                break
-            time.sleep(0.1)
-        assert not alive(worker)
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def test_a_loader_may_be_left_early(corpus):
-    for _, (step, _) in zip(range(2), DataFunction(config_for(MLM_NSP), 'train', [corpus]).loader(0, 10**9)):
-        assert step < 2
 
 
 def test_fingerprint(corpus, second):

@@ -1,9 +1,13 @@
 """Counts against brute force, mixtures that are distributions, and a known source whose best cross-entropy is known too."""
 
+import pathlib
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from t5x_lite.data import tokenizers
+from t5x_lite.data import preparation, tokenizers
 from t5x_lite.evaluation import baselines
 from tests.data.fake_corpus import CLS, MASK, PAD, SEP, FakeCorpus
 
@@ -155,3 +159,21 @@ def test_slices_are_whole_documents(small):
     assert len(kept.sentence_starts) < len(stream.sentence_starts)
     begins = {tuple(sentence[:1]) for document in documents for sentence in document}
     assert all((token,) in begins for token in kept.tokens[kept.sentence_starts])
+
+
+def test_command_prints_a_table(tmp_path):
+    rng = np.random.default_rng(4)
+    words = [f'{a}{b}' for a in ('ba', 'do', 'ki', 'lu') for b in ('m', 'n', 'r', 's')]
+    (tmp_path / 'texts').mkdir()
+    for number in range(8):
+        lines = [' '.join(rng.choice(words, 6)) for _ in range(12)]
+        (tmp_path / 'texts' / f'{number}.txt').write_text('\n'.join(lines))
+    settings = preparation.Settings(
+        input=(str(tmp_path / 'texts'),), output=str(tmp_path / 'prepared'), vocab_size=60, sentences='line', validation_fraction=0.25, workers=1
+    )
+    preparation.prepare(settings, lambda line: None)
+    command = [sys.executable, '-m', 'tests.benchmarks.mlm_baselines', f'--path={tmp_path}/prepared', '--seq_len=32']
+    result = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).resolve().parents[2])
+    assert result.returncode == 0, result.stderr
+    for part in ('vocabulary', 'most frequent token, unigram', 'two-sided bigram, linear', 'two-sided bigram, product', 'strongest'):
+        assert part in result.stdout
