@@ -92,6 +92,22 @@ def load_initial(path: str) -> tuple[ModelConfig, dict[str, Any], str]:
     return config.model, params, os.path.join(checkpoint.locate(path)[0], 'tokenizer')
 
 
+def load_for_use(config: Config, workdir: str, step: int | None, *, ema: bool = True) -> tuple[Config, dict[str, Any], int]:
+    """(complete config, parameters, step) of a run that is to be evaluated or applied.
+
+    `config` is the run's own with whatever flags changed in it; fields that the weights fix must not be among those.
+    """
+    path = workdir if step is None else os.path.join(workdir, checkpoint.FOLDER, str(step))
+    found, step = checkpoint.locate(path)
+    saved, params = checkpoint.load_params(path, ema=ema)
+    for name in ARCHITECTURE:
+        if getattr(config.model, name) != getattr(saved.model, name):
+            raise UserError(
+                f'config.model.{name} is {getattr(config.model, name)}, and the weights in {found} have {getattr(saved.model, name)}; leave --config out to use the config of the run'
+            )
+    return finalize(config), params, step
+
+
 def _tokenizer(config: Config) -> str:
     if config.data.train or config.data.validation:
         return tables.find_tokenizer(config)

@@ -50,6 +50,11 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     app.run(guarded, flags_parser=guarded_parse)
 
 
+def get_config(path: str) -> config_lib.Config:
+    """What config_flags finds here for --config=RUN/config.json (see `_expand_config`)."""
+    return config_lib.from_json(path)
+
+
 def _fail(error: Exception):
     message = str(error.args[0] if error.args else error)
     if 'Error whilst parsing config file' in message:  # config_flags puts a traceback into the message; its last line says what is wrong
@@ -77,7 +82,7 @@ def _expand_config(argv: list[str]) -> list[str]:
     if not os.path.exists(source):
         raise config_lib.UserError(f'--config={path}: no such file {source}')
     if path.endswith('.json'):
-        argv = [arg if arg != f'--config={path}' else f'--config={config_lib.__file__}:{path}' for arg in argv]
+        argv = [arg if arg != f'--config={path}' else f'--config={__file__}:{path}' for arg in argv]
     return argv
 
 

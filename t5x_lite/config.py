@@ -406,7 +406,3 @@ def _checks(config: Config):
     profile = config.log.profile_steps
     yield not profile or (len(profile) == 2 and 0 < profile[0] <= profile[1]), f'config.log.profile_steps is {profile}; expected (first, last)'
 
-
-def get_config(path: str) -> Config:
-    """Lets a run be repeated from what it wrote: --config=WORKDIR/config.json."""
-    return from_json(path)

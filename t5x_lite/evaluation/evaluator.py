@@ -19,6 +19,10 @@ class Evaluator:
         self._program, self._data, self._step = program, data, step
         self._compiled = jax.jit(eval_step(program))
 
+    def place(self, params: Any) -> Any:
+        """Parameters from the host on the mesh, where training would have them."""
+        return jax.tree.map(lambda value, leaf: jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding), params, self._program.abstract.params)
+
     def __call__(self, params: Any) -> dict[str, float]:
         mesh = self._program.mesh
         size = self._program.config.eval.batch_size or self._data.stage_at(self._step).batch_size

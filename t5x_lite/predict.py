@@ -1,0 +1,74 @@
+"""Apply a run: fill in masked words, or label texts.
+
+    python -m t5x_lite.predict --workdir=runs/tiny --text="The [MASK] of the story."
+    python -m t5x_lite.predict --workdir=runs/reviews --text="I want my money back"
+    python -m t5x_lite.predict --workdir=runs/pairs --text="first text" --text_b="second text"
+    python -m t5x_lite.predict --workdir=runs/reviews --input=new.txt --output=labels.jsonl     # a text a line; - reads standard input
+
+Each answer is shown with its probabilities; --output writes one JSON object a text.
+"""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import json
+import sys
+
+from absl import flags
+
+from t5x_lite import cli
+from t5x_lite.assemble import load_for_use
+from t5x_lite.config import UserError
+from t5x_lite.data import tokenizers
+from t5x_lite.evaluation.predictor import Predictor, show
+from t5x_lite.training import devices
+
+_CONFIG = cli.define_config_flags()
+_TEXT = flags.DEFINE_string('text', None, 'A text; [MASK] marks words to fill in.')
+_TEXT_B = flags.DEFINE_string('text_b', None, 'The second text of a pair.')
+_INPUT = flags.DEFINE_string('input', None, 'A file with a text a line (two texts: separated by a tab); - is standard input.')
+_OUTPUT = flags.DEFINE_string('output', None, 'A jsonl file for the answers.')
+_STEP = flags.DEFINE_integer('step', None, 'The checkpoint to use; the newest by default.')
+_TOP = flags.DEFINE_integer('top', 5, 'Words shown for a mask.', lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'Texts at a time.', lower_bound=1)
+
+
+def _inputs() -> Iterator[tuple[str, ...]]:
+    if (_TEXT.value is None) == (_INPUT.value is None):
+        raise UserError('give --text="..." or --input=FILE (- for standard input), one of them')
+    if _TEXT.value is not None:
+        yield (_TEXT.value,) if _TEXT_B.value is None else (_TEXT.value, _TEXT_B.value)
+        return
+    try:
+        with contextlib.nullcontext(sys.stdin.buffer) if _INPUT.value == '-' else open(_INPUT.value, 'rb') as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield tuple(line.decode('utf-8').rstrip('\r\n').split('\t'))
+                except UnicodeDecodeError as error:
+                    raise UserError(f'{_INPUT.value}:{number}: not UTF-8 ({error.reason}); convert the file') from error
+    except OSError as error:
+        raise UserError(f'--input={_INPUT.value}: {error.strerror}') from error
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    devices.configure(_CONFIG.value)
+    config, params, _ = load_for_use(_CONFIG.value, cli.workdir(), _STEP.value)
+    predictor = Predictor(config, params, tokenizers.load(f'{cli.workdir()}/tokenizer'), _TOP.value, _BATCH_SIZE.value)
+    try:
+        sink = open(_OUTPUT.value, 'w', encoding='utf-8') if _OUTPUT.value else None
+    except OSError as error:
+        raise UserError(f'--output={_OUTPUT.value}: {error.strerror}') from error
+    count = 0
+    with sink or contextlib.nullcontext():
+        for answer in predictor(_inputs()):
+            count += 1
+            if sink:
+                sink.write(json.dumps(answer, ensure_ascii=False) + '\n')
+            else:
+                print(show(answer), flush=True)
+    if sink:
+        print(f'{count:,} answers in {_OUTPUT.value}')
+
+
+if __name__ == '__main__':
+    cli.run(main)
