@@ -2,13 +2,14 @@
 
     python launch/quickstart_corpus.py --output=DIR [--megabytes=12]
 
-    DIR/text/train/*.txt         for pre-training: the language reference (pydoc_data.topics) and the docstrings of the standard library and of installed
-    DIR/text/validation/*.txt    libraries; one file a module, one sentence a line, a blank line between docstrings. Whole modules are held out.
+    DIR/text/train/*.txt         for pre-training: the language reference (pydoc_data.topics) and the docstrings of the standard library
+    DIR/text/validation/*.txt    and of installed libraries; one file a module, one sentence a line, a blank line between docstrings.
+                                 Whole modules are held out
     DIR/task/train.tsv           text TAB label: a function's or class's docstring -> the family of modules that it comes from
-    DIR/task/dev.tsv             (`FAMILIES`; module names are struck out). Split by class, so that methods of one class are on one side.
+    DIR/task/dev.tsv             (`FAMILIES`; module names are struck out). Split by class: methods of one class are on one side
 
-Nothing is imported: sources are parsed. What is in `dev.tsv` is not in `text`, and no text of it is nearly one of `train.tsv`. The same Python and the same
-libraries give the same bytes.
+Nothing is imported: sources are parsed. What is in `dev.tsv` is not in `text`, and no text of it is nearly one of `train.tsv`. The same
+Python and the same libraries give the same bytes.
 """
 
 import ast
@@ -29,7 +30,7 @@ import numpy as np
 
 FAMILIES = {
     'asynchronous': ('asyncio', 'selectors'),
-    'files': ('pathlib', 'shutil', 'tarfile', 'zipfile', 'tempfile', 'os', 'posixpath', 'ntpath', 'glob', 'fileinput', 'filecmp', 'gzip', 'bz2', 'lzma', '_pyio'),
+    'files': ('pathlib', 'shutil', 'tarfile', 'zipfile', 'tempfile', 'os', 'posixpath', 'ntpath', 'glob', 'fileinput', 'filecmp', '_pyio'),
     'imports': ('importlib', 'pkgutil', 'runpy', 'zipimport', 'modulefinder', 'inspect'),
     'mail': ('email', 'mailbox', 'smtplib', 'imaplib', 'poplib', 'mimetypes'),
     'markup': ('xml', 'html', 'json', 'plistlib', 'xmlrpc'),
@@ -40,12 +41,14 @@ FAMILIES = {
     'windows': ('tkinter', 'turtle'),
 }
 LIBRARIES = (
-    'numpy', 'jax', 'flax', 'optax', 'orbax', 'grain', 'absl', 'ml_collections', 'etils', 'tensorflow_datasets', 'tensorboardX', 'google', 'matplotlib', 'scipy',
-    'sklearn', 'rich', 'requests', 'urllib3', 'simple_parsing', 'treescope', 'PIL', 'fsspec', 'pyarrow', 'pip', 'setuptools', 'networkx', 'torch',
+    'numpy', 'jax', 'flax', 'optax', 'orbax', 'grain', 'absl', 'ml_collections', 'etils', 'tensorflow_datasets', 'tensorboardX', 'google',
+    'matplotlib', 'scipy', 'sklearn', 'rich', 'requests', 'urllib3', 'simple_parsing', 'treescope', 'PIL', 'fsspec', 'pyarrow', 'pip',
+    'setuptools', 'networkx', 'torch',
 )  # fmt: skip
 LIBRARY_BYTES = 2_000_000  # at most of each, so that no library's manner prevails
 SKIPPED = frozenset(
-    'test tests testing _test _vendor __pycache__ site-packages dist-packages idlelib lib2to3 distutils turtledemo ensurepip msilib pydoc_data'.split()
+    'test tests testing _test _vendor __pycache__ site-packages dist-packages idlelib lib2to3 distutils turtledemo ensurepip msilib'
+    ' pydoc_data'.split()
 )
 TASK_ROWS = 320  # at most of a family
 DEV_SHARE, HELD_OUT_SHARE = 0.2, 0.06
@@ -71,9 +74,13 @@ def sentences(text: str) -> list[str]:
     """Prose joined and cut at ends of sentences, anything else line by line; without doctests, rulers and single words."""
     found = []
     for paragraph in re.split(r'\n\s*\n', text.encode('utf-8', 'ignore').decode()):
-        lines = [line for line in paragraph.expandtabs().splitlines() if not re.match(r'\s*(>>>|\.\.\. )', line) and re.search('[A-Za-z]', line)]
+        lines = [
+            line for line in paragraph.expandtabs().splitlines() if not re.match(r'\s*(>>>|\.\.\. )', line) and re.search('[A-Za-z]', line)
+        ]
         level = len({len(line) - len(line.lstrip()) for line in lines}) == 1
-        prose = level and not any(re.match(r'\s*([-*+|:@#]|\d+[.)])', line) for line in lines) and all(len(line) > 40 for line in lines[:-1])
+        prose = (
+            level and not any(re.match(r'\s*([-*+|:@#]|\d+[.)])', line) for line in lines) and all(len(line) > 40 for line in lines[:-1])
+        )
         if prose:
             lines = re.split(r'(?<=[a-z)`\'"][.!?]) +(?=[A-Z`\'"])', ' '.join(line.strip() for line in lines))
         found += [' '.join(line.split()) for line in lines if len(line.split()) > 1]
@@ -232,10 +239,16 @@ def write(output: pathlib.Path, limit: int, stdlib: pathlib.Path) -> str:
         sizes[split, 'bytes'] += len(text.encode())
     (output / 'task').mkdir(exist_ok=True)
     for name, rows in (('train', train), ('dev', dev)):
-        (output / 'task' / f'{name}.tsv').write_text('text\tlabel\n' + ''.join(f'{text}\t{label}\n' for text, label in rows), encoding='utf-8')
+        (output / 'task' / f'{name}.tsv').write_text(
+            'text\tlabel\n' + ''.join(f'{text}\t{label}\n' for text, label in rows), encoding='utf-8'
+        )
     commonest = max(collections.Counter(label for _, label in dev).values(), default=0) / max(1, len(dev))
-    lines = [f'{split}: {sizes[split, "modules"]:,} modules, {sizes[split, "bytes"] / 1e6:.1f} MB of text' for split in ('train', 'validation')]
-    lines.append(f'task: {len(train):,} docstrings to learn from, {len(dev):,} held out, {len(FAMILIES)} families (commonest: {commonest:.1%})')
+    lines = [
+        f'{split}: {sizes[split, "modules"]:,} modules, {sizes[split, "bytes"] / 1e6:.1f} MB of text' for split in ('train', 'validation')
+    ]
+    lines.append(
+        f'task: {len(train):,} docstrings to learn from, {len(dev):,} held out, {len(FAMILIES)} families (commonest: {commonest:.1%})'
+    )
     return '\n'.join(lines)
 
 

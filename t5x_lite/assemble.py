@@ -66,7 +66,6 @@ def assemble(config: Config, *, training: bool = True) -> Run:
 
     train = validation = None
     if has_data:
-        validation = DataFunction(config, 'validation')
         if training:
             train = DataFunction(config, 'train')
             source = train.sources(train.stages[0])[0]
@@ -76,7 +75,8 @@ def assemble(config: Config, *, training: bool = True) -> Run:
             if config.epochs:
                 config.steps = max(1, round(config.epochs * sum(map(len, train.sources(train.stages[0]))) / config.batch_size))
         config = finalize(config)
-        train = DataFunction(config, 'train') if training else None
+        if train is not None:
+            train.config = config  # opening it anew would read the tables twice, and forget which columns were guessed
         validation = DataFunction(config, 'validation')
     elif config.epochs and training:
         raise UserError('config.epochs needs data to count; give config.data.train or config.data.path, or config.steps')

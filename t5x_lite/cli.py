@@ -1,22 +1,43 @@
 """What the commands share: flags in, one line out when the input is wrong."""
 
-import os
-import sys
 from collections.abc import Callable, Sequence
+import dataclasses
+import glob
+import importlib.util
+import inspect
+import os
+import re
+import sys
+import textwrap
+import traceback
+import typing
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from t5x_lite import config as config_lib
+from t5x_lite.config import Config, UserError
+
+flags.disclaim_key_flags()  # what is defined here belongs to the command: --help shows it
+
+_ARGV: list[str] = []  # the command line as config_flags reads it, with --config first
 
 
-def define_config_flags():
+def define_config_flags() -> flags.FlagHolder[Config]:
     """--config and --workdir, for the commands that work on a run.
 
     --config takes a Python file with get_config (configs/bert.py:base) or a config.json that a run wrote. Where it is absent, the one in --workdir is used.
     """
     flags.DEFINE_string('workdir', None, 'Folder of the run: config.json, metrics.jsonl, checkpoints/, tokenizer/.', required=True)
-    return config_flags.DEFINE_config_file('config', None, 'configs/FILE.py[:variant], or the config.json of a run.', lock_config=True)
+    holder = config_flags.DEFINE_config_dataclass(
+        'config',
+        Config(),
+        'configs/FILE.py[:variant], or the config.json of a run; by default the one in --workdir. Any field of it is a flag: --config.optim.b2=0.98.',
+        sys_argv=_ARGV,
+        parse_fn=_load_config,
+    )
+    flags.FLAGS['config'].default_as_str = ''  # pages of fields, which `_help` lists better
+    return holder
 
 
 def workdir() -> str:
@@ -24,79 +45,175 @@ def workdir() -> str:
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """`app.run`, but a `UserError` prints as one line and exits with status 2."""
+    """`app.run`, but what a person can mend prints as one line and exits with status 2: a `UserError`, a wrong flag, a file that cannot be used."""
 
     def parse(argv: Sequence[str]) -> list[str]:
-        argv = _expand_config(list(argv))
-        _check_fields(argv)
-        rest = flags.FLAGS(argv)
-        if len(rest) > 1:
-            raise config_lib.UserError(f'unexpected argument {rest[1]!r}; every option is written --name=value')
-        return rest
+        if {'-h', '-help', '--help', '-?'} & set(argv[1:]):
+            _help()
+        try:
+            _ARGV[:] = _with_config(_joined(argv)) if 'config' in flags.FLAGS else argv
+            _no_more(flags.FLAGS(_ARGV))
+            return _ARGV[:1]
+        except (UserError, flags.Error) as error:
+            return _fail(error)
 
     def guarded(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)
         try:
             main(argv)
-        except config_lib.UserError as error:
+            sys.stdout.flush()
+        except UserError as error:
             _fail(error)
+        except BrokenPipeError:  # as in `... | head`: nobody reads on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+        except OSError as error:
+            if error.filename is None or error.strerror is None:
+                raise
+            _fail(UserError(f'{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}'))
+        except KeyboardInterrupt:
+            print('interrupted', file=sys.stderr)
+            sys.exit(130)
 
-    def guarded_parse(argv: Sequence[str]) -> list[str]:
-        try:
-            return parse(argv)
-        except (config_lib.UserError, flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
-            return _fail(error)
-
-    app.run(guarded, flags_parser=guarded_parse)
+    app.run(guarded, flags_parser=parse)
 
 
-def get_config(path: str) -> config_lib.Config:
-    """What config_flags finds here for --config=RUN/config.json (see `_expand_config`)."""
-    return config_lib.from_json(path)
-
-
-def _fail(error: Exception):
-    message = str(error.args[0] if error.args else error)
-    if 'Error whilst parsing config file' in message:  # config_flags puts a traceback into the message; its last line says what is wrong
-        message = [line for line in message.splitlines() if 'Error' in line][-1].strip().split('Error: ', 1)[-1]
-    message = ' '.join(message.split())
+def _fail(error: Exception) -> typing.NoReturn:
+    if isinstance(error.__context__, UserError):  # raised while absl parsed a flag
+        error = error.__context__
+    message = ' '.join(str(error.args[0] if error.args else error).split())
+    if not isinstance(error, UserError):
+        message = _in_words(message)
     print(f'error: {message}', file=sys.stderr, flush=True)
     sys.exit(2)
 
 
-def _expand_config(argv: list[str]) -> list[str]:
-    """Rewrites --config=RUN/config.json, and supplies it from --workdir, in terms that config_flags reads."""
-    if 'config' not in flags.FLAGS:
-        return argv
-    given = {arg.split('=', 1)[0].lstrip('-'): arg.split('=', 1)[1] for arg in argv[1:] if arg.startswith('--') and '=' in arg}
+_WORDS = {
+    r"\('Non-boolean argument to boolean flag', .*\)": 'expected True or False',
+    'invalid literal for int.*': 'expected a whole number',
+    'could not convert string to float.*': 'expected a number',
+    'value should be one of <(.*)>': r'expected one of \1',
+    'Missing value for flag (.*)': r'\1 has no value; write \1=VALUE',
+}
+
+
+def _in_words(message: str) -> str:
+    """absl's complaints, said for people."""
+    missing = re.findall(r'Flag (--\w+) must have a value other than None', message)
+    if missing:
+        return f'{" and ".join(missing)} {"is" if len(missing) == 1 else "are"} missing; --help explains the flags'
+    wrong = re.match(r"flag (--config\.([\w.]+)=.*?): ", message)
+    if wrong:
+        return f'{wrong[1]}: expected {config_lib.expected(_type(wrong[2]), f"config.{wrong[2]}", wrong[1].partition("=")[2])}'
+    message = re.sub(r"^Unknown command line flag '(\w+)'\.?", r'--\1: no such flag,', message).replace('Did you mean:', 'did you mean')
+    for pattern, words in _WORDS.items():
+        message = re.sub(pattern, words, message)
+    return message.removeprefix('flag ').removesuffix(',').replace(' ?', '?')
+
+
+def _no_more(rest: Sequence[str]) -> None:
+    if len(rest) > 1:
+        raise UserError(f'unexpected argument {rest[1]!r}; every option is written --name=value')
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """The command line with `--config.a.b value` and `--workdir value` as one argument each, and tuples of texts (`a,b`, or repeated) as Python writes them.
+
+    Raises:
+      UserError: for a field that is not there, with the nearest; config_flags would show a traceback.
+    """
+    rest, texts = [argv[0]], {}
+    args = iter(argv[1:])
+    for arg in args:
+        name, equals, value = arg.partition('=')
+        name = re.sub('^--?', '--', name)
+        field = re.fullmatch(r'--(no)?config\.(.*)', name)
+        kind = _type(field[2]) if field else str
+        if not equals and (name in ('--config', '--workdir') or field and kind is not bool):
+            value = next(args, None)
+            if value is None:
+                raise UserError(f'{name} has no value; write {name}=VALUE')
+            arg = f'{name}={value}'
+        if field and kind == tuple[str, ...] and not value.startswith(('(', '[')):
+            texts.setdefault(name, []).extend(item.strip() for item in value.split(',') if item.strip())
+        else:
+            rest.append(arg)
+    return rest + [f'{name}={tuple(items)!r}' for name, items in texts.items()]
+
+
+def _type(name: str) -> typing.Any:
+    """Of a field, 'optim.b2'."""
+    kind, path = Config, 'config'
+    for field in name.split('.'):
+        hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+        if field not in hints:
+            raise UserError(f'--{path}.{field}: no such field' + (f', {config_lib.nearest(field, hints)}' if hints else f'; --{path} has none'))
+        kind, path = hints[field], f'{path}.{field}'
+    if dataclasses.is_dataclass(kind):
+        raise UserError(f'--{path} is a group of fields; set one of them: {", ".join(field.name for field in dataclasses.fields(kind))}')
+    return kind
+
+
+def _with_config(argv: list[str]) -> list[str]:
+    """The command line with --config first, before the fields that change it; taken from --workdir where there is none."""
+    given = {name: value for name, _, value in (re.sub('^--?', '', arg).partition('=') for arg in argv[1:] if arg.startswith('-'))}
+    if given.get('workdir') == '':
+        raise UserError('--workdir is empty; name the folder of the run')
     path = given.get('config')
-    if path is None and 'workdir' in given and not any(arg.startswith('--help') for arg in argv):
+    if not path:
+        _no_more(flags.FLAGS([arg for arg in argv if not re.match(r'--?(no)?config\b', arg)]))  # a misspelt flag is the likelier mistake
         path = os.path.join(given['workdir'], 'config.json')
         if not os.path.exists(path):
-            flags.FLAGS(argv)  # a misspelt flag is the likelier mistake: absl names the nearest
-            raise config_lib.UserError(f'--config is missing, and {path} does not exist; give --config=configs/FILE.py[:variant]')
-        argv = argv[:1] + [f'--config={path}'] + argv[1:]
-    if path is None:
-        return argv
-    source = path if path.endswith('.json') else path.split(':')[0]
-    if not os.path.exists(source):
-        raise config_lib.UserError(f'--config={path}: no such file {source}')
+            raise UserError(f'--config is missing, and {path} does not exist; give --config=configs/FILE.py[:variant], or the --workdir of a run')
+    return [argv[0], f'--config={path}', *(arg for arg in argv[1:] if not re.match('--?config=', arg))]
+
+
+def _load_config(path: str) -> Config:
+    """The config behind --config.
+
+    Raises:
+      UserError: with file and line where there are some.
+    """
     if path.endswith('.json'):
-        argv = [arg if arg != f'--config={path}' else f'--config={__file__}:{path}' for arg in argv]
-    return argv
+        return config_lib.from_json(path)
+    source, colon, variant = path.partition(':')
+    if not os.path.isfile(source):
+        there = glob.glob(os.path.join(os.path.dirname(source), '*.py'))
+        raise UserError(f'--config={path}: no such file {source}' + (f', {config_lib.nearest(source, there)}' if there else ''))
+    try:
+        spec = importlib.util.spec_from_file_location('config_file', source)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        get_config = getattr(module, 'get_config', None)
+        if not callable(get_config):
+            raise UserError(f'{source}: no function get_config in it; see configs/bert.py')
+        parameters = inspect.signature(get_config).parameters.values()
+        if colon and not parameters:
+            raise UserError(f'{source} has no variants; give --config={source}')
+        if not colon and any(parameter.default is parameter.empty for parameter in parameters):
+            raise UserError(f'{source} needs a variant; give --config={source}:VARIANT')
+        config = get_config(*[variant] * bool(colon))
+    except UserError:
+        raise
+    except SyntaxError as error:
+        raise UserError(f'{error.filename}:{error.lineno}: {error.msg}') from error
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if os.path.abspath(frame.filename) == os.path.abspath(source)]
+        raise UserError(f'{source}:{lines[-1] if lines else 1}: {type(error).__name__}: {error}') from error
+    if not isinstance(config, Config):
+        raise UserError(f'{source}: get_config returned {type(config).__name__}; expected a t5x_lite.config.Config')
+    return config
 
 
-def _check_fields(argv: Sequence[str]) -> None:
-    """Names the nearest field for --config.a.b where there is none; config_flags would show a traceback."""
-    for arg in argv[1:]:
-        name = arg.lstrip('-').split('=', 1)[0].removeprefix('no') if arg.startswith('--noconfig.') else arg.lstrip('-').split('=', 1)[0]
-        if not arg.startswith('-') or not name.startswith('config.'):
-            continue
-        part, path = config_lib.Config(), 'config'
-        for field in name.split('.')[1:]:
-            if not hasattr(part, '__dataclass_fields__') or field not in part.__dataclass_fields__:
-                known = part.__dataclass_fields__ if hasattr(part, '__dataclass_fields__') else ()
-                raise config_lib.UserError(f'--{path}.{field}: no such field, {config_lib.nearest(field, known)}')
-            part, path = getattr(part, field), f'{path}.{field}'
-        if hasattr(part, '__dataclass_fields__'):
-            raise config_lib.UserError(f'--{path} is a group of fields; set one of them: {", ".join(part.__dataclass_fields__)}')
+def _help() -> typing.NoReturn:
+    app.usage(shorthelp=True, writeto_stdout=True)
+    if 'config' in flags.FLAGS:
+        print('\nFields of --config, with the defaults that a config file starts from; t5x_lite/config.py explains each:')
+        groups: dict[str, list[str]] = {}
+        for name, value in config_lib.flatten(Config()).items():
+            group, _, field = name.rpartition('.')
+            shown = {'[]': '()', '': "''"}.get(str(value), '(...)' if isinstance(value, list) else value)
+            groups.setdefault(f'--config.{group}.'.replace('..', '.'), []).append(f'{field}={shown}')
+        for group, fields in groups.items():
+            print(textwrap.fill(' '.join(fields), 118, initial_indent=f'  {group}  ', subsequent_indent=' ' * 6, break_long_words=False))
+    sys.exit(0)

@@ -12,8 +12,8 @@ import difflib
 import enum
 import importlib
 import json
+import math
 import re
-import types
 import typing
 from typing import Any
 
@@ -256,18 +256,27 @@ def nearest(word: str, known) -> str:
     return f'did you mean {close[0]!r}?' if close else 'known: ' + ', '.join(sorted(known))
 
 
-def resolve(name: str) -> Any:
-    """The object behind 'package.module:Name': the only way in which the framework meets a model family."""
+def resolve(name: str, field: str = '', method: str = '') -> Any:
+    """The object behind 'package.module:Name': the only way in which the framework meets a model family.
+
+    Args:
+      field: that holds the name, for messages.
+      method: that the object must have.
+    """
+    where = f'{field} {name!r}' if field else repr(name)
     module, _, attribute = name.partition(':')
     if not attribute:
-        raise UserError(f'{name!r} is not a dotted name; write package.module:Name')
+        raise UserError(f'{where} is not a dotted name; write package.module:Name')
     try:
         loaded = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise UserError(f'{name!r}: {error}; is the module on PYTHONPATH?') from error
+        raise UserError(f'{where}: {error}; is the module on PYTHONPATH?') from error
     if not hasattr(loaded, attribute):
-        raise UserError(f'{name!r}: module {module} has no {attribute!r}, {nearest(attribute, vars(loaded))}')
-    return getattr(loaded, attribute)
+        raise UserError(f'{where}: module {module} has no {attribute!r}, {nearest(attribute, [name for name in vars(loaded) if name[0] != "_"])}')
+    found = getattr(loaded, attribute)
+    if method and not hasattr(found, method):
+        raise UserError(f'{where}: {attribute} cannot stand there, it has no method {method!r}; is it the value of another field?')
+    return found
 
 
 def to_dict(config: Any) -> Any:
@@ -282,7 +291,7 @@ def to_dict(config: Any) -> Any:
 
 
 def from_dict(kind: Any, value: Any, where: str = 'config') -> Any:
-    """The inverse of `to_dict`: absent fields take their default, unknown ones raise `UserError`."""
+    """The inverse of `to_dict`: absent fields take their default, unknown ones and values of another type raise `UserError`."""
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise UserError(f'{where} is {value!r}; expected fields')
@@ -291,21 +300,64 @@ def from_dict(kind: Any, value: Any, where: str = 'config') -> Any:
             if name not in hints:
                 raise UserError(f'{where}.{name}: no such field, {nearest(name, hints)}')
         return kind(**{name: from_dict(hints[name], part, f'{where}.{name}') for name, part in value.items()})
+    try:
+        return _converted(kind, value)
+    except TypeError as error:
+        raise UserError(f'{where} is {_tuples(value)!r}; expected {expected(kind, where, value)}') from error
+
+
+def expected(kind: Any, where: str = '', given: Any = '') -> str:
+    """The values that a field takes, in words.
+
+    Args:
+      where: 'config.data.stages'.
+      given: what it was set to; the nearest name is said.
+    """
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
-        if value not in kind.__members__:
-            raise UserError(f'{where} is {value!r}; {nearest(str(value), kind.__members__)}')
-        return kind[value]
-    if typing.get_origin(kind) is tuple or kind is Any:
+        near = nearest(str(given), kind.__members__)
+        return 'one of ' + ', '.join(kind.__members__) + (f', {near}' if near.startswith('did') else '')
+    if typing.get_origin(kind) is tuple:
+        parts = ', '.join('...' if part is Ellipsis else expected(part) for part in typing.get_args(kind))
+        return _TUPLES.get(where.rpartition(' ')[2], f'a tuple ({parts})' if where else f'({parts})')
+    return {int: 'a whole number', float: 'a number', bool: 'True or False', str: 'a text'}.get(kind, 'a value')
+
+
+_TUPLES = {
+    'config.data.stages': 'a tuple ((from_step, seq_len, batch_size, max_predictions), ...) of tuples of whole numbers',
+    'config.optim.decay': 'a tuple ((pattern, weight decay), ...) of pairs',
+    'config.mesh.rules': 'a tuple ((logical axis, mesh axis), ...) of pairs',
+    'config.log.profile_steps': 'a tuple (first, last) of steps',
+}
+
+
+def _converted(kind: Any, value: Any) -> Any:
+    """`value` as a `kind`; TypeError where it is none."""
+    if kind is Any:
         return _tuples(value)
-    if isinstance(kind, types.UnionType) or isinstance(value, kind):
+    if typing.get_origin(kind) is tuple:
+        parts = typing.get_args(kind)
+        if not isinstance(value, (list, tuple)):
+            raise TypeError
+        if parts[-1] is Ellipsis:
+            parts = parts[:1] * len(value)
+        if len(parts) != len(value):
+            raise TypeError
+        # Flags read column 0 or label 1 as numbers.
+        texts = [str(part) if kind is str and type(part) in (int, float) else part for kind, part in zip(parts, value)]
+        return tuple(map(_converted, parts, texts))
+    if issubclass(kind, enum.Enum):
+        if value not in kind.__members__:
+            raise TypeError
+        return kind[value]
+    if type(value) is kind:
         return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and type(value) is int:
         return float(value)
-    raise UserError(f'{where} is {value!r}; expected {kind.__name__}')
+    raise TypeError
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(_tuples(part) for part in value) if isinstance(value, (list, tuple)) else value
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 def to_json(config: Any) -> str:
@@ -315,11 +367,14 @@ def to_json(config: Any) -> str:
 def from_json(path: str) -> Config:
     try:
         with open(path, encoding='utf-8') as file:
-            return from_dict(Config, json.load(file))
+            fields = json.load(file)
     except FileNotFoundError as error:
         raise UserError(f'{path}: no such config; give --config=configs/FILE.py or the workdir of a run') from error
     except json.JSONDecodeError as error:
         raise UserError(f'{path}:{error.lineno}: not JSON ({error.msg})') from error
+    except UnicodeDecodeError as error:
+        raise UserError(f'{path}: not UTF-8 (byte {error.start})') from error
+    return from_dict(Config, fields, f'{path}: config')
 
 
 def flatten(config: Any, prefix: str = '') -> dict[str, Any]:
@@ -354,9 +409,9 @@ def finalize(config: Config) -> Config:
             setattr(part, name, tuple(item.strip() for item in value[0].split(',') if item.strip()))
         elif value == ('',):
             setattr(part, name, ())
-    for check, message in _checks(config):
-        if not check:
-            raise UserError(message)
+    from t5x_lite import checks  # which reads what is defined here
+
+    checks.check(config)
     return config
 
 
@@ -364,45 +419,4 @@ def stages(config: Config) -> tuple[tuple[int, int, int, int], ...]:
     """((from_step, seq_len, batch_size, max_predictions), ...) with max_predictions 0 resolved."""
     mlm = config.data.mlm
     given = config.data.stages or ((0, config.data.seq_len, config.batch_size, mlm.max_predictions),)
-    return tuple((start, length, batch, most or -int(-mlm.probability * length // 1)) for start, length, batch, most in given)
-
-
-def _checks(config: Config):
-    model, data, optim = config.model, config.data, config.optim
-    yield bool(model.module), 'config.model.module is empty; name a linen module such as bert_flax.bert:BertForPreTraining'
-    yield model.vocab_size >= 0, f'config.model.vocab_size is {model.vocab_size}; it must be above 0, or 0 for the tokenizer\'s'
-    for name in ('vocab_multiple', 'num_layers', 'd_model', 'num_heads', 'd_ff', 'max_positions'):
-        yield getattr(model, name) > 0, f'config.model.{name} is {getattr(model, name)}; it must be above 0'
-    yield (
-        model.d_model % model.num_heads == 0,
-        f'config.model.num_heads={model.num_heads} does not divide config.model.d_model={model.d_model}; choose heads that divide the width',
-    )
-    for name, rate in (('dropout', model.dropout), ('attention_dropout', model.attention_dropout)):
-        yield 0 <= rate < 1, f'config.model.{name} is {rate}; it must be at least 0 and below 1'
-    yield config.steps > 0 or config.epochs > 0, f'config.steps is {config.steps}; it must be above 0'
-    yield 0 <= config.ema_decay < 1, f'config.ema_decay is {config.ema_decay}; it must be at least 0 and below 1'
-    yield not data.weights or len(data.weights) == len(data.path), (
-        f'config.data.weights has {len(data.weights)} values for {len(data.path)} paths; give one a path'
-    )
-    yield all(weight > 0 for weight in data.weights), f'config.data.weights is {data.weights}; each must be above 0'
-    yield 0 < data.mlm.probability < 1, f'config.data.mlm.probability is {data.mlm.probability}; it must lie between 0 and 1'
-    yield optim.microbatches > 0, f'config.optim.microbatches is {optim.microbatches}; it must be above 0'
-    yield not (data.stages and config.epochs), 'config.data.stages and config.epochs exclude each other; use config.steps'
-    for index, stage in enumerate(data.stages):
-        shaped = len(stage) == 4 and all(isinstance(part, int) for part in stage)
-        yield shaped, f'config.data.stages[{index}] is {stage}; expected (from_step, seq_len, batch_size, max_predictions)'
-    starts = [stage[0] for stage in data.stages]
-    yield not starts or (starts[0] == 0 and sorted(set(starts)) == starts), f'config.data.stages start at steps {starts}; the first must be 0, and they must rise'
-    for _, length, batch, _ in stages(config):
-        yield length <= model.max_positions, (
-            f'sequences of {length} are longer than config.model.max_positions={model.max_positions}; lower config.data.seq_len or raise the positions'
-        )
-        yield length > 3, f'config.data.seq_len is {length}; it must be above 3'
-        yield batch > 0, f'config.batch_size is {batch}; it must be above 0'
-        yield batch % optim.microbatches == 0, f'config.optim.microbatches={optim.microbatches} does not divide the batch of {batch}'
-    sizes = {name: getattr(config.mesh, name) for name in ('data', 'fsdp', 'tensor', 'sequence')}
-    yield all(size == -1 or size > 0 for size in sizes.values()), f'config.mesh is {sizes}; an axis is -1 or above 0'
-    yield list(sizes.values()).count(-1) <= 1, f'config.mesh is {sizes}; only one axis can take what is left (-1)'
-    profile = config.log.profile_steps
-    yield not profile or (len(profile) == 2 and 0 < profile[0] <= profile[1]), f'config.log.profile_steps is {profile}; expected (first, last)'
-
+    return tuple((start, length, batch, most or math.ceil(mlm.probability * length)) for start, length, batch, most in given)

@@ -8,29 +8,68 @@ import jax
 import numpy as np
 
 from t5x_lite.assemble import Run
-from t5x_lite.config import Config, stages, to_json
+from t5x_lite.config import Config, UserError, nearest, stages, to_json
 from t5x_lite.data import pipeline, tokenizers
 from t5x_lite.training import checkpoint, partitioning, paths
-from t5x_lite.training.step import Program, make_program
+from t5x_lite.training.step import Program, eval_step, make_program, make_train_step
 
 
-def report(run: Run, step: int = 1) -> str:
-    """The whole text. Raises UserError for whatever training would refuse."""
+def check(run: Run) -> Program:
+    """The program of a run, after everything that its training would refuse: mesh, batches, weights, names and shapes, before any compute.
+
+    Raises:
+      UserError: naming the field and the mend.
+    """
     config = run.config
     mesh = partitioning.make_mesh(config)
     for _, length, batch, _ in stages(config):
         partitioning.check_batch(mesh, batch, length, config.optim.microbatches)
     program = make_program(config, mesh)
-    parts = [f'config: {to_json(config)}', parameter_table(program), bytes_per_device(program), flops(program)]
-    parts.append('mesh: ' + ' x '.join(f'{axis}={size}' for axis, size in mesh.shape.items()) + f' on {mesh.size} x {mesh.devices.flat[0].device_kind}')
-    if run.train is not None:
-        parts += ['\n'.join(run.train.describe() + run.validation.describe()), example(run, step)]
-    else:
-        parts.append('data: none given (--config.data.path or --config.data.train)')
     if run.initial is not None:
         checkpoint.plan_merge(program.abstract.params, run.initial, config.init_fresh, config.init_from)
+    if run.train is not None:
+        with jax.set_mesh(mesh):
+            _trace(program, run)
+    return program
+
+
+def _trace(program: Program, run: Run) -> None:
+    """Do model, loss and data fit each other, and is the metric one that they give?"""
+    config = program.config
+    batch = next(run.validation.evaluation_batches())
+    try:
+        jax.eval_shape(make_train_step(program), program.abstract, run.train.batch(0))
+        metrics, collected = jax.eval_shape(eval_step(program), program.abstract.params, batch)
+    except KeyError as error:
+        raise UserError(
+            f'{error.args[0]!r} is missing: config.loss={config.loss} asks for it, and neither config.model.module={config.model.module} nor '
+            f'config.data.source={config.data.source} gives it; choose three that belong together, as in configs/'
+        ) from error
+    names = list(metrics)
+    if collected:
+        names += program.loss.summarize({name: np.ones(leaf.shape, leaf.dtype) for name, leaf in collected.items()})
+    if config.checkpoint.best_metric and config.checkpoint.best_metric not in names:
+        raise UserError(f'config.checkpoint.best_metric={config.checkpoint.best_metric} is not a held-out metric of this run; {nearest(config.checkpoint.best_metric, names)}')
+
+
+def report(run: Run, step: int = 1) -> str:
+    """The whole text. Raises UserError for whatever training would refuse."""
+    program = check(run)
+    config, mesh = program.config, program.mesh
+    parts = [f'config: {to_json(config)}', parameter_table(program), bytes_per_device(program), flops(program)]
+    parts.append('mesh: ' + ' x '.join(f'{axis}={size}' for axis, size in mesh.shape.items()) + f' on {mesh.size} x {mesh.devices.flat[0].device_kind}')
+    if run.initial is not None:
         parts.append(f'weights: from {config.init_from}')
+    if run.train is not None:
+        parts += ['\n'.join(description(run)), example(run, step)]
+    else:
+        parts.append('data: none given (--config.data.path or --config.data.train)')
     return '\n\n'.join(parts)
+
+
+def description(run: Run) -> list[str]:
+    """What is read for training and for evaluation, each line once."""
+    return list(dict.fromkeys(run.train.describe() + run.validation.describe()))
 
 
 def unpadded(config: Config, mesh: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
     python -m t5x_lite.evaluate --workdir=runs/tiny                      # its newest checkpoint, on its own validation part
     python -m t5x_lite.evaluate --workdir=runs/mine --step=500 --config.data.validation=dev.csv
-    python -m t5x_lite.evaluate --workdir=runs/mine --checkpoint=hf_folder
 
 Prints the scores, and beside a masked-LM run's what counts alone reach on the same masked positions; writes them to workdir/evaluation.json.
 """

@@ -8,6 +8,7 @@ Repeating a command resumes the run from its newest checkpoint; a finished run s
 """
 
 from collections.abc import Sequence
+import os
 
 from absl import flags
 
@@ -32,8 +33,9 @@ def main(argv: Sequence[str]) -> None:
         return
     if run.train is None:
         raise UserError('there are no data to train on; give --config.data.path=DIR (what prepare wrote) or --config.data.train=FILE, or add --dry_run')
-    for line in run.train.describe() + run.validation.describe():
-        print(line)
+    if not os.path.exists(os.path.join(cli.workdir(), 'config.json')):
+        dry_run.check(run)  # before the workdir is claimed by a run that could not start
+    print('\n'.join(dry_run.description(run)), flush=True)
     Trainer(
         run.config,
         cli.workdir(),

@@ -58,7 +58,7 @@ class DataFunction:
         self.config, self.split = config, split
         if not config.data.source:
             raise UserError('config.data.source is empty; name the class that makes examples, such as bert_flax.objectives:MlmNsp')
-        self._source_class = config_lib.resolve(config.data.source)
+        self._source_class = config_lib.resolve(config.data.source, 'config.data.source', 'get')
         self._given = corpora
         self._corpora = self._open(corpora)
         self.stages = _stages(config)

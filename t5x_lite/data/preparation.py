@@ -8,6 +8,7 @@ depends on the input and the settings alone, and memory on the size of a block a
 import concurrent.futures.process
 import dataclasses
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -59,7 +60,7 @@ def prepare(settings: Settings, log: Callable[[str], None] = print) -> dict:
     try:
         return _Preparation(settings, _inputs(settings), log).run()
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOENT):
             raise
         raise UserError(f'{error.filename or settings.output}: {error.strerror}; finished shards are kept, repeat the command to go on') from error
     except KeyboardInterrupt as error:
@@ -137,13 +138,11 @@ class _Preparation:
             self.log(f'{self.folder} is prepared already; nothing to do')
             return manifest
         with workers.Pool(self.settings.workers) as self.pool:
-            if os.path.exists(state_path):
-                with open(state_path, encoding='utf-8') as file:
-                    state = json.load(file)
-                self._compare(state, state_path)
+            self._claim_folder(state_path)
+            state = self._earlier_state(state_path)
+            if state:
                 self.log(f'{self.folder}: going on where the last run stopped')
             else:
-                self._claim_folder()
                 state = {'settings': self.fixed, **self._scan()}
                 shards.write_json(state_path, state)
             tokenizer = self._tokenizer(state)
@@ -152,10 +151,31 @@ class _Preparation:
         self._summary(manifest)
         return manifest
 
-    def _claim_folder(self) -> None:
-        if os.path.exists(self.folder) and (not os.path.isdir(self.folder) or set(os.listdir(self.folder)) - {'unfinished'}):
+    def _claim_folder(self, state_path: str) -> None:
+        """Takes an empty folder or one of ours, and keeps other runs out of it."""
+        foreign = os.path.exists(self.folder) and (not os.path.isdir(self.folder) or set(os.listdir(self.folder)) - {'unfinished'})
+        if foreign and not os.path.exists(state_path):
             raise UserError(f'{self.folder}: not empty, and not a prepared corpus; name another --output')
         os.makedirs(self.work, exist_ok=True)
+        self.lock = open(os.path.join(self.work, 'lock'), 'w')  # held until this process ends, however it ends
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f'{self.folder}: another run is writing there; wait for it, or name another --output') from error
+
+    def _earlier_state(self, path: str) -> dict | None:
+        """What an interrupted run knew; None where it left nothing worth keeping."""
+        if not os.path.exists(path):
+            return None
+        with open(path, encoding='utf-8') as file:
+            state = json.load(file)
+        try:
+            self._compare(state, path)
+        except UserError:
+            if os.path.exists(os.path.join(self.folder, 'tokenizer')):
+                raise
+            return None
+        return state
 
     def _compare(self, there: dict, path: str) -> None:
         """Refuses to mix settings or inputs in one folder. `there` was written to `path` by an earlier run."""
@@ -191,7 +211,7 @@ class _Preparation:
     def _over(self, title: str, reader: sources.Reader, function: Callable, job: workers.Job, wanted=lambda block: True, tokens=None) -> Iterator:
         """Results of the blocks of the input, with progress shown and broken input refused, or counted."""
         progress = _Progress(title, self.log, max(self.input_facts['bytes'], 1))
-        self.broken: list[sources.Problem] = []
+        self.num_broken, self.broken = 0, []
         blocks = (block for block in reader.blocks() if wanted(block))
         for result in self.pool.in_order(function, job, blocks):
             self._refuse(result.problems)
@@ -204,7 +224,8 @@ class _Preparation:
     def _refuse(self, problems: list[sources.Problem]) -> None:
         if problems and not self.settings.skip_broken:
             raise problems[0].error()
-        self.broken.extend(problems)
+        self.num_broken += len(problems)
+        self.broken = (self.broken + problems)[:5]
         problems.clear()
 
     def _scan(self) -> dict:
@@ -219,7 +240,7 @@ class _Preparation:
             if len(result.keys):
                 smallest = np.sort(np.concatenate([smallest, result.keys]))[:_EXACT]
                 largest = max(largest, int(result.keys.max()))
-        for problem in self.broken[:5]:
+        for problem in self.broken:
             self.log(f'left out: {problem.name}:{problem.line}: {problem.what}')
         if not characters:
             raise UserError(f'--input={",".join(self.settings.input)}: there is no text in {len(self.inputs)} file(s)')
@@ -234,13 +255,13 @@ class _Preparation:
             count = min(max(round(fraction * keyed), 1), keyed - 1)
             threshold = int(smallest[count - 1]) + 1 if count <= len(smallest) else int(fraction * 2**64)
             threshold = min(threshold, largest)
-        self.log(f'{documents:,} documents, {characters:,} characters' + (f', {len(self.broken):,} broken places left out' if self.broken else ''))
+        self.log(f'{documents:,} documents, {characters:,} characters' + (f', {self.num_broken:,} broken places left out' if self.num_broken else ''))
         return {
             'inputs': {**self.input_facts, 'checksum': reader.checksum},
             'tokenizer_sha256': self.given.fingerprint if self.given else '',
             'characters': characters,
             'threshold': threshold,
-            'broken': len(self.broken),
+            'broken': self.num_broken,
         }
 
     def _tokenizer(self, state: dict) -> tokenizers.Tokenizer:

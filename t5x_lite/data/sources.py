@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from t5x_lite.config import UserError, nearest
 
 BLOCK = 1 << 18  # bytes
+_MOST_PIECES = 1 << 12  # in a block: of tiny or empty files
 LONGEST_JSON_LINE = 1 << 26  # bytes
 DOCUMENTS = ('file', 'paragraph', 'line')
 TFDS = 'tfds:'
@@ -77,7 +78,7 @@ def find(inputs: Sequence[str], tfds_dir: str = '', split: str = '', flag: str =
     found: dict[str, Source] = {}
     for item in inputs:
         if item.startswith(TFDS):
-            found[item] = Source(item, 'tfds', _tfds_builder(item, tfds_dir).info.splits['train'].num_bytes, split)
+            found[item] = Source(item, 'tfds', int(_tfds_builder(item, tfds_dir).info.splits['train'].num_bytes), split)
             continue
         if os.path.isdir(item):
             names = sorted(_files_below(item))
@@ -119,7 +120,7 @@ class Reader:
         self.bytes_read = self.bytes_on_disk = self.checksum = self.num_blocks = 0
         self.problems: list[Problem] = []
         self._pending: list[Piece] = []
-        self._pending_kind = self._pending_split = ''
+        self._pending_kind, self._pending_size = ('', ''), 0
 
     def blocks(self) -> Iterator[Block]:
         for source in self._sources:
@@ -131,23 +132,24 @@ class Reader:
         yield from self._flush()
 
     def _emit(self, source: Source, piece: Piece, part: int, last: bool) -> Iterator[Block]:
-        size = sum(len(piece.data) for piece in self._pending)
-        if part or size + len(piece.data) > BLOCK or (self._pending_kind, self._pending_split) != (source.kind, source.split):
+        kind = (source.kind, source.split)
+        if part or self._pending_size + len(piece.data) > BLOCK or len(self._pending) >= _MOST_PIECES or self._pending_kind != kind:
             yield from self._flush()
         if not part:
             self._pending.append(piece)
-            self._pending_kind, self._pending_split = source.kind, source.split
+            self._pending_size += len(piece.data)
+            self._pending_kind = kind
             return
         if part == 1:
             self._start, self._key = self.num_blocks, document_key(piece.data, self._seed)
-        yield Block(self.num_blocks, source.kind, source.split, (piece,), self._start, part, last, self._key)
+        yield Block(self.num_blocks, *kind, (piece,), self._start, part, last, self._key)
         self.num_blocks += 1
 
     def _flush(self) -> Iterator[Block]:
         if self._pending:
-            yield Block(self.num_blocks, self._pending_kind, self._pending_split, tuple(self._pending), self.num_blocks)
+            yield Block(self.num_blocks, *self._pending_kind, tuple(self._pending), self.num_blocks)
             self.num_blocks += 1
-            self._pending = []
+            self._pending, self._pending_size = [], 0
 
     def _took(self, data: bytes, on_disk: int) -> None:
         self.bytes_read += len(data)
@@ -160,14 +162,15 @@ class Reader:
             part, size = 0, BLOCK
             while data := window.fill(size):
                 size, line = BLOCK, window.line
-                if window.ended:
+                if part:
+                    end = self._document_end(data) or (len(data) if window.ended else 0)
+                    cut = end or self._soft_cut(data)
+                elif window.ended:
                     cut = len(data)
-                elif part:
-                    cut = self._document_end(data) or self._soft_cut(data)
                 elif cut := data.rfind(b'\n') + 1 if source.kind == 'jsonl' else self._last_boundary(data):
                     pass
                 elif source.kind == 'text':
-                    part, cut = 1, self._soft_cut(data)
+                    part, end, cut = 1, 0, self._soft_cut(data)
                 elif len(data) < LONGEST_JSON_LINE:
                     size = 2 * len(data)
                     continue
@@ -175,7 +178,7 @@ class Reader:
                     self.problems.append(Problem(source.name, line, f'a line of more than {LONGEST_JSON_LINE >> 20} MiB'))
                     window.skip_line()
                     continue
-                last = bool(part) and (window.ended or cut == self._document_end(data))
+                last = bool(part and end)
                 yield Piece(source.name, line, window.take(cut)), part, last
                 part = part + 1 if part and not last else 0
             if part:
@@ -228,7 +231,7 @@ class Reader:
                 f'{source.name}: cannot be read without TensorFlow ({_first_line(error)}); prepare it with tfds build --file_format=array_record'
             ) from error
         if self._field not in builder.info.features:
-            raise UserError(f'{source.name}: no feature {self._field!r}, {nearest(self._field, builder.info.features)} Set it with --field')
+            raise UserError(f'{source.name}: no feature {self._field!r}, {nearest(self._field, builder.info.features)}; set it with --field')
         for index in range(len(data)):
             text = data[index][self._field]
             if not isinstance(text, (bytes, str)):
@@ -264,7 +267,7 @@ class _Window:
         parts, have = [self._data], len(self._data)
         while have < size and not self.ended:
             try:
-                data = self._file.read(min(size - have, BLOCK))
+                data = self._file.read1(min(size - have, BLOCK))  # read would lose what precedes the damage
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
                 # What was whole stays, the line that broke off goes.
                 whole = b''.join(parts)
@@ -344,7 +347,7 @@ def _json_documents(piece: Piece, field: str) -> Iterator[str | Problem]:
             if not isinstance(record, dict):
                 yield Problem(piece.name, number, f'not a JSON object but {type(record).__name__}')
             elif field not in record:
-                yield Problem(piece.name, number, f'no field {field!r}, {nearest(field, record)} Set it with --field')
+                yield Problem(piece.name, number, f'no field {field!r}, {nearest(field, record)}; set it with --field')
             elif not isinstance(record[field], str):
                 yield Problem(piece.name, number, f'field {field!r} holds {type(record[field]).__name__}, not text')
             else:

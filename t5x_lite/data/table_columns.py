@@ -1,9 +1,10 @@
 """Which columns of a table are its texts and its label, and which classes there are: as the config says, else guessed.
 
 The guesses, in order:
-- label: a usual name (table_files.LABEL_NAMES); else, for classes, the column with the fewest different short values; for regression, the only column of
-  numbers that are not all whole, else the only column of numbers.
-- texts: a usual pair of names (table_files.PAIR_NAMES); else one usual name; else the one or two columns that average 12 characters or more.
+- label: a usual name (table_files.LABEL_NAMES); else, for classes, the column with the fewest different short values; for regression, the
+  only column of numbers that are not all whole, else the only column of numbers.
+- texts: a usual pair of names (table_files.PAIR_NAMES); else one usual name; else the one or two columns that average 12 characters or
+  more.
 - classes: those found in the training table, sorted, as numbers where all of them are numbers; of TFDS class labels, in the order of TFDS.
 What remains ambiguous is a `UserError` that names the flag.
 """
@@ -84,8 +85,7 @@ def _choose(table: Table, data: DataConfig) -> Task:
 
 
 def _guess_label(table: Table, taken: set[int], regression: bool) -> int:
-    """A column with a usual name, else, for classes, the one with the fewest different short values; for regression, the one with numbers that are not all
-    whole, else the only one with numbers."""
+    """The index of the label's column, by the rules at the top."""
     free = [index for index in range(len(table.columns)) if index not in taken]
     lower = {table.columns[index].lower(): index for index in reversed(free)}
     for name in table_files.LABEL_NAMES:
@@ -102,7 +102,9 @@ def _guess_label(table: Table, taken: set[int], regression: bool) -> int:
         raise UserError(f'{table.name}: columns that could hold the target: {found}; name it with {LABEL_FLAG}')
     different = {index: len(set(cells[index])) for index in free if max(map(len, cells[index])) <= 50}
     for fewest in (2, 1):  # a constant column only where there is nothing else
-        candidates = [index for index, count in different.items() if count >= fewest and (count <= max(2, len(table.rows) // 2) or len(free) == 1)]
+        candidates = [
+            index for index, count in different.items() if count >= fewest and (count <= max(2, len(table.rows) // 2) or len(free) == 1)
+        ]
         if candidates:
             return min(candidates, key=lambda index: (different[index], -index))
     raise UserError(f'{table.name}: no column looks like a label; name it with {LABEL_FLAG} (columns: {", ".join(table.columns)})')
@@ -125,7 +127,9 @@ def _guess_text(table: Table, label: int) -> list[int]:
             wordy.append(index)
     if len(free) == 1 or 1 <= len(wordy) <= 2:
         return wordy or free
-    raise UserError(f'{table.name}: cannot tell which columns are texts; name one or two with {TEXT_FLAG} (columns: {", ".join(table.columns)})')
+    raise UserError(
+        f'{table.name}: cannot tell which columns are texts; name one or two with {TEXT_FLAG} (columns: {", ".join(table.columns)})'
+    )
 
 
 def _find_labels(table: Table, column: int) -> tuple[tuple[str, ...], str]:
@@ -137,8 +141,8 @@ def _find_labels(table: Table, column: int) -> tuple[tuple[str, ...], str]:
         raise UserError(f'{table.name}: every row has the label {found.pop()!r} (column {name!r}); nothing can be learnt from one class')
     if len(found) > max(100, len(table.rows) // 4):
         raise UserError(
-            f'{table.name}: column {name!r} has {len(found):,} different labels in {len(table.rows):,} rows; is it another column ({LABEL_FLAG}), '
-            'or numbers to predict (--config.data.regression=True)?'
+            f'{table.name}: column {name!r} has {len(found):,} different labels in {len(table.rows):,} rows; '
+            f'is it another column ({LABEL_FLAG}), or numbers to predict (--config.data.regression=True)?'
         )
     numeric = all(map(table_files.is_number, found))
     return tuple(sorted(found, key=(lambda label: (float(label), label)) if numeric else None)), f'found in {table.name}, sorted'
@@ -155,7 +159,9 @@ def label_ids(table: Table, task: Task) -> np.ndarray:
         label = _class(table, row, column)
         if label not in ids:
             listed = ', '.join(task.labels[:10]) + (', ...' if len(task.labels) > 10 else '')
-            raise UserError(f'{table.where(row)}: label {label!r} is not in the list ({listed}; {task.labels_from}); mend the row or --config.data.labels')
+            raise UserError(
+                f'{table.where(row)}: label {label!r} is not in the list ({listed}; {task.labels_from}); mend it, or --config.data.labels'
+            )
         out[row] = ids[label]
     return out
 

@@ -2,12 +2,14 @@
 
 Separated text:
 - .csv: comma (or semicolon, where the first line has no comma), quotes as in RFC 4180, so a cell may hold commas and line ends.
-- .tsv: tab, no quoting: a quotation mark is a character like any other. A .csv in which each of the first lines has a tab is read in the same way.
+- .tsv: tab, no quoting: a quotation mark is a character like any other. A .csv in which each of the first lines has a tab is read in the
+  same way.
 - UTF-8, with or without a byte order mark; blank lines are skipped.
 
-The first row is a header if the config names columns and it holds all of them (a number, as in '0', is not a name: it counts columns from 0). Otherwise it
-is a header if its cells are distinct, short and not numbers, none of them occurs again in its own column, and either one of them is a usual column name
-(text, label, sentence1, ...) or stands over a column of numbers. Columns of a file without header are named '0', '1', ...
+The first row is a header if the config names columns and it holds all of them (a number, as in '0', is not a name: it counts columns from
+0). Otherwise it is a header if its cells are distinct, short and not numbers, none of them occurs again in its own column, and either one
+of them is a usual column name (text, label, sentence1, ...) or stands over a column of numbers. Columns of a file without header are named
+'0', '1', ...
 """
 
 import csv
@@ -24,13 +26,18 @@ from t5x_lite.config import UserError, nearest
 
 EXTENSIONS = ('.csv', '.tsv', '.jsonl')
 # In order of preference where several are present.
-LABEL_NAMES = ('label', 'labels', 'gold_label', 'target', 'class', 'category', 'score', 'similarity', 'sentiment', 'polarity', 'rating', 'stars', 'y')
+LABEL_NAMES = (
+    'label', 'labels', 'gold_label', 'target', 'class', 'category', 'score', 'similarity', 'sentiment', 'polarity', 'rating', 'stars', 'y',
+)  # fmt: skip
 PAIR_NAMES = (
     ('text_a', 'text_b'), ('text1', 'text2'), ('sentence1', 'sentence2'), ('sentence_a', 'sentence_b'), ('premise', 'hypothesis'),
-    ('question1', 'question2'), ('question', 'sentence'), ('question', 'passage'), ('question', 'context'), ('query', 'document'), ('query', 'passage'),
+    ('question1', 'question2'), ('question', 'sentence'), ('question', 'passage'), ('question', 'context'), ('query', 'document'),
+    ('query', 'passage'),
 )  # fmt: skip
 TEXT_NAMES = ('text', 'sentence', 'review', 'content', 'document', 'body', 'comment', 'question', 'tweet', 'message', 'input')
-USUAL_NAMES = frozenset(LABEL_NAMES + TEXT_NAMES + tuple(name for pair in PAIR_NAMES for name in pair) + ('id', 'idx', 'index', 'guid', 'title'))
+USUAL_NAMES = frozenset(
+    LABEL_NAMES + TEXT_NAMES + tuple(name for pair in PAIR_NAMES for name in pair) + ('id', 'idx', 'index', 'guid', 'title')
+)
 
 
 @dataclasses.dataclass
@@ -67,9 +74,9 @@ def read(source: str, named: tuple[str, ...] = (), complete: bool = False, tfds_
 
     Args:
       named: columns that the config names.
-      complete: the config names every column that will be used. In a file without header, rows may then differ in cells beyond those columns (as in the
-        files of the STS benchmark); `format` counts such rows. Otherwise each row must be as long as the first, since a stray separator inside a
-        text makes it longer.
+      complete: the config names every column that will be used. In a file without header, rows may then differ in cells beyond those
+        columns (as in the files of the STS benchmark); `format` counts such rows. Otherwise each row must be as long as the first, since a
+        stray separator inside a text makes it longer.
 
     Raises:
       UserError: a missing, empty, undecodable or malformed file, with its line.
@@ -79,7 +86,9 @@ def read(source: str, named: tuple[str, ...] = (), complete: bool = False, tfds_
     stem = source.removesuffix('.gz')
     kind = os.path.splitext(stem)[1].lower()
     if kind not in EXTENSIONS:
-        raise UserError(f'{source}: unknown kind of table {kind or "(no extension)"!r}; expected {", ".join(EXTENSIONS)}, each also .gz, or tfds:NAME')
+        raise UserError(
+            f'{source}: unknown kind of table {kind or "(no extension)"!r}; expected {", ".join(EXTENSIONS)}, each also .gz, or tfds:NAME'
+        )
     text = _read_text(source)
     if not text.strip():
         raise UserError(f'{source}: empty; expected rows of text and label')
@@ -113,7 +122,9 @@ def _read_jsonl(path: str, text: str) -> Table:
         try:
             value = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise UserError(f'{path}:{number}: not JSON ({getattr(error, "msg", "nested too deep")}); expected one object a line') from error
+            raise UserError(
+                f'{path}:{number}: not JSON ({getattr(error, "msg", "nested too deep")}); expected one object a line'
+            ) from error
         if not isinstance(value, dict):
             raise UserError(f'{path}:{number}: expected a JSON object such as {{"text": ..., "label": ...}}')
         objects.append(value)
@@ -190,7 +201,8 @@ def _has_header(path: str, rows: list[list[str]], named: tuple[str, ...]) -> boo
     if names and not header:
         missing = next(name for name in names if name not in first)
         raise UserError(
-            f'{path}: no header with a column {missing!r}; its first row is {_short(" | ".join(first))}. Without header, columns are numbers from 0'
+            f'{path}: no header with a column {missing!r}; its first row is {_short(" | ".join(first))}. '
+            'Without header, columns are numbers from 0'
         )
     return header
 
@@ -224,13 +236,21 @@ def _read_tfds(source: str, data_dir: str) -> Table:
     except tfds.core.DatasetNotFoundError as error:
         hint = nearest(name, tfds.list_builders(with_community_datasets=False))
         hint = f', {hint}' if hint.startswith('did') else ''
-        raise UserError(f'{source}: no such dataset in TFDS or in {data_dir or "its default folder"} (--config.data.tfds_dir){hint}') from error
+        raise UserError(
+            f'{source}: no such dataset in TFDS or in {data_dir or "its default folder"} (--config.data.tfds_dir){hint}'
+        ) from error
     except Exception as error:  # TFDS and what it calls raise anything, across pages.
-        raise UserError(f'{source}: TFDS cannot load it ({_short(" ".join(str(error).split()), 200)}); see --config.data.tfds_dir') from error
+        raise UserError(
+            f'{source}: TFDS cannot load it ({_short(" ".join(str(error).split()), 200)}); see --config.data.tfds_dir'
+        ) from error
     features = builder.info.features
-    classes = {key: tuple(feature.names) for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel) and feature.names}
+    classes = {
+        key: tuple(feature.names) for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel) and feature.names
+    }
     columns = tuple(features)
     rows = [[example[key] for key in columns] for example in examples]
     if not rows:
         raise UserError(f'{source}: no examples')
-    return Table(source if ':' in source.removeprefix('tfds:') else f'{source}:{split}', columns, rows, list(range(len(rows))), 'TFDS', classes)
+    return Table(
+        source if ':' in source.removeprefix('tfds:') else f'{source}:{split}', columns, rows, list(range(len(rows))), 'TFDS', classes
+    )

@@ -3,8 +3,8 @@
     config.data.source = 't5x_lite.data.tables:LabelledExamples', and from flags alone
     --config.data.train=reviews.tsv --config.data.validation=held_out.tsv --config.data.text_columns=text --config.data.label_column=stars
 
-One text or a pair, a class or a number (`config.data.regression`). What the config leaves open is guessed from the data, and `describe` says so. A worked
-example of ids, for a pair at seq_len 8 with [CLS] 101 and [SEP] 102:
+One text or a pair, a class or a number (`config.data.regression`). What the config leaves open is guessed from the data, and `describe`
+says so. A worked example of ids, for a pair at seq_len 8 with [CLS] 101 and [SEP] 102:
 
     text           'a man sings'      'someone sings'
     tokens         101 1037 2158 102 2619 10955 102 0      (longest first: 'sings' was cut from the first text)
@@ -27,14 +27,14 @@ from t5x_lite.data import random, table_columns, tokenizers
 class LabelledExamples:
     """The rows of one split, tokenised at once, as an endless sequence of examples.
 
-    Train: index i is position i % len of epoch i // len, and every epoch has its own order by (seed, epoch). Validation: the order of the file, again and
-    again. Both are pure functions of the index.
+    Train: index i is position i % len of epoch i // len, and every epoch has its own order by (seed, epoch). Validation: the order of the
+    file, again and again. Both are pure functions of the index.
 
     Attributes:
       label_names: names of the classes in the order of their ids, () for regression.
       num_labels: of the classifier's outputs; 1 for regression.
-      resolved: the guessed fields as 'data.text_columns', 'data.label_column', 'data.labels', 'model.num_labels': with these in a run's config.json, a
-        later evaluation or prediction does not need the training table.
+      resolved: the guessed fields as 'data.text_columns', 'data.label_column', 'data.labels', 'model.num_labels': with these in a run's
+        config.json, a later evaluation or prediction does not need the training table.
       fingerprint: hexadecimal digits of the tokens, labels and label names.
 
     Raises:
@@ -62,10 +62,14 @@ class LabelledExamples:
         if not data.validation:
             held_out = _held_out(labels, data, seed, table.name)
             rows = rows[held_out] if split == 'validation' else rows[~held_out]
-            self._notes[0] += f'; {"here are" if split == "validation" else "without"} the {held_out.sum():,} set aside for validation by seed {seed}'
+            self._notes[0] += (
+                f'; {"here are" if split == "validation" else "without"} the {held_out.sum():,} set aside for validation by seed {seed}'
+            )
         if split == 'train' and data.max_examples:
             if data.max_examples > len(rows) or data.max_examples < 0:
-                raise UserError(f'--config.data.max_examples={data.max_examples}, and {table.name} has {len(rows):,} training rows; lower it, or 0 for all')
+                raise UserError(
+                    f'--config.data.max_examples={data.max_examples}, and {table.name} has {len(rows):,} training rows; lower it'
+                )
             rows = np.sort(rows[random.permute(np.arange(data.max_examples), len(rows), random.key(seed, 'tables.subset'))])
             self._notes[0] += f'; a subset of {len(rows):,} by seed {seed}'
         self.labels = labels[rows]  # int32 [n] classes or float32 [n] targets
@@ -87,7 +91,8 @@ class LabelledExamples:
     def get(self, indices, width: int = 0) -> dict[str, np.ndarray]:
         """Features of int64 [n] indices, padded to `width` columns.
 
-        Hosts ask for different rows of one batch and must agree on its width: take `width(indices of the whole batch)`. 0 measures these rows alone.
+        Hosts ask for different rows of one batch and must agree on its width: take `width(indices of the whole batch)`. 0 measures these
+        rows alone.
         """
         rows = self._positions(np.asarray(indices, np.int64))
         features = self._rows.features(rows, width or self._width(rows))
@@ -95,7 +100,7 @@ class LabelledExamples:
         return features
 
     def width(self, indices) -> int:
-        """The smallest of config.data.length_buckets (up to seq_len) that holds the longest of these examples; seq_len where none does or none is given."""
+        """The smallest of config.data.length_buckets (up to seq_len) that holds the longest of these examples, else seq_len."""
         return self._width(self._positions(np.asarray(indices, np.int64)))
 
     def describe(self) -> str:
@@ -112,7 +117,8 @@ class LabelledExamples:
             lines.append(f'{self.num_labels} labels: {", ".join(shown)}; {task.labels_from}')
         cut = int(self._rows.cut.sum())
         lines.append(
-            f'tokens: {lengths.mean():.1f} an example, at most {lengths.max()}; {cut:,} of {len(self):,} cut at {self.seq_len} ({cut / len(self):.1%})'
+            f'tokens: {lengths.mean():.1f} an example, at most {lengths.max()}; '
+            f'{cut:,} of {len(self):,} cut at {self.seq_len} ({cut / len(self):.1%})'
             + (f'; {self._empty:,} texts are empty' if self._empty else '')
         )
         lines.append(f'tokenizer: {self.tokenizer_path}')
@@ -165,7 +171,11 @@ def find_tokenizer(config: Config) -> str:
     for place in tried:
         if any(os.path.isfile(os.path.join(place, name)) for name in ('tokenizer.json', 'vocab.txt')):
             return place
-    where = f'none beside {config.init_from or ", ".join(config.data.path)}' if tried else 'neither config.init_from nor config.data.path names one'
+    where = (
+        f'none beside {config.init_from or ", ".join(config.data.path)}'
+        if tried
+        else 'neither config.init_from nor config.data.path names one'
+    )
     raise UserError(f'no tokenizer: {where}; give --config.data.tokenizer=DIR with tokenizer.json or vocab.txt')
 
 
@@ -209,7 +219,7 @@ class _Tokenized:
 
 
 def _truncate(lengths: list[int], budget: int) -> list[int]:
-    """Tokens kept of one or two texts: the longer loses its last token, the second where they are equal, until both fit (as in the original BERT)."""
+    """Tokens kept of one or two texts: the longer loses its last token, of equals the second, until both fit (as in the original BERT)."""
     if sum(lengths) <= budget:
         return lengths
     if len(lengths) == 1:
@@ -241,7 +251,9 @@ def _held_out(labels: np.ndarray, data: DataConfig, seed: int, name: str) -> np.
         order = np.delete(order, first)
     count = max(1, round(fraction * len(labels)))
     if count > len(order) - data.regression:
-        raise UserError(f'{name}: {len(labels):,} rows are too few to set {fraction:.0%} aside for validation; give --config.data.validation=FILE')
+        raise UserError(
+            f'{name}: {len(labels):,} rows are too few to set {fraction:.0%} aside for validation; give --config.data.validation=FILE'
+        )
     # Evenly spaced in an order sorted by class: every class gives its share.
     held_out = np.zeros(len(labels), bool)
     held_out[order[((np.arange(count) + 0.5) * len(order) / count).astype(np.int64)]] = True

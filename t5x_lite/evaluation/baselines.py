@@ -5,8 +5,8 @@ Three baselines, all counted on the train split of a prepared corpus and judged 
 - unigram: the cross-entropy of add-one smoothed token frequencies;
 - two-sided bigram: p(w | left neighbour, right neighbour), the best of two mixtures (`TwoSided`).
 
-The neighbours that a count sees are the original tokens, also where the model under test sees [MASK] or a random word in their place: this favours the
-baseline. At an end of a segment the neighbour is a boundary, as at the ends of sentences in the counts.
+The neighbours that a count sees are the original tokens, also where the model under test sees [MASK] or a random word in their place: this
+favours the baseline. At an end of a segment the neighbour is a boundary, as at the ends of sentences in the counts.
 """
 
 import dataclasses
@@ -45,8 +45,8 @@ class Score:
 def contexts_of(batches: Iterable[dict[str, np.ndarray]], tokenizer, positions: int = 0) -> Contexts:
     """The masked positions of batches of examples, at most `positions` of them (0: all), with their unmasked neighbours.
 
-        tokens            [CLS] the [MASK] sat [SEP]      masked_positions [2], masked_targets [cat]
-        ->  left [the], right [sat], targets [cat]
+    tokens            [CLS] the [MASK] sat [SEP]      masked_positions [2], masked_targets [cat]
+    ->  left [the], right [sat], targets [cat]
     """
     parts, count = [], 0
     for batch in batches:
@@ -95,8 +95,9 @@ class TwoSided:
     Models:
       'linear': unigram, left, right, and both leaving its discount to (left + right) / 2;
       'product': unigram, left, right, product, and both leaving its discount to product.
-    A model is a weighted sum of its parts with weights that depend on how often (left, right) occurs, tuned by expectation maximisation on training documents
-    that the counts of that moment leave out (2 % of the tokens); a and b are tuned there too. The final counts have all of the train split.
+    A model is a weighted sum of its parts with weights that depend on how often (left, right) occurs, tuned by expectation maximisation on
+    training documents that the counts of that moment leave out (2 % of the tokens); a and b are tuned there too. The final counts have all
+    of the train split.
 
     Attributes:
       tuning: cross-entropy of each model on those documents.
@@ -134,9 +135,13 @@ class TwoSided:
         for part, dense in self._chunks(contexts):
             buckets = self._buckets(part)
             weights = {name: self._weights[name][buckets] for name in self.MODELS}
-            yield part, {
-                name: sum(weights[name][:, [index]] * dense[column] for index, column in enumerate(columns)) for name, columns in self.MODELS.items()
-            }
+            yield (
+                part,
+                {
+                    name: sum(weights[name][:, [index]] * dense[column] for index, column in enumerate(columns))
+                    for name, columns in self.MODELS.items()
+                },
+            )
 
     def _chunks(self, contexts: Contexts):
         step = max(1, _CHUNK_CELLS // self._counts.vocab_size)
@@ -193,7 +198,7 @@ class TwoSided:
 
 
 def _tune_weights(parts: np.ndarray, buckets: np.ndarray, rounds: int = 60) -> np.ndarray:
-    """float64 [buckets, parts] weights that maximise the likelihood of [n, parts] probabilities, by EM; sparse buckets lean on the weights of all."""
+    """float64 [buckets, parts]: the likeliest weights of [n, parts] probabilities, by EM; sparse buckets lean on the weights of all."""
     weights = np.full((len(_CONTEXT_BUCKETS) + 1, parts.shape[1]), 1 / parts.shape[1])
     for _ in range(rounds):
         shares = parts * weights[buckets]
@@ -212,7 +217,9 @@ class _Stream:
         self.vocab_size = corpus.vocab_size if corpus is not None else vocab_size
         if corpus is not None:
             bounds = np.asarray(corpus.sentence_starts)[np.asarray(corpus.document_starts)]
-            pieces = [np.concatenate([corpus.tokens(int(a), int(b)), [self.vocab_size]]) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+            pieces = [
+                np.concatenate([corpus.tokens(int(a), int(b)), [self.vocab_size]]) for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+            ]
             tokens = np.concatenate([[self.vocab_size], *pieces]).astype(np.int64)
             # One boundary before the first document and one after each: a document's tokens lie 1 + its number further.
             sentences = np.asarray(corpus.sentence_starts)[:-1]
@@ -300,7 +307,7 @@ class _Table:
         return np.where(known, self._totals[np.where(known, contexts, 0)], 0)
 
     def rows(self, contexts: np.ndarray, lower: np.ndarray) -> np.ndarray:
-        """[n, vocab_size]: (count - discount) / total, and what is taken away in the proportions of `lower` ([vocab_size] or [n, vocab_size])."""
+        """[n, vocab_size]: (count - discount) / total, and the rest shared out as `lower` is, [vocab_size] or [n, vocab_size]."""
         totals = self.totals_of(contexts)
         known = np.flatnonzero(totals > 0)
         first, last = self._starts[contexts[known]], self._starts[contexts[known] + 1]

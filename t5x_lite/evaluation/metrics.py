@@ -1,7 +1,8 @@
 """Scores of predictions (numpy only). Fractions, not percentages; every result is a Python float or a float64 / int64 array.
 
-Conventions are those of scikit-learn with zero_division=0 and of scipy: a ratio whose denominator is zero is 0, Matthews of a constant is 0, a
-correlation with a constant is nan. A prediction outside range(num_classes) belongs to no class: its target counts as missed, nothing as falsely found.
+Conventions are those of scikit-learn with zero_division=0 and of scipy: a ratio whose denominator is zero is 0, Matthews of a constant is
+0, a correlation with a constant is nan. A prediction outside range(num_classes) belongs to no class: its target counts as missed, nothing
+as falsely found.
 """
 
 import numpy as np
@@ -26,8 +27,8 @@ def precision_recall_f1(targets, predictions, average: str = 'none', num_classes
     """(precision, recall, F1) of two [n] arrays of class ids.
 
     Args:
-      average: 'none': a float64 [num_classes] array each; 'binary': of the class `positive` alone; 'micro': of the counts of all classes together;
-        'macro': unweighted mean over classes.
+      average: 'none': a float64 [num_classes] array each; 'binary': of the class `positive` alone; 'micro': of the counts of all classes
+        together; 'macro': unweighted mean over classes.
       num_classes: 0: up to the largest id seen. Classes never seen count in 'macro' as zeros when num_classes says that they exist.
     """
     targets, predictions = _pair(targets, predictions)
@@ -49,9 +50,10 @@ def precision_recall_f1(targets, predictions, average: str = 'none', num_classes
 
 
 def matthews(targets, predictions) -> float:
-    """Matthews correlation for any number of classes (Gorodkin, 2004, 'Comparing two K-category assignments by a K-category correlation coefficient').
+    """Matthews correlation for any number of classes.
 
-    covariance(t, p) / sqrt(covariance(t, t) covariance(p, p)) of the one-hot matrices; 0 when targets or predictions are constant.
+    covariance(t, p) / sqrt(covariance(t, t) covariance(p, p)) of the one-hot matrices; 0 when targets or predictions are constant
+    (Gorodkin, 2004, 'Comparing two K-category assignments by a K-category correlation coefficient').
     """
     targets, predictions = _pair(targets, predictions)
     classes = np.unique(np.concatenate([targets, predictions]))

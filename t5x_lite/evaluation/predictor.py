@@ -29,7 +29,7 @@ class Predictor:
 
     def __init__(self, config: Config, params: dict[str, Any], tokenizer: Tokenizer, top: int = 5, batch_size: int = 32):
         self._config, self._params, self._tokenizer, self._top, self._batch_size = config, params, tokenizer, top, batch_size
-        module = resolve(config.model.module)(config.model)
+        module = resolve(config.model.module, 'config.model.module', 'apply')(config.model)
         self._apply = jax.jit(lambda params, batch: {k: v for k, v in module.apply({'params': params}, batch).items() if k.endswith('logits')})
 
     def __call__(self, texts: Iterable[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
@@ -42,10 +42,8 @@ class Predictor:
         batch = encode_texts(texts, self._tokenizer, min(limit, self._config.data.seq_len) if self._config.model.num_labels else limit)
         width = next((size for size in _WIDTHS if size >= batch['tokens'].shape[1]), limit)
         size = self._batch_size if len(texts) > 1 else 1
-        padded = {}
-        for name, value in batch.items():
-            extra = [(0, size - len(value))] + [(0, min(width, limit) - value.shape[1])] * (value.ndim - 1)
-            padded[name] = np.pad(value, extra)
+        shape = (size, min(width, limit))
+        padded = {name: np.pad(value, [(0, want - have) for want, have in zip(shape, value.shape)]) for name, value in batch.items()}
         outputs = self._apply(self._params, padded)
         if 'logits' in outputs:
             yield from self._labels(texts, np.asarray(outputs['logits'])[: len(texts)])

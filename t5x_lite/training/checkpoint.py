@@ -3,6 +3,7 @@
     workdir/checkpoints/1000/     parameters, their moving average and the optimiser's state apart, so that each can be read without the others
     workdir/checkpoints/1000.files  size and CRC-32 of each file in it: Orbax commits a checkpoint atomically, but would read flipped bits as weights
     workdir/checkpoints/torn-900/ a checkpoint that could not be read; set aside, never deleted
+    workdir/checkpoints/deleting-800/ one that is no longer kept and on its way out: renamed first, so that a kill leaves no half of a checkpoint
 
 Unboxed trees are saved, so a checkpoint is independent of the mesh, of scanning and of everything else in config.FREE_ON_RESUME.
 """
@@ -10,8 +11,10 @@ Unboxed trees are saved, so a checkpoint is independent of the mesh, of scanning
 from collections.abc import Callable
 import concurrent.futures
 import contextlib
+import copy
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -27,6 +30,7 @@ from t5x_lite.training import paths
 from t5x_lite.training.step import TrainState
 
 FOLDER = 'checkpoints'
+_SMALL = 1 << 16  # bytes: metadata, not weights
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -45,26 +49,19 @@ class Checkpoints:
 
     def __init__(self, workdir: str, config: CheckpointConfig, warn: Callable[[str], None] = print):
         self._folder = os.path.abspath(os.path.join(workdir, FOLDER))
-        self._warn = warn
+        self._config, self._warn = config, warn
         self._finisher = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
         self._pending: tuple[int, concurrent.futures.Future] | None = None
-        whole = False
+        for name in os.listdir(self._folder) if os.path.isdir(self._folder) else []:
+            if name.startswith('deleting-'):
+                shutil.rmtree(os.path.join(self._folder, name))
         for step in reversed(_steps_in(self._folder)):
-            if damage := _damage(self._folder, step, contents=not whole):
+            if damage := _damage(self._folder, step, most_bytes=_SMALL):  # Orbax reads the small files of all of them
                 self._set_aside(step, damage)
-            whole = whole or not damage
-        policies = ocp.training.preservation_policies
-        kept = [policies.LatestN(max(config.keep_last, 1))]
-        if config.keep_every_steps:
-            kept.append(policies.EveryNSteps(config.keep_every_steps))
-        if config.best_metric:
-            # Orbax keeps the last of the ascending order.
-            sign = -1.0 if config.best == Best.lowest else 1.0
-            kept.append(policies.BestN(get_metric_fn=lambda m: sign * m[config.best_metric], n=1, keep_checkpoints_without_metrics=False))
         self._checkpointer = ocp.training.Checkpointer(
             self._folder,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # the trainer decides
-            preservation_policy=policies.AnyPreservationPolicy(kept),
+            preservation_policy=ocp.training.preservation_policies.PreserveAll(),  # _tidy deletes
             cleanup_tmp_directories=True,
         )
 
@@ -72,7 +69,7 @@ class Checkpoints:
         return [info.step for info in self._checkpointer.checkpoints]
 
     def save(self, step: int, state: TrainState, run: dict[str, Any], metrics: dict[str, float] | None = None, *, wait: bool = False) -> None:
-        """Starts saving (and first waits for the save before it); `run` is JSON that comes back on restore.
+        """Starts saving (and first waits for the save before it); `run` is JSON that comes back on restore, `metrics` what the best is chosen by.
 
         Raises:
           UserError: if this save, or the one before it, could not be written. Earlier checkpoints are whole.
@@ -80,6 +77,7 @@ class Checkpoints:
         self.wait()
         if step in self.steps():
             return
+        run = copy.deepcopy(run)  # written by another thread, while the caller goes on
         try:
             response = self._checkpointer.save_checkpointables_async(step, _parts(state), custom_metadata=run, metrics=metrics, force=True)
         except Exception as error:
@@ -91,9 +89,28 @@ class Checkpoints:
     def _finish(self, step: int, response: Any) -> None:
         response.result()
         _write_files_list(self._folder, step)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Deletes what config.checkpoint does not keep."""
+        config, infos = self._config, self._checkpointer.checkpoints
+        steps = [info.step for info in infos]
+        keep = set(steps[-max(config.keep_last, 1) :])
+        if config.keep_every_steps:
+            keep |= {step for step in steps if step % config.keep_every_steps == 0}
+        sign = -1.0 if config.best == Best.lowest else 1.0
+        scores = {info.step: sign * (info.metrics or {}).get(config.best_metric, math.nan) for info in infos}
+        scores = {step: score for step, score in scores.items() if math.isfinite(score)}
+        if scores:
+            keep.add(max(scores, key=scores.get))
+        for step in set(steps) - keep:
+            leaving = os.path.join(self._folder, f'deleting-{step}')
+            os.replace(os.path.join(self._folder, str(step)), leaving)
+            shutil.rmtree(leaving)
         for name in os.listdir(self._folder):
             if name.endswith('.files') and not os.path.isdir(os.path.join(self._folder, name.removesuffix('.files'))):
                 os.remove(os.path.join(self._folder, name))
+        self._checkpointer.reload()
 
     def wait(self) -> None:
         """Returns when what was saved is on disk; raises UserError where it is not."""
@@ -108,7 +125,7 @@ class Checkpoints:
         whole = [saved for saved in _steps_in(self._folder) if saved != step]
         kept = f'the checkpoints of steps {", ".join(map(str, whole))} are whole' if whole else 'there is no earlier one'
         return UserError(
-            f'the checkpoint of step {step} could not be saved in {self._folder} ({_first_line(error)}); {kept}. Free space there and repeat the command'
+            f'the checkpoint of step {step} could not be saved in {self._folder} ({_first_line(error)}); {kept}. Mend that (free space there) and repeat the command'
         )
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
@@ -119,23 +136,32 @@ class Checkpoints:
         Raises:
           UserError: if there are checkpoints and none can be read.
         """
-        torn = False
         for step in reversed(self.steps()):
-            try:
-                with _quiet():
-                    return self._load(step, abstract)
-            except Exception as error:  # whatever a damaged file raises
-                self._set_aside(step, f'{type(error).__name__}: {_first_line(error)}')
-                torn = True
-        if not torn and not any(name.startswith('torn-') for name in os.listdir(self._folder)):
-            return None
-        raise UserError(f'no checkpoint in {self._folder} can be read; see the warnings above. Give another --workdir, or restore the files from a copy')
+            damage, listed = _damage(self._folder, step), os.path.exists(_listing(self._folder, step))
+            if not damage:
+                try:
+                    restored = self._load(step, abstract)
+                except Exception as error:
+                    damage = f'{type(error).__name__}: {_first_line(error)}'
+                    if listed:  # its files are as they were written, so the fault is not theirs
+                        raise UserError(f'the checkpoint of step {step} in {self._folder} is whole, but cannot be restored here ({damage})') from error
+                else:
+                    if not listed:
+                        _write_files_list(self._folder, step)
+                    self._tidy()  # what a kill kept the run from
+                    return restored
+            self._set_aside(step, damage)
+        if any(name.startswith('torn-') for name in os.listdir(self._folder)):
+            raise UserError(f'no checkpoint in {self._folder} can be read; see the warnings above. Give another --workdir, or restore the files from a copy')
+        return None
 
     def _set_aside(self, step: int, reason: str) -> None:
         aside = os.path.join(self._folder, f'torn-{step}')
         while os.path.exists(aside):
             aside += '+'
         os.replace(os.path.join(self._folder, str(step)), aside)
+        if os.path.exists(_listing(self._folder, step)):
+            os.replace(_listing(self._folder, step), aside + '.files')
         self._warn(f'warning: the checkpoint of step {step} cannot be read ({reason}); it is set aside as {aside}, and the one before it is used')
         if hasattr(self, '_checkpointer'):
             self._checkpointer.reload()
@@ -147,27 +173,25 @@ class Checkpoints:
         return TrainState(training['step'], loaded['params'], training['opt_state'], loaded.get('ema', {}), training['skipped']), dict(run or {})
 
     def close(self) -> None:
-        self.wait()
-        self._finisher.shutdown()
-        self._checkpointer.close()
+        try:
+            self.wait()
+        finally:
+            self._finisher.shutdown()
+            with contextlib.suppress(Exception):  # a save that failed is reported by `wait`, and again by Orbax
+                self._checkpointer.close()
 
 
 def _first_line(error: Exception) -> str:
     return ' '.join(str(error).split())[:300]
 
 
-@contextlib.contextmanager
-def _quiet():
-    """Keeps Orbax's and asyncio's pages of tracebacks for a damaged file off the terminal; the caller says in a line what is wrong."""
-    loggers = [logging.getLogger(name) for name in ('absl', 'asyncio')]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)
+def _worth_saying(record: logging.LogRecord) -> bool:
+    return record.name != 'asyncio' and '/orbax/' not in record.pathname.replace(os.sep, '/')
+
+
+# A damaged file or a full disk makes Orbax log pages of tracebacks from its threads; this file says in a line what is wrong.
+for _name in ('absl', 'asyncio'):
+    logging.getLogger(_name).addFilter(_worth_saying)
 
 
 def _files(folder: str) -> list[str]:
@@ -182,32 +206,39 @@ def _crc32(path: str) -> int:
     return value
 
 
+def _listing(folder: str, step: int) -> str:
+    return os.path.join(folder, f'{step}.files')
+
+
 def _write_files_list(folder: str, step: int) -> None:
     saved = os.path.join(folder, str(step))
     listed = {name: [os.path.getsize(os.path.join(saved, name)), _crc32(os.path.join(saved, name))] for name in _files(saved)}
-    temporary = os.path.join(folder, f'{step}.files.tmp')
+    temporary = _listing(folder, step) + '.tmp'
     with open(temporary, 'w', encoding='utf-8') as file:
         json.dump(listed, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, os.path.join(folder, f'{step}.files'))
+    os.replace(temporary, _listing(folder, step))
 
 
-def _damage(folder: str, step: int, *, contents: bool) -> str:
-    """What is wrong with the files of a checkpoint, in words; '' where nothing is, or where the run was killed before it could list them."""
-    listing, saved = os.path.join(folder, f'{step}.files'), os.path.join(folder, str(step))
+def _damage(folder: str, step: int, most_bytes: float = math.inf) -> str:
+    """What is wrong with the files of a checkpoint, in words; '' where nothing is, or where the run was killed before it could list them.
+
+    Args:
+      most_bytes: of larger files only the size is checked.
+    """
     try:
-        with open(listing, encoding='utf-8') as file:
+        with open(_listing(folder, step), encoding='utf-8') as file:
             listed = json.load(file)
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError):
         return ''
     for name, (size, crc) in listed.items():
-        path = os.path.join(saved, name)
+        path = os.path.join(folder, str(step), name)
         if not os.path.exists(path):
             return f'{name} is missing'
         if os.path.getsize(path) != size:
             return f'{name} has {os.path.getsize(path)} bytes where {size} were written'
-        if contents and _crc32(path) != crc:
+        if size <= most_bytes and _crc32(path) != crc:
             return f'{name} does not hold what was written'
     return ''
 
@@ -245,15 +276,14 @@ def load_params(path: str, ema: bool = True) -> tuple[Config, dict[str, Any]]:
     workdir, step = locate(path)
     config = from_json(os.path.join(workdir, 'config.json'))
     folder = os.path.join(workdir, FOLDER, str(step))
-    name = 'ema' if ema and config.ema_decay else 'params'
     try:
-        if damage := _damage(os.path.dirname(folder), step, contents=True):
+        if damage := _damage(os.path.dirname(folder), step):
             raise OSError(damage)
-        with _quiet():
-            abstract = ocp.checkpointables_metadata(folder).metadata[name]
-            host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
-            abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host), abstract)
-            loaded = ocp.load_checkpointables(folder, {name: abstract})[name]
+        saved = ocp.checkpointables_metadata(folder).metadata
+        name = 'ema' if ema and 'ema' in saved else 'params'
+        host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
+        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host), saved[name])
+        loaded = ocp.load_checkpointables(folder, {name: abstract})[name]
     except Exception as error:
         raise UserError(f'{folder}: the checkpoint cannot be read ({_first_line(error)}); name an earlier one, {workdir}/{FOLDER}/STEP') from error
     return config, jax.tree.map(np.asarray, loaded)

@@ -56,7 +56,8 @@ def make_program(config: Config, mesh: Mesh) -> Program:
     Raises:
       UserError: for dotted names that do not resolve, and rules that do not fit the parameters.
     """
-    module, loss = resolve(config.model.module)(config.model), resolve(config.loss)()
+    module = resolve(config.model.module, 'config.model.module', 'apply')(config.model)
+    loss = resolve(config.loss, 'config.loss', 'weights')()
     transformation = optimizer(config)
 
     def init_boxed():
@@ -121,7 +122,7 @@ def make_train_step(program: Program) -> Callable[[TrainState, Batch], tuple[Tra
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
         rows = jnp.arange(batch['tokens'].shape[0], dtype=jnp.uint32)
         loss, grads, metrics = gradients(program, state.params, batch, DropoutKey.create(config.seed, state.step, rows))
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         if config.optim.clip_norm:
             clip = jnp.minimum(1.0, config.optim.clip_norm / jnp.maximum(norm, 1e-12))

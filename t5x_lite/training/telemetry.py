@@ -1,12 +1,12 @@
 """What a run says of itself: metrics.jsonl, TensorBoard events, lines on the terminal."""
 
+import contextlib
 import json
 import os
 import time
 from typing import Any
 
 import jax
-import tensorboardX
 
 from t5x_lite.config import LogConfig
 
@@ -51,24 +51,20 @@ class MetricsLog:
                     except (json.JSONDecodeError, KeyError, TypeError):
                         break  # the line that a kill cut short
                     if step <= resume_step:
-                        kept.append(line)
+                        kept.append(line.rstrip('\n') + '\n')
         temporary = path + '.tmp'
         with open(temporary, 'w', encoding='utf-8') as file:
             file.writelines(kept)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        self._file = open(path, 'a', encoding='utf-8')
-        self._board = None
-        if config.tensorboard:
-            self._board = tensorboardX.SummaryWriter(os.path.join(workdir, 'tensorboard'), purge_step=resume_step + 1 if resume_step else None)
+        self._file = open(path, 'a', encoding='utf-8', buffering=1)  # a line is there to be read when it is written
+        self._board = _Board(os.path.join(workdir, 'tensorboard'), resume_step) if config.tensorboard else None
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         self._file.write(json.dumps({'step': step} | values) + '\n')
         if self._board is not None:
-            for name, value in values.items():
-                if isinstance(value, (int, float)):
-                    self._board.add_scalar(name, value, step)
+            self._board.write(step, {name: value for name, value in values.items() if isinstance(value, (int, float))})
 
     def flush(self) -> None:
         """On disk when it returns: before a checkpoint, so that a resumed run finds every line up to it."""
@@ -76,10 +72,39 @@ class MetricsLog:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self.flush()
-        self._file.close()
+        """Never raises: a line that could not be written has made `write` or `flush` raise."""
+        with contextlib.suppress(OSError):
+            self._file.close()
         if self._board is not None:
-            self._board.close()
+            with contextlib.suppress(OSError):
+                self._board.close()
+
+
+class _Board:
+    """TensorBoard events, written by the caller's thread: tensorboardX's own thread dies of a full disk, and the run then waits for it for ever."""
+
+    _FLUSH_SECONDS = 10.0
+
+    def __init__(self, folder: str, resume_step: int):
+        from tensorboardX import event_file_writer  # imports torch where that is installed, which takes seconds
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        self._event, self._summary, self._flushed = event_pb2.Event, summary_pb2.Summary, time.monotonic()
+        os.makedirs(folder, exist_ok=True)
+        self._file = event_file_writer.EventsWriter(os.path.join(folder, 'events'), f'.{os.getpid()}.{resume_step}')
+        if resume_step:  # hides what was written after the checkpoint
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._file.write_event(self._event(wall_time=time.time(), step=resume_step + 1, session_log=start))
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        values = [self._summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._file.write_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
+        if time.monotonic() - self._flushed > self._FLUSH_SECONDS:
+            self._file.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class Window:

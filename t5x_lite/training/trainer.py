@@ -2,6 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable
+import contextlib
+import errno
 import os
 import signal
 import time
@@ -10,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from t5x_lite.config import Config, NonFinite, UserError, differences, from_json, to_json
+from t5x_lite.config import Config, NonFinite, UserError, differences, from_json, nearest, to_json
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.training import checkpoint, partitioning, paths
 from t5x_lite.training.step import Program, TrainState, make_program, make_train_step
@@ -20,6 +22,10 @@ Evaluate = Callable[[Any], dict[str, float]]
 
 # Steps whose metrics may be on their way while the next are computed: the host never waits for the newest.
 _IN_FLIGHT = 2
+
+_DISK_ERRORS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+)  # fmt: skip
 
 
 class Trainer:
@@ -50,8 +56,9 @@ class Trainer:
         self._program = make_program(config, self._mesh)
         self._compiled: dict[Any, Any] = {}
         self._stop_signal = ''
-        _claim(workdir, config)
-        checkpoint.copy_tokenizer(tokenizer_path, workdir)
+        with _disk_errors(workdir):
+            _claim(workdir, config)
+            checkpoint.copy_tokenizer(tokenizer_path, workdir)
 
     def run(self) -> None:
         """Trains to config.steps, or says that this is done already.
@@ -59,23 +66,26 @@ class Trainer:
         Raises:
           UserError: a loss that is not finite, other data than the checkpoint's, a checkpoint that cannot be saved.
         """
-        config = self._config
-        checkpoints = checkpoint.Checkpoints(self._workdir, config.checkpoint)
-        with jax.set_mesh(self._mesh):
+        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            with _disk_errors(self._workdir), jax.set_mesh(self._mesh):
+                self._run(checkpoint.Checkpoints(self._workdir, self._config.checkpoint))
+        except KeyboardInterrupt as error:
+            raise UserError('interrupted without saving; repeat the command to go on from the newest checkpoint') from error
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _run(self, checkpoints: checkpoint.Checkpoints) -> None:
+        with contextlib.closing(checkpoints):
             state, run = self._start(checkpoints)
-            first = int(state.step)
-            if first >= config.steps:
-                print(f'finished: all {config.steps:,} steps of {self._workdir} are done; raise --config.steps in another workdir to train longer')
+            first, steps = int(state.step), self._config.steps
+            if first >= steps:
+                print(f'finished: all {steps:,} steps of {self._workdir} are done; raise --config.steps in another workdir to train longer')
                 return
-            log = MetricsLog(self._workdir, config.log, first)
-            previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-            try:
+            log = MetricsLog(self._workdir, self._config.log, first)
+            with contextlib.closing(log):
                 self._loop(state, first, Window(run.get('window')), checkpoints, log)
-            finally:
-                for number, handler in previous.items():
-                    signal.signal(number, handler)
-                log.close()
-                checkpoints.close()
 
     def _on_signal(self, number: int, frame: Any) -> None:
         del frame
@@ -92,7 +102,7 @@ class Trainer:
                     f'{self._workdir} was trained on other data than config.data gives now (corpus, tokenizer or table changed); '
                     'give the same data, or another --workdir'
                 )
-            print(f'resumed {self._workdir} from step {int(state.step):,}')
+            print(f'resumed {self._workdir} from step {int(state.step):,}', flush=True)
             return state, run
         state = self._program.init()
         if self._initial is not None:
@@ -157,15 +167,17 @@ class Trainer:
                     continue
                 began = time.perf_counter()
                 scores = self._evaluate(state, done, log) if evaluate else None
-                if save:
+                stop = self._stop_signal  # it may have come while evaluating
+                if save or stop:
                     log.flush()
                     run = {'data': data.fingerprint, 'window': window.sums}
-                    checkpoints.save(done, state, run, self._best_metric(scores), wait=last or bool(self._stop_signal))
+                    checkpoints.save(done, state, run, scores, wait=bool(last or stop))
+                    self._check_best_metric(scores)
                 aside = time.perf_counter() - began
                 console.pause(aside)
                 timer[1] += aside
-                if self._stop_signal and not last:
-                    print(f'stopped by {self._stop_signal} at step {done:,}, which is saved; repeat the command to go on')
+                if stop and not last:
+                    print(f'stopped by {stop} at step {done:,}, which is saved; repeat the command to go on')
                     return
         print(f'finished {config.steps:,} steps; {self._workdir} holds checkpoints/, metrics.jsonl, tensorboard/ and config.json')
 
@@ -177,13 +189,10 @@ class Trainer:
             if first < last:
                 yield max(first, stage.first_step), last, partitioning.local_rows(self._mesh, stage.batch_size)
 
-    def _best_metric(self, scores: dict[str, float] | None) -> dict[str, float] | None:
+    def _check_best_metric(self, scores: dict[str, float] | None) -> None:
         name = self._config.checkpoint.best_metric
-        if not name or scores is None:
-            return None
-        if name not in scores:
-            raise UserError(f'config.checkpoint.best_metric={name!r} is not a held-out metric; known: {", ".join(sorted(scores))}')
-        return {name: scores[name]}
+        if name and scores is not None and name not in scores:
+            raise UserError(f'config.checkpoint.best_metric={name!r} is not a held-out metric; {nearest(name, scores)}')
 
     def _evaluate(self, state: TrainState, step: int, log: MetricsLog) -> dict[str, float]:
         began = time.perf_counter()
@@ -245,6 +254,17 @@ class Trainer:
         """FLOPs of a step: three forward passes' worth (forward, and two products for each in the backward pass) of every row, padding included."""
         module = type(self._program.module)
         return 3.0 * stage.batch_size * module.forward_flops(self._config.model, stage.seq_len, stage.max_predictions)
+
+
+@contextlib.contextmanager
+def _disk_errors(workdir: str):
+    """A disk that is full, or a place that cannot be written, is no bug of ours: a line says so."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise UserError(f'{error.filename or workdir}: {error.strerror}; mend that (checkpoints are whole) and repeat the command, or give another --workdir') from error
 
 
 def _claim(workdir: str, config: Config) -> None:

@@ -1,9 +1,10 @@
 """What masked-token predictions must beat on a prepared corpus, as a table.
 
-    python -m tests.benchmarks.mlm_baselines --path=PREPARED[,PREPARED...] [--source=bert_flax.objectives:MlmNsp] [--seq_len=128] [--positions=20000]
+    python -m tests.benchmarks.mlm_baselines --path=PREPARED[,PREPARED...] [--source=bert_flax.objectives:MlmNsp] [--positions=20000]
     python -m tests.benchmarks.mlm_baselines --workdir=RUN       # on the held-out batches that this run is evaluated on
 
-The masked positions are those of held-out examples, as a run draws them; counts are taken on the train split (t5x_lite.evaluation.baselines).
+The masked positions are those of held-out examples, as a run draws them; counts are taken on the train split
+(t5x_lite.evaluation.baselines).
 """
 
 import os

@@ -169,7 +169,12 @@ def test_command_prints_a_table(tmp_path):
         lines = [' '.join(rng.choice(words, 6)) for _ in range(12)]
         (tmp_path / 'texts' / f'{number}.txt').write_text('\n'.join(lines))
     settings = preparation.Settings(
-        input=(str(tmp_path / 'texts'),), output=str(tmp_path / 'prepared'), vocab_size=60, sentences='line', validation_fraction=0.25, workers=1
+        input=(str(tmp_path / 'texts'),),
+        output=str(tmp_path / 'prepared'),
+        vocab_size=60,
+        sentences='line',
+        validation_fraction=0.25,
+        workers=1,
     )
     preparation.prepare(settings, lambda line: None)
     command = [sys.executable, '-m', 'tests.benchmarks.mlm_baselines', f'--path={tmp_path}/prepared', '--seq_len=32']

@@ -136,7 +136,10 @@ def test_golden_vectors():
             continue
         targets, predictions = given['targets'], given['predictions']
         if 'pearson' in function or 'spearman' in function or 'correlation' in function:
-            ours = {'pearson_corrcoef': 100 * metrics.pearson(targets, predictions), 'spearman_corrcoef': 100 * metrics.spearman(targets, predictions)}
+            ours = {
+                'pearson_corrcoef': 100 * metrics.pearson(targets, predictions),
+                'spearman_corrcoef': 100 * metrics.spearman(targets, predictions),
+            }
         else:
             ours = _percentages(function, targets, predictions)
         for name, expected in case['expected'].items():

@@ -101,7 +101,9 @@ def test_task_does_not_leak(corpus, written, stdlib):
     output, _ = written
     train, dev = _rows(output, 'train'), _rows(output, 'dev')
     assert len({label for _, label in dev}) >= 6 and {label for _, label in dev} <= {label for _, label in train}
-    names = re.compile(r'(?i)(?<![a-z])(' + '|'.join(name.strip('_') for modules in corpus.FAMILIES.values() for name in modules) + r')(?![a-z])')
+    names = re.compile(
+        r'(?i)(?<![a-z])(' + '|'.join(name.strip('_') for modules in corpus.FAMILIES.values() for name in modules) + r')(?![a-z])'
+    )
     assert not any(names.search(text) for text, _ in train + dev)
     assert corpus.overlaps([text for text, _ in dev], [text for text, _ in train]).max() < 0.5
     lines = {line for text in _texts(output, 'train').values() for line in text.split('\n')}
@@ -141,7 +143,10 @@ Returns
 
 
 def test_docstrings_have_their_place(corpus, tmp_path):
-    source = 'class A:\n    """The class itself."""\n    def f(self):\n        "A method here."\n        def g():\n            "An inner one."\nif True:\n    def h():\n        "Under a condition."\n'
+    source = (
+        'class A:\n    """The class itself."""\n    def f(self):\n        "A method here."\n        def g():\n            "An inner one."\n'
+        'if True:\n    def h():\n        "Under a condition."\n'
+    )
     (tmp_path / 'm.py').write_text(source)
     found = corpus.read_module((str(tmp_path / 'm.py'), 'm'))
     assert [(docstring.name, docstring.group, docstring.sentences) for docstring in found] == [

@@ -1,0 +1,57 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5x_lite.models.attention import Mask, dense_attention
+
+
+def arrays(batch=2, length=6, heads=2, size=4):
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=(batch, length, heads, size)), jnp.float32) for _ in range(3)]
+
+
+def test_is_the_formula():
+    q, k, v = arrays()
+    out = dense_attention(q, k, v, Mask(), scale=0.5)
+    for b in range(2):
+        for h in range(2):
+            scores = np.asarray(q[b, :, h] @ k[b, :, h].T) * 0.5
+            weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+            np.testing.assert_allclose(out[b, :, h], weights @ np.asarray(v[b, :, h]), atol=1e-5)
+
+
+def test_masks_as_literal_matrices():
+    keys = Mask(keys_BM=jnp.array([[True, True, False]]))
+    np.testing.assert_array_equal(keys.dense()[0, 0], [[1, 1, 0]])
+    packed = Mask(packed_BL=jnp.array([[1, 1, 2, 0]]))
+    np.testing.assert_array_equal(packed.dense()[0, 0], [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
+    both = Mask(keys_BM=jnp.array([[True, False, True, True]]), packed_BL=jnp.array([[1, 1, 2, 0]]))
+    np.testing.assert_array_equal(both.dense()[0, 0], [[1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
+    assert Mask().dense() is None
+
+
+def test_attention_does_not_cross_sequences_of_a_row():
+    """Shown by the gradient: what a position of the first sequence gives does not depend on any key or value of the second."""
+    q, k, v = arrays(batch=1)
+    packed = Mask(packed_BL=jnp.array([[1, 1, 1, 2, 2, 0]]))
+    jacobians = jax.jacobian(lambda k, v: dense_attention(q, k, v, packed, scale=0.5)[0], (0, 1))(k, v)
+    for jacobian in jacobians:
+        depends = np.abs(np.asarray(jacobian)[:, :, :, 0]).sum(axis=(1, 2, 4, 5)) > 0  # [query, key]
+        np.testing.assert_array_equal(depends[:3, 3:], False)
+        np.testing.assert_array_equal(depends[3:5, [0, 1, 2, 5]], False)
+        assert depends[:3, :3].all() and depends[3:5, 3:5].all()
+
+
+def test_a_query_that_may_attend_to_nothing_gives_zeros_and_finite_gradients():
+    q, k, v = arrays(batch=1)
+    mask = Mask(packed_BL=jnp.array([[1, 1, 1, 1, 0, 0]]))
+    out, gradients = jax.value_and_grad(lambda *x: jnp.sum(jnp.square(dense_attention(*x, mask, scale=0.5))), (0, 1, 2))(q, k, v)
+    assert np.isfinite(out) and all(np.isfinite(g).all() for g in gradients)
+    np.testing.assert_array_equal(dense_attention(q, k, v, mask, scale=0.5)[0, 4:], 0)
+
+
+def test_hidden_keys_do_not_matter():
+    q, k, v = arrays()
+    mask = Mask(keys_BM=jnp.arange(6)[None] < jnp.array([[4], [6]]))
+    changed = dense_attention(q, k.at[0, 4:].set(99.0), v.at[0, 4:].set(-99.0), mask, scale=0.5)
+    np.testing.assert_array_equal(dense_attention(q, k, v, mask, scale=0.5), changed)

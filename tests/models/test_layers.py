@@ -1,0 +1,113 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x_lite.config import ModelConfig
+from t5x_lite.models.layers import DropoutKey, Einsum, Embedding, LayerNorm, dropout, hide_padded, product
+
+
+def key(step=0, rows=4, seed=0):
+    return DropoutKey.create(seed, jnp.int32(step), jnp.arange(rows))
+
+
+def test_layer_norm_keeps_precision_far_from_zero():
+    x = np.random.default_rng(0).normal(1e4, 1.0, (2, 3, 256)).astype(np.float32)
+    norm = LayerNorm(1e-12, jnp.float32)
+    y = norm.apply(norm.init(jax.random.key(0), x), x)
+    exact = (x.astype(np.float64) - x.astype(np.float64).mean(-1, keepdims=True)) / x.astype(np.float64).std(-1, keepdims=True)
+    np.testing.assert_allclose(y, exact, atol=2e-3)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_the_product_has_the_gradients_of_its_einsum(dtype):
+    rng = np.random.default_rng(0)
+    x, kernel, weights = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 3, 8), (8, 5), (2, 3, 5)))
+
+    def ours(x, kernel):
+        return jnp.sum(product('BLD,DF->BLF', x, kernel, dtype).astype(jnp.float32) * weights)
+
+    def plain(x, kernel):
+        return jnp.sum(jnp.einsum('BLD,DF->BLF', x, kernel) * weights)
+
+    for got, want in zip(jax.grad(ours, (0, 1))(x, kernel), jax.grad(plain, (0, 1))(x, kernel), strict=True):
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 if dtype == jnp.float32 else 0.1)
+
+
+def test_bf16_products_accumulate_in_float32():
+    """4,096 ones and one 0.5 x 0.5 are lost in bf16 sums (8 bits), not in float32 ones."""
+    x, kernel = jnp.ones((1, 4097)).at[0, -1].set(0.5), jnp.ones((4097, 1)).at[-1, 0].set(0.5)
+    value = jnp.einsum('ij,jk->ik', x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+    assert float(value[0, 0]) == 4096.25
+    _, pullback = jax.vjp(lambda k: product('BD,DF->BF', jnp.ones((4097, 1)), k, jnp.bfloat16), jnp.ones((1, 1)))
+    assert float(pullback(jnp.ones((4097, 1), jnp.bfloat16))[0][0, 0]) == 4097
+
+
+def test_einsum_is_a_kernel_and_a_bias():
+    layer = Einsum((4, 6), ('embed', 'mlp'), jnp.float32)
+    x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+    boxed = layer.init(jax.random.key(0), 'BLD,DF->BLF', x)
+    params = nn.unbox(boxed)['params']
+    assert boxed['params']['kernel'].names == ('embed', 'mlp') and boxed['params']['bias'].names == ('mlp',)
+    params['bias'] = jnp.arange(6, dtype=jnp.float32)
+    np.testing.assert_allclose(layer.apply({'params': params}, 'BLD,DF->BLF', x), x @ np.asarray(params['kernel']) + np.arange(6, dtype=np.float32), rtol=1e-5)
+
+
+def test_rows_that_pad_a_vocabulary_start_at_zero_and_the_others_do_not_depend_on_them():
+    exact, padded = (
+        nn.unbox(Embedding((100, 8), ('vocab', 'embed'), jnp.float32, stored_rows=rows).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
+        for rows in (0, 128)
+    )
+    exact, padded = (tree['params']['embedding'] for tree in (exact, padded))
+    np.testing.assert_array_equal(padded[:100], exact)
+    assert padded.shape == (128, 8) and not padded[100:].any() and exact.any(axis=1).all()
+
+
+def test_hidden_columns_take_no_probability():
+    logits = hide_padded(jnp.ones((2, 128)), ModelConfig(vocab_size=100))
+    np.testing.assert_allclose(jax.nn.softmax(logits)[:, :100], 0.01, rtol=1e-6)
+
+
+class TestDropout:
+    def test_rate_and_scale(self):
+        x = jnp.ones((64, 128, 32))
+        for rate in (0.1, 0.5, 0.9):
+            y = dropout(x, rate, key(rows=64), 0)
+            kept = float(jnp.mean(y > 0))
+            assert abs(kept - (1 - rate)) < 4 * np.sqrt(rate * (1 - rate) / x.size)
+            np.testing.assert_allclose(y[y > 0], 1 / (1 - rate), rtol=1e-6)
+
+    def test_none_and_zero_are_the_identity(self):
+        x = jnp.ones((2, 3))
+        assert dropout(x, 0.5, None, 0) is x and dropout(x, 0.0, key(rows=2), 0) is x
+
+    def test_a_row_drops_the_same_wherever_it_is_in_a_part(self):
+        """A microbatch or a shard holds some rows of the global batch."""
+        x = jnp.ones((8, 5, 7))
+        whole = dropout(x, 0.5, key(rows=8), 1)
+        part = dropout(x[3:5], 0.5, key(rows=8).replace(rows=jnp.array([3, 4], jnp.uint32)), 1)
+        np.testing.assert_array_equal(whole[3:5], part)
+
+    @pytest.mark.parametrize('other', ['step', 'site', 'layer', 'seed', 'row'])
+    def test_everything_that_names_a_mask_changes_it(self, other):
+        x = jnp.ones((1, 4096))
+        base = dropout(x, 0.5, key(rows=1), 0) > 0
+        changed = {
+            'step': dropout(x, 0.5, key(step=1, rows=1), 0),
+            'site': dropout(x, 0.5, key(rows=1), 1),
+            'layer': dropout(x, 0.5, key(rows=1).fold(1), 0),
+            'seed': dropout(x, 0.5, key(rows=1, seed=1), 0),
+            'row': dropout(x, 0.5, key(rows=1).replace(rows=jnp.array([1], jnp.uint32)), 0),
+        }[other]
+        agree = float(jnp.mean(base == (changed > 0)))
+        assert abs(agree - 0.5) < 4 * np.sqrt(0.25 / x.size)  # independent coins agree half the time
+
+    def test_neighbours_are_independent(self):
+        """Correlations of the masks at small distances in any axis, and between rows, are those of independent coins."""
+        kept = np.asarray(dropout(jnp.ones((16, 64, 64)), 0.5, key(rows=16), 0) > 0, np.float64) - 0.5
+        for shift in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 2), (0, 2, 0), (8, 0, 0)):
+            correlation = 4 * np.mean(kept * np.roll(kept, shift, (0, 1, 2)))
+            assert abs(correlation) < 4 / np.sqrt(kept.size), shift
+        assert np.corrcoef(kept.reshape(16, -1))[np.triu_indices(16, 1)].std() < 1.5 / np.sqrt(64 * 64)

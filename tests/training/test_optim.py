@@ -1,0 +1,202 @@
+"""Optimisers and schedules against formulas, optax, and the reference implementations' recorded numbers."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from t5x_lite.config import Config, Optimizer, OptimConfig, Schedule, UserError
+from t5x_lite.training import optim, paths
+
+GOLDEN = pathlib.Path(__file__).resolve().parents[2] / '..' / 'shared' / 'golden' / 'optimizers_schedules.json'
+DECAY = (('.*/(bias|scale)', 0.0), ('.*', 0.1))
+
+
+def rates(steps, config):
+    rate = optim.schedule(config)
+    return np.array([float(rate(jnp.int32(step))) for step in steps])
+
+
+def run(name, **fields):
+    return Config(steps=100, optim=OptimConfig(name=name, learning_rate=0.01, schedule=Schedule.constant, decay=DECAY, **fields))
+
+
+def tree(layers: int = 3):
+    """A stack of layers, and arrays outside it; large enough for Adafactor to factor."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    scales = jnp.asarray([0.1, 1.0, 10.0])[:layers]  # layers of different size: mixing them would show
+    return {
+        'encoder': {'layers': {'wi': {'kernel': normal(layers, 130, 140) * scales[:, None, None], 'bias': normal(layers, 140)}}, 'table': {'embedding': normal(150, 130)}},
+    }
+
+
+def unstack(params):
+    layers = params['encoder']['layers']
+    return {
+        'encoder': {f'layer_{i}': jax.tree.map(lambda x, i=i: x[i], layers) for i in range(3)} | {'table': params['encoder']['table']},
+    }
+
+
+@pytest.mark.parametrize('name', list(Optimizer))
+def test_a_stack_of_layers_is_updated_as_its_layers_one_by_one(name):
+    """Trust ratios, factors, clipping and scales belong to each layer."""
+    transformation = optim.optimizer(run(name))
+    stacked, single = tree(), unstack(tree())
+    states = transformation.init(stacked), transformation.init(single)
+    for step in range(3):
+        gradient = jax.tree.map(lambda x, step=step: jnp.cos(x * (step + 1)), stacked)
+        updates, state = transformation.update(gradient, states[0], stacked)
+        single_updates, single_state = transformation.update(unstack(gradient), states[1], single)
+        states = state, single_state
+        stacked, single = optax.apply_updates(stacked, updates), optax.apply_updates(single, single_updates)
+    for path, leaf in paths.leaves(unstack(stacked)).items():
+        np.testing.assert_allclose(leaf, paths.leaves(single)[path], rtol=2e-6, atol=1e-7, err_msg=path)
+
+
+def test_adamw_is_optax_adamw():
+    ours = optim.optimizer(run(Optimizer.adamw))
+    theirs = optax.adamw(0.01, b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.1, mask=lambda p: paths.map_paths(lambda path, _: not path.endswith('bias'), p))
+    params = [tree(), tree()]
+    states = [ours.init(params[0]), theirs.init(params[1])]
+    for _ in range(3):
+        for i, transformation in enumerate((ours, theirs)):
+            updates, states[i] = transformation.update(jax.tree.map(jnp.sin, params[i]), states[i], params[i])
+            params[i] = optax.apply_updates(params[i], updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *params)
+
+
+def test_lamb_is_optax_lamb_where_parameters_decay():
+    ours = optim.optimizer(run(Optimizer.lamb))
+    theirs = optax.lamb(0.01, eps=1e-6, weight_decay=0.1)
+    params = {'kernel': tree()['encoder']['table']['embedding']}
+    rules_fit = {'a': {'bias': jnp.ones(3)}} | params
+    gradient = jax.tree.map(jnp.sin, rules_fit)
+    updates, _ = ours.update(gradient, ours.init(rules_fit), rules_fit)
+    expected, _ = theirs.update({'kernel': gradient['kernel']}, theirs.init(params), params)
+    np.testing.assert_allclose(updates['kernel'], expected['kernel'], rtol=1e-5)
+    # Biases neither decay nor scale: Adam's first step is the learning rate.
+    np.testing.assert_allclose(updates['a']['bias'], -0.01, rtol=1e-4)
+
+
+def test_without_bias_correction_the_first_step_is_small():
+    """m / sqrt(v) = (1 - b1) g / sqrt((1 - b2) g^2) = 0.1 / sqrt(0.001)."""
+    adam = optim.scale_by_adam(0.9, 0.999, 0.0, bias_correction=False)
+    updates, _ = adam.update(jnp.full(3, 2.0), adam.init(jnp.zeros(3)))
+    np.testing.assert_allclose(updates, 0.1 / np.sqrt(0.001), rtol=1e-5)
+
+
+def test_adafactor_decays_by_rate_times_parameter():
+    config = run(Optimizer.adafactor)
+    without = optim.optimizer(Config(steps=100, optim=OptimConfig(name=Optimizer.adafactor, learning_rate=0.01, schedule=Schedule.constant, decay=(('.*', 0.0),))))
+    params = tree()
+    gradient = jax.tree.map(jnp.sin, params)
+    both = [t.update(gradient, t.init(params), params)[0] for t in (optim.optimizer(config), without)]
+    kernel = [u['encoder']['table']['embedding'] for u in both]
+    np.testing.assert_allclose(kernel[0] - kernel[1], -0.01 * 0.1 * params['encoder']['table']['embedding'], atol=1e-6)
+    np.testing.assert_array_equal(both[0]['encoder']['layers']['wi']['bias'], both[1]['encoder']['layers']['wi']['bias'])
+
+
+class TestSchedules:
+    def config(self, schedule, **fields):
+        return Config(steps=1000, optim=OptimConfig(learning_rate=1.0, schedule=schedule, **({'warmup_steps': 100} | fields)))
+
+    @pytest.mark.parametrize('schedule', [s for s in Schedule if s != Schedule.inverse_sqrt])
+    def test_warm_up_rises_linearly_from_zero(self, schedule):
+        np.testing.assert_allclose(rates([0, 1, 50, 99], self.config(schedule)), [0, 0.01, 0.5, 0.99], rtol=1e-6)
+
+    def test_values(self):
+        steps = [100, 550, 1000]
+        np.testing.assert_allclose(rates(steps, self.config(Schedule.constant)), [1, 1, 1])
+        np.testing.assert_allclose(rates(steps, self.config(Schedule.linear)), [1, 0.5, 0], atol=1e-6)
+        np.testing.assert_allclose(rates(steps, self.config(Schedule.linear_from_start)), [0.9, 0.45, 0], atol=1e-6)
+        np.testing.assert_allclose(rates(steps, self.config(Schedule.cosine, end_fraction=0.1)), [1, 0.55, 0.1], rtol=1e-5)
+        np.testing.assert_allclose(rates([1, 100, 400], self.config(Schedule.inverse_sqrt)), [1, 1, 0.5], rtol=1e-6)
+
+    def test_fraction_of_steps(self):
+        np.testing.assert_allclose(rates([50], self.config(Schedule.linear, warmup_steps=0, warmup_fraction=0.1)), [0.5])
+
+    def test_a_warm_up_as_long_as_the_run_is_refused(self):
+        with pytest.raises(UserError, match='warm-up of 1000 steps'):
+            optim.schedule(self.config(Schedule.linear, warmup_steps=1000))
+
+
+golden = pytest.mark.skipif(not GOLDEN.exists(), reason='no ../shared/golden')
+
+
+def cases(*functions):
+    if not GOLDEN.exists():
+        return []
+    return [case for case in json.loads(GOLDEN.read_text())['cases'] if any(case['function'].startswith(f) for f in functions)]
+
+
+@golden
+def test_golden_bert_schedule():
+    found = cases('linear warmup then linear decay to 0')
+    assert found
+    for case in found:
+        given = case['input']
+        config = Config(
+            steps=given['num_train_steps'],
+            optim=OptimConfig(learning_rate=given['init_lr'], warmup_steps=given['num_warmup_steps'], schedule=Schedule.linear_from_start),
+        )
+        np.testing.assert_allclose(rates([given['step']], config)[0], case['expected'], atol=1e-9)
+
+
+@golden
+def test_golden_inverse_square_root():
+    found = cases('inverse square root')
+    assert found
+    for case in found:
+        warmup = case['input']['warmup_steps']
+        config = Config(steps=10**6, optim=OptimConfig(learning_rate=warmup**-0.5, warmup_steps=warmup, schedule=Schedule.inverse_sqrt))
+        np.testing.assert_allclose(rates([case['input']['step']], config)[0], case['expected'], rtol=1e-6)
+
+
+@golden
+def test_golden_bert_adam():
+    """google-research/bert's AdamWeightDecayOptimizer, step by step."""
+    found = cases('AdamWeightDecay')
+    assert len(found) == 2
+    for case in found:
+        given = case['input']
+        fields = {'learning_rate': given['learning_rate'], 'schedule': Schedule.constant, 'bias_correction': False, 'decay': (('.*', 0.0),)}
+        transformation = optim.optimizer(Config(steps=100, optim=OptimConfig(**fields)))
+        params, trajectory = {'w': jnp.asarray(given['w0'], jnp.float32)}, []
+        target, state = jnp.asarray(given['x'], jnp.float32), transformation.init(params)
+        for _ in range(given['steps']):
+            updates, state = transformation.update({'w': 2 * (params['w'] - target) / 3}, state, params)
+            params = optax.apply_updates(params, updates)
+            trajectory.append(params['w'])
+        if given['steps'] == 100:
+            np.testing.assert_allclose(params['w'], case['expected'], rtol=0.01, atol=0.01)
+        else:
+            np.testing.assert_allclose(trajectory, case['expected'], atol=case['tolerance'])
+
+
+@golden
+def test_golden_adafactor_trajectories():
+    """T5's Adafactor, those cases with T5's settings (ours are fixed: parameter scale, decay 0.8, factored from 128 on, from the first step)."""
+    ours = {'first_step': 0, 'decay_rate': 0.8, 'multiply_by_parameter_scale': True, 'min_dim_size_to_factor': 128, 'clipping_threshold': 1.0, 'beta1': None}
+    found = [
+        case
+        for case in cases('Adafactor trajectory')
+        if all(case['input'][name] == value for name, value in ours.items()) and not case['input'].get('weight_decay_rate')
+    ]
+    assert found
+    for case in found:
+        fields = {'name': Optimizer.adafactor, 'learning_rate': case['input']['learning_rate'], 'schedule': Schedule.constant, 'decay': (('.*', 0.0),)}
+        transformation = optim.optimizer(Config(steps=100, optim=OptimConfig(**fields)))
+        params = {'w': jnp.asarray(case['input']['params'], jnp.float32)}
+        state = transformation.init(params)
+        for gradient, expected in zip(case['input']['grads'], case['expected']['params_after_step'], strict=True):
+            updates, state = transformation.update({'w': jnp.asarray(gradient, jnp.float32)}, state, params)
+            params = optax.apply_updates(params, updates)
+            np.testing.assert_allclose(params['w'], expected, atol=case['tolerance'])

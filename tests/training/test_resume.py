@@ -1,0 +1,190 @@
+"""Real processes, killed at chosen places and started again, end as one that was never touched: parameters bit for bit, metrics line by line."""
+
+from concurrent.futures import ThreadPoolExecutor
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from t5x_lite.training import checkpoint
+from tests.training import runs
+
+PLACES = {
+    'before the first checkpoint': lambda run: run.logged(3) and not run.saved() and not run.saving(5),
+    'inside the first save': lambda run: run.saving(5),
+    'evaluating': lambda run: run.logged(9) and not run.logged(9, held_out=True),
+    'evaluating again': lambda run: run.logged(18) and not run.logged(18, held_out=True),
+    'at the end of a stage': lambda run: run.logged(12) and not run.logged(15) and 10 in run.saved(),
+    'at the start of a stage': lambda run: run.logged(15) and 15 not in run.saved(),
+    'inside a later save': lambda run: run.saving(20),
+    'between checkpoints': lambda run: run.logged(24) and 25 not in run.saved() and not run.saving(25),
+    'as a save ends': lambda run: 25 in run.saved(),
+    'inside the last save': lambda run: run.saving(30),
+    'after the last save': lambda run: 30 in run.saved(),
+}
+CHAINS = [
+    ('before the first checkpoint', 'inside the first save', 'evaluating'),
+    ('at the end of a stage', 'at the start of a stage', 'inside a later save'),
+    ('between checkpoints', 'as a save ends', 'inside the last save', 'after the last save'),
+]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp('resume')
+
+
+@pytest.fixture(scope='module')
+def corpus(folder):
+    return runs.prepare_corpus(folder / 'data')
+
+
+@pytest.fixture(scope='module')
+def make_run(folder, corpus):
+    def make(name: str, **fields) -> runs.Run:
+        return runs.Run(folder / name, runs.small_config(corpus, **fields), folder / 'cache')
+
+    return make
+
+
+@pytest.fixture(scope='module')
+def reference(make_run):
+    """A run that nothing disturbed."""
+    return make_run('reference').finish()
+
+
+@pytest.fixture(scope='module')
+def outcome(request, reference, make_run):
+    """outcome(test's scenario): what it returns. Those of all selected tests run side by side, for most of their time is one process starting."""
+    chosen = {item.obj.scenario: item for item in request.session.items if hasattr(getattr(item, 'obj', None), 'scenario')}
+    chains = {item.callspec.params['places'] for item in request.session.items if 'places' in getattr(getattr(item, 'callspec', None), 'params', {})}
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        futures = {places: pool.submit(_killed, make_run(f'killed{number}'), places) for number, places in enumerate(sorted(chains))}
+        futures |= {scenario: pool.submit(scenario, make_run, reference) for scenario in chosen}
+        yield lambda key: futures[key].result()
+
+
+def _killed(run: runs.Run, places: tuple[str, ...]) -> runs.Run:
+    for place in places:
+        run.kill_when(PLACES[place])
+    return run.finish()
+
+
+def in_background(scenario):
+    """Marks a test of what `scenario(make_run, reference)` returns."""
+
+    def mark(test):
+        test.scenario = scenario
+        return test
+
+    return mark
+
+
+@pytest.mark.parametrize('places', CHAINS, ids=' | '.join)
+def test_a_run_killed_several_times_ends_as_one_never_killed(places, outcome, reference):
+    run = outcome(places)
+    runs.assert_same(run, reference)
+    assert run.saved() == reference.saved()
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ['25', '25.files', '30', '30.files']
+
+
+def _bert(make_run, reference):
+    run, untouched = make_run('bert', module=runs.BERT), make_run('untouched_bert', module=runs.BERT)
+    for place in ('inside the first save', 'at the end of a stage', 'evaluating again'):
+        run.kill_when(PLACES[place])
+    return run.finish(), untouched.finish()
+
+
+@in_background(_bert)
+def test_so_does_bert(outcome):
+    runs.assert_same(*outcome(_bert))
+
+
+def _signalled(make_run, reference):
+    run = make_run('signalled')
+    run.kill_when(PLACES['evaluating'], signal.SIGTERM)
+    after_term = run.saved()
+    run.kill_when(PLACES['evaluating again'], signal.SIGINT)
+    after_int = run.saved()
+    return run.finish(), after_term, after_int
+
+
+@in_background(_signalled)
+def test_sigterm_and_sigint_save_at_once_and_leave_with_status_0(outcome, reference):
+    run, after_term, after_int = outcome(_signalled)
+    assert after_term[-1] == 9 and 'stopped by SIGTERM at step 9, which is saved' in run.output
+    assert after_int[-1] == 18 and 'stopped by SIGINT at step 18, which is saved' in run.output
+    runs.assert_same(run, reference)
+
+
+def _damaged(make_run, reference):
+    run = make_run('damaged')
+    shutil.copytree(reference.workdir, run.workdir)
+    newest = max((run.checkpoints / '30').rglob('*'), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    with open(run.workdir / 'metrics.jsonl', 'a') as file:
+        file.write('{"step": 31, "lo')
+    (run.checkpoints / '35.orbax-checkpoint-tmp').mkdir()
+    (run.checkpoints / 'deleting-5').mkdir()
+    return run.finish()
+
+
+@in_background(_damaged)
+def test_a_flipped_bit_in_the_newest_checkpoint_costs_only_the_steps_since_the_one_before(outcome, reference):
+    run = outcome(_damaged)
+    assert 'warning: the checkpoint of step 30 cannot be read' in run.output and f'resumed {run.workdir} from step 25' in run.output
+    runs.assert_same(run, reference)
+    kept = ['25', '25.files', '30', '30.files', 'torn-30', 'torn-30.files']
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == kept
+
+
+def _repeated(make_run, reference):
+    run = make_run('repeated')
+    shutil.copytree(reference.workdir, run.workdir)
+    return run.finish()
+
+
+@in_background(_repeated)
+def test_repeating_a_finished_run_says_so_and_changes_nothing(outcome, reference):
+    run = outcome(_repeated)
+    assert 'finished: all 30 steps of' in run.output and 'compiled' not in run.output
+    runs.assert_same(run, reference)
+
+
+def _disk_full(make_run, reference):
+    checkpoint_kb = sum(-(-path.stat().st_size // 4096) * 4 + 4 for path in (reference.checkpoints / '30').rglob('*'))
+    run = make_run('disk/run')
+    disk = run.workdir.parent
+    size = f'size={int(2.5 * checkpoint_kb)}k'
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', size, 'tmpfs', disk], capture_output=True).returncode:
+        return None
+    try:
+        status = run.wait(run.start())
+        saved = {step: run.contents(step) for step in run.saved()}
+        said, run.output = run.output, ''
+        subprocess.run(['mount', '-o', 'remount,size=64m', disk], check=True)
+        run.finish()
+        shutil.copytree(run.workdir, disk.with_name('disk_after'))
+    finally:
+        subprocess.run(['umount', '-l', disk], check=True)
+    run.workdir = disk.with_name('disk_after')
+    run.checkpoints = run.workdir / checkpoint.FOLDER
+    return run, status, said, saved
+
+
+@in_background(_disk_full)
+def test_a_full_disk_is_said_in_a_line_and_costs_no_checkpoint(outcome, reference):
+    if outcome(_disk_full) is None:
+        pytest.skip('mounting a small tmpfs is not permitted here; test_checkpoint.py injects the error instead')
+    run, status, said, saved = outcome(_disk_full)
+    assert status == 2 and 'Traceback' not in said
+    assert said.splitlines()[-1].startswith('error: the checkpoint of step 15 could not be saved') and 'No space left on device' in said
+    assert sorted(saved) == [5, 10] and 'the checkpoints of steps 5, 10 are whole' in said
+    assert f'from step 10' in run.output
+    runs.assert_same(run, reference)
