@@ -6,6 +6,7 @@ depends on the input and the settings alone, and memory on the size of a block a
 """
 
 import concurrent.futures.process
+import contextlib
 import dataclasses
 import errno
 import fcntl
@@ -58,7 +59,8 @@ def prepare(settings: Settings, log: Callable[[str], None] = print) -> dict:
     """
     settings = _checked(settings)
     try:
-        return _Preparation(settings, _inputs(settings), log).run()
+        with contextlib.closing(_Preparation(settings, _inputs(settings), log)) as preparation:
+            return preparation.run()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOENT):
             raise
@@ -115,7 +117,7 @@ def _inputs(settings: Settings) -> list[sources.Source]:
 
 class _Preparation:
     def __init__(self, settings: Settings, inputs: list[sources.Source], log: Callable[[str], None]):
-        self.settings, self.inputs, self.log = settings, inputs, log
+        self.settings, self.inputs, self.log, self.lock = settings, inputs, log, None
         self.folder, self.work = settings.output, os.path.join(settings.output, 'unfinished')
         fixed = {key: value for key, value in dataclasses.asdict(settings).items() if key not in _FREE}
         self.fixed = json.loads(json.dumps(fixed))
@@ -151,13 +153,17 @@ class _Preparation:
         self._summary(manifest)
         return manifest
 
+    def close(self) -> None:
+        if self.lock:
+            self.lock.close()
+
     def _claim_folder(self, state_path: str) -> None:
         """Takes an empty folder or one of ours, and keeps other runs out of it."""
         foreign = os.path.exists(self.folder) and (not os.path.isdir(self.folder) or set(os.listdir(self.folder)) - {'unfinished'})
         if foreign and not os.path.exists(state_path):
             raise UserError(f'{self.folder}: not empty, and not a prepared corpus; name another --output')
         os.makedirs(self.work, exist_ok=True)
-        self.lock = open(os.path.join(self.work, 'lock'), 'w')  # held until this process ends, however it ends
+        self.lock = open(os.path.join(self.work, 'lock'), 'w')  # held until we are done, or dead
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
