@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.config import ModelConfig, NormPlace
+from t5x_lite.config import ModelConfig, NormPlace, PositionInit
 from t5x_lite.models.attention import Mask
 from t5x_lite.models.layers import (
     ACTIVATIONS,
@@ -28,6 +28,8 @@ from t5x_lite.models.layers import (
     padded_vocabulary,
     like_trailing,
     partitioned,
+    sinusoidal,
+    truncated_normal,
 )
 from t5x_lite.models.transformer import layer_stack
 
@@ -44,9 +46,11 @@ class Embeddings(nn.Module):
 
     def setup(self):
         config, dtype = self.config, compute_dtype(self.config)
-        self.word = Embedding((config.vocab_size, config.d_model), ('vocab', 'embed'), dtype, config.init_stddev, padded_vocabulary(config))
-        self.position = Embedding((config.max_positions, config.d_model), ('positions', 'embed'), dtype, config.init_stddev)
-        self.segment = Embedding((config.num_segments, config.d_model), ('segments', 'embed'), dtype, config.init_stddev)
+        normal, width = truncated_normal(config.init_stddev), config.d_model
+        positions = sinusoidal(config.init_stddev) if config.position_init == PositionInit.sinusoidal else normal
+        self.word = Embedding((config.vocab_size, width), ('vocab', 'embed'), dtype, normal, padded_vocabulary(config))
+        self.position = Embedding((config.max_positions, width), ('positions', 'embed'), dtype, positions)
+        self.segment = Embedding((config.num_segments, width), ('segments', 'embed'), dtype, normal)
         self.norm = LayerNorm(config.norm_eps, dtype)
 
     def __call__(self, batch: Batch, key: DropoutKey | None) -> jax.Array:

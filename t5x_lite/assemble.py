@@ -4,12 +4,16 @@ import dataclasses
 import os
 from typing import Any
 
-from t5x_lite.config import ARCHITECTURE, Config, ModelConfig, UserError, finalize
+import flax.linen as nn
+import jax
+
+from t5x_lite.config import ARCHITECTURE, Config, ModelConfig, UserError, finalize, resolve
 from t5x_lite.data import tables, tokenizers
 from t5x_lite.data.corpus import Corpus
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.interop import folder
-from t5x_lite.training import checkpoint
+from t5x_lite.training import checkpoint, paths
+from t5x_lite.training.step import dummy_batch
 
 BERT_VOCAB_SIZE = 30522
 
@@ -23,18 +27,19 @@ class Run:
     validation: DataFunction | None
 
 
-def assemble(config: Config, *, training: bool = True) -> Run:
+def assemble(config: Config, *, training: bool = True, trained_with: str = '') -> Run:
     """Opens data and weights, fills in what follows from them, and checks all of it against each other, before any compute.
 
     Args:
-      training: False for a config that a run has completed (evaluation, prediction): `init_from` is not read, the training split not opened.
+      training: False for a config that a run has completed (evaluation): `init_from` is not read, the training split not opened.
+      trained_with: the tokenizer of that run; data prepared with another are refused.
 
     Raises:
       UserError: anything that does not fit.
     """
     config = dataclasses.replace(config, model=dataclasses.replace(config.model), data=dataclasses.replace(config.data))
     given_vocabulary = config.model.vocab_size
-    initial, source_tokenizer = None, ''
+    initial, source_tokenizer = None, trained_with
     if config.init_from and training:
         architecture, initial, source_tokenizer = load_initial(config.init_from)
         if config.init_architecture:
@@ -43,7 +48,7 @@ def assemble(config: Config, *, training: bool = True) -> Run:
         if not config.init_weights:
             initial = None
     elif training and (config.init_architecture or not config.init_weights):
-        raise UserError('config.init_architecture and config.init_weights need config.init_from; give a workdir or a Hugging Face folder')
+        raise UserError('config.init_architecture and config.init_weights need config.init_from; give a workdir or a Hugging Face folder, or start at random with --config.init_architecture=False')
     config = finalize(config)
 
     tokenizer_path, has_data = _tokenizer(config), bool(config.data.path or config.data.train or config.data.validation)
@@ -52,7 +57,7 @@ def assemble(config: Config, *, training: bool = True) -> Run:
     if tokenizer_path:
         tokenizer = tokenizers.load(tokenizer_path)
         size = tokenizer.vocab_size
-        if source_tokenizer and config.init_weights:
+        if source_tokenizer and (config.init_weights or not training):
             _check_same(tokenizer, tokenizer_path, source_tokenizer)
         if config.model.vocab_size == 0:
             config.model.vocab_size = size
@@ -97,15 +102,25 @@ def load_for_use(config: Config, workdir: str, step: int | None, *, ema: bool = 
 
     `config` is the run's own with whatever flags changed in it; fields that the weights fix must not be among those.
     """
-    path = workdir if step is None else os.path.join(workdir, checkpoint.FOLDER, str(step))
-    found, step = checkpoint.locate(path)
-    saved, params = checkpoint.load_params(path, ema=ema)
+    found, newest = checkpoint.locate(workdir)
+    step = newest if step is None else step
+    steps = [name for name in os.listdir(os.path.join(found, checkpoint.FOLDER)) if name.isdigit()]
+    if str(step) not in steps:
+        raise UserError(f'{workdir} has no checkpoint of step {step}; there are those of {", ".join(sorted(steps, key=int))}')
+    saved, params = checkpoint.load_params(os.path.join(found, checkpoint.FOLDER, str(step)), ema=ema)
     for name in ARCHITECTURE:
         if getattr(config.model, name) != getattr(saved.model, name):
             raise UserError(
                 f'config.model.{name} is {getattr(config.model, name)}, and the weights in {found} have {getattr(saved.model, name)}; leave --config out to use the config of the run'
             )
-    return finalize(config), params, step
+    config = finalize(config)
+    module = resolve(config.model.module, 'config.model.module', 'apply')(config.model)
+    expected = jax.eval_shape(lambda: nn.unbox(module.init(jax.random.key(0), dummy_batch())['params']))
+    checkpoint.plan_merge(expected, params, (), found)
+    available = paths.leaves(params)
+    if config.data.train or config.data.validation:
+        config.data.tokenizer = os.path.join(found, 'tokenizer')  # init_from may be gone
+    return config, paths.map_paths(lambda path, _: available[path], expected), step
 
 
 def _tokenizer(config: Config) -> str:
@@ -126,12 +141,12 @@ def _check_same(tokenizer: tokenizers.Tokenizer, path: str, source_path: str) ->
         return  # weights without a tokenizer beside them: nothing to compare
     if source.vocab_size != tokenizer.vocab_size:
         raise UserError(
-            f'the vocabulary of {path} has {tokenizer.vocab_size:,} pieces, that of config.init_from {source.vocab_size:,}; '
+            f'the vocabulary of {path} has {tokenizer.vocab_size:,} pieces, that of the weights ({source_path}) {source.vocab_size:,}; '
             f'prepare the data with --tokenizer={source_path}'
         )
     for number in range(source.vocab_size):
         if source.token(number) != tokenizer.token(number):
             raise UserError(
-                f'the vocabulary of {path} does not match that of config.init_from: piece {number} is {tokenizer.token(number)!r} here and '
+                f'the vocabulary of {path} does not match that of the weights ({source_path}): piece {number} is {tokenizer.token(number)!r} here and '
                 f'{source.token(number)!r} there; prepare the data with --tokenizer={source_path}'
             )

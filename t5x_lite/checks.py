@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import math
+import re
 from typing import Any
 
 from t5x_lite.config import Config, UserError, stages
@@ -33,6 +34,14 @@ def _field(config: Config, name: str) -> Any:
     return value
 
 
+def _wrong_pattern(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return str(error)
+    return ''
+
+
 def _checks(config: Config) -> Iterator[tuple[bool, str]]:
     model, data, mlm, optim = config.model, config.data, config.data.mlm, config.optim
     yield bool(model.module), 'config.model.module is empty; name a linen module such as bert_flax.bert:BertForPreTraining'
@@ -56,6 +65,9 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
         f'config.data.weights has {len(data.weights)} values for {len(data.path)} paths; give one a path'
     )
     yield all(0 < weight < math.inf for weight in data.weights), f'config.data.weights is {data.weights}; each must be above 0'
+    for field, patterns in (('init_fresh', config.init_fresh), ('optim.decay', [pattern for pattern, _ in optim.decay])):
+        for pattern in patterns:
+            yield not (wrong := _wrong_pattern(pattern)), f'config.{field}: {pattern!r} is not a regular expression ({wrong})'
     for pattern, decay in optim.decay:
         yield 0 <= decay < math.inf, f'config.optim.decay has {decay} for {pattern!r}; it must be at least 0'
     yield from _stage_checks(config)

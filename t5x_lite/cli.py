@@ -20,6 +20,8 @@ from t5x_lite.config import Config, UserError
 
 flags.disclaim_key_flags()  # what is defined here belongs to the command: --help shows it
 
+_OUT_OF_MEMORY = 'out of memory; lower config.batch_size or config.data.seq_len, raise config.optim.microbatches, or shard the model with config.mesh.fsdp'
+
 _ARGV: list[str] = []  # the command line as config_flags reads it, with --config first
 
 
@@ -71,6 +73,12 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             if error.filename is None or error.strerror is None:
                 raise
             _fail(UserError(f'{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}'))
+        except MemoryError:
+            _fail(UserError(_OUT_OF_MEMORY))
+        except RuntimeError as error:  # JAX's own errors
+            if 'RESOURCE_EXHAUSTED' not in str(error):
+                raise
+            _fail(UserError(_OUT_OF_MEMORY))
         except KeyboardInterrupt:
             print('interrupted', file=sys.stderr)
             sys.exit(130)
@@ -129,7 +137,7 @@ def _joined(argv: Sequence[str]) -> list[str]:
         name = re.sub('^--?', '--', name)
         field = re.fullmatch(r'--(no)?config\.(.*)', name)
         kind = _type(field[2]) if field else str
-        if not equals and (name in ('--config', '--workdir') or field and kind is not bool):
+        if not equals and (name in ('--config', '--workdir') or field and not field[1] and kind is not bool):
             value = next(args, None)
             if value is None:
                 raise UserError(f'{name} has no value; write {name}=VALUE')

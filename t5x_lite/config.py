@@ -33,6 +33,11 @@ class NormPlace(enum.Enum):
     pre = 'pre'  # x + f(norm(x)), and a norm at the end: GPT-2, T5
 
 
+class PositionInit(enum.Enum):
+    normal = 'normal'  # as other embeddings: BERT
+    sinusoidal = 'sinusoidal'  # Vaswani et al. (2017), scaled to init_stddev, then learnt
+
+
 class DType(enum.Enum):
     float32 = 'float32'
     bfloat16 = 'bfloat16'
@@ -96,6 +101,7 @@ class ModelConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     init_stddev: float = 0.02
+    position_init: PositionInit = PositionInit.normal
     dtype: DType = DType.float32  # of activations and of operands of matrix products; parameters and accumulation are float32
     scan_layers: bool = True  # one compiled layer, looped over; False unrolls the loop. Same parameters, same numbers
     remat: Remat = Remat.none

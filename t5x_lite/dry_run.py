@@ -24,6 +24,7 @@ def check(run: Run) -> Program:
     mesh = partitioning.make_mesh(config)
     for _, length, batch, _ in stages(config):
         partitioning.check_batch(mesh, batch, length, config.optim.microbatches)
+        partitioning.check_batch(mesh, config.eval.batch_size or batch, length, 1, 'config.eval.batch_size')
     program = make_program(config, mesh)
     if run.initial is not None:
         checkpoint.plan_merge(program.abstract.params, run.initial, config.init_fresh, config.init_from)
@@ -36,15 +37,8 @@ def check(run: Run) -> Program:
 def _trace(program: Program, run: Run) -> None:
     """Do model, loss and data fit each other, and is the metric one that they give?"""
     config = program.config
-    batch = next(run.validation.evaluation_batches())
-    try:
-        jax.eval_shape(make_train_step(program), program.abstract, run.train.batch(0))
-        metrics, collected = jax.eval_shape(eval_step(program), program.abstract.params, batch)
-    except KeyError as error:
-        raise UserError(
-            f'{error.args[0]!r} is missing: config.loss={config.loss} asks for it, and neither config.model.module={config.model.module} nor '
-            f'config.data.source={config.data.source} gives it; choose three that belong together, as in configs/'
-        ) from error
+    jax.eval_shape(make_train_step(program), program.abstract, run.train.batch(0))
+    metrics, collected = jax.eval_shape(eval_step(program), program.abstract.params, next(run.validation.evaluation_batches()))
     names = list(metrics)
     if collected:
         names += program.loss.summarize({name: np.ones(leaf.shape, leaf.dtype) for name, leaf in collected.items()})

@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     devices.configure(_CONFIG.value)
     config, params, step = load_for_use(_CONFIG.value, cli.workdir(), _STEP.value, ema=_EMA.value)
-    run = assemble(config, training=False)
+    run = assemble(config, training=False, trained_with=os.path.join(cli.workdir(), 'tokenizer'))
     if run.validation is None:
         raise UserError('there are no held-out data; give --config.data.path=DIR (what prepare wrote) or --config.data.validation=FILE')
     for line in run.validation.describe():
@@ -48,10 +48,11 @@ def main(argv: Sequence[str]) -> None:
         # Targets of several corpora are judged by the counts of the first: they share its tokenizer.
         unigram = baselines.unigram(Corpus(run.config.data.path[0], 'train').unigram_counts, contexts.targets)
         scores |= {'unigram_loss': unigram.cross_entropy, 'most_frequent_token_accuracy': unigram.accuracy}
+        gain = unigram.cross_entropy - scores['mlm_loss']
         print(
             f'on the same {len(contexts):,} masked positions\n'
             f'  most frequent token: accuracy        {unigram.accuracy:.4f}  (the model: {scores["mlm_accuracy"] / max(unigram.accuracy, 1e-9):.1f} times)\n'
-            f'  unigram: loss                        {unigram.cross_entropy:.4f}  (the model: {unigram.cross_entropy - scores["mlm_loss"]:.2f} nats below)'
+            f'  unigram: loss                        {unigram.cross_entropy:.4f}  (the model: {abs(gain):.2f} nats {"below" if gain >= 0 else "above"})'
         )
     path = os.path.join(cli.workdir(), 'evaluation.json')
     with open(path, 'w', encoding='utf-8') as file:

@@ -11,6 +11,7 @@ Each answer is shown with its probabilities; --output writes one JSON object a t
 from collections.abc import Iterator, Sequence
 import contextlib
 import json
+import os
 import sys
 
 from absl import flags
@@ -33,12 +34,13 @@ _BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'Texts at a time.', lower_b
 
 
 def _inputs() -> Iterator[tuple[str, ...]]:
-    if (_TEXT.value is None) == (_INPUT.value is None):
-        raise UserError('give --text="..." or --input=FILE (- for standard input), one of them')
     if _TEXT.value is not None:
         yield (_TEXT.value,) if _TEXT_B.value is None else (_TEXT.value, _TEXT_B.value)
         return
+    number = 0
     try:
+        if _INPUT.value == '-' and sys.stdin is None:
+            raise UserError('--input=-: standard input is closed')
         with contextlib.nullcontext(sys.stdin.buffer) if _INPUT.value == '-' else open(_INPUT.value, 'rb') as file:
             for number, line in enumerate(file, 1):
                 try:
@@ -47,27 +49,35 @@ def _inputs() -> Iterator[tuple[str, ...]]:
                     raise UserError(f'{_INPUT.value}:{number}: not UTF-8 ({error.reason}); convert the file') from error
     except OSError as error:
         raise UserError(f'--input={_INPUT.value}: {error.strerror}') from error
+    if not number:
+        raise UserError(f'--input={_INPUT.value}: empty; expected a text a line')
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
     devices.configure(_CONFIG.value)
+    if (_TEXT.value is None) == (_INPUT.value is None):
+        raise UserError('give --text="..." or --input=FILE (- for standard input), one of them')
+    if _TEXT_B.value is not None and _TEXT.value is None:
+        raise UserError('--text_b goes with --text; in an --input, two texts of a line are separated by a tab')
     config, params, _ = load_for_use(_CONFIG.value, cli.workdir(), _STEP.value)
     predictor = Predictor(config, params, tokenizers.load(f'{cli.workdir()}/tokenizer'), _TOP.value, _BATCH_SIZE.value)
+    if not _OUTPUT.value:
+        for answer in predictor(_inputs()):
+            print(show(answer), flush=True)
+        return
+    count, partial = 0, f'{_OUTPUT.value}.partial'  # renamed when whole: a mistake in line 1,000 leaves what was there before
     try:
-        sink = open(_OUTPUT.value, 'w', encoding='utf-8') if _OUTPUT.value else None
+        with open(partial, 'w', encoding='utf-8') as file:
+            for count, answer in enumerate(predictor(_inputs()), 1):
+                file.write(json.dumps(answer, ensure_ascii=False) + '\n')
+        os.replace(partial, _OUTPUT.value)
     except OSError as error:
         raise UserError(f'--output={_OUTPUT.value}: {error.strerror}') from error
-    count = 0
-    with sink or contextlib.nullcontext():
-        for answer in predictor(_inputs()):
-            count += 1
-            if sink:
-                sink.write(json.dumps(answer, ensure_ascii=False) + '\n')
-            else:
-                print(show(answer), flush=True)
-    if sink:
-        print(f'{count:,} answers in {_OUTPUT.value}')
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(partial)
+    print(f'{count:,} answers in {_OUTPUT.value}')
 
 
 if __name__ == '__main__':

@@ -14,19 +14,42 @@ from t5x_lite.data import preparation
 
 _DEFAULT = preparation.Settings(input=(), output='')
 _FLAGS = (
-    flags.DEFINE_list('input', None, 'Files, folders, patterns or tfds:NAME/CONFIG:VERSION, separated by commas; text or jsonl, either may be gz.', required=True),
+    flags.DEFINE_list(
+        'input',
+        None,
+        'Files, folders, patterns or tfds:NAME/CONFIG:VERSION, separated by commas; text or jsonl, either may be gz.',
+        required=True,
+    ),
     flags.DEFINE_string('output', None, 'Folder to write.', required=True),
-    flags.DEFINE_string('tokenizer', _DEFAULT.tokenizer, 'wordpiece: train one. Otherwise the folder of a trained one (vocab.txt or tokenizer.json).'),
+    flags.DEFINE_string(
+        'tokenizer', _DEFAULT.tokenizer, 'wordpiece: train one. Otherwise the folder of a trained one (vocab.txt or tokenizer.json).'
+    ),
     flags.DEFINE_integer('vocab_size', None, 'Pieces of a tokenizer that is trained, special tokens included (default: 30,522).'),
     flags.DEFINE_boolean('lowercase', None, 'A tokenizer that is trained ignores case and accents (default: true).'),
     flags.DEFINE_string('field', _DEFAULT.field, 'Field of jsonl lines, or feature of a TFDS data set, that holds the text.'),
-    flags.DEFINE_string('documents', _DEFAULT.documents, 'A document of a text file is the: file, paragraph (blank lines separate; the original BERT format), line.'),
+    flags.DEFINE_string(
+        'documents',
+        _DEFAULT.documents,
+        'A document of a text file is the: file, paragraph (blank lines separate; the original BERT format), line.',
+    ),
     flags.DEFINE_string('sentences', _DEFAULT.sentences, 'auto: found by rules within paragraphs. line: each line is one.'),
-    flags.DEFINE_float('validation_fraction', _DEFAULT.validation_fraction, 'Share of the documents held out, chosen by a hash of their contents and --seed.'),
+    flags.DEFINE_float(
+        'validation_fraction',
+        _DEFAULT.validation_fraction,
+        'Share of the documents held out, chosen by a hash of their contents and --seed.',
+    ),
     flags.DEFINE_list('validation_input', [], 'Hold these files out instead; written like --input.'),
-    flags.DEFINE_integer('tokenizer_characters', _DEFAULT.tokenizer_characters, 'Characters the tokenizer is trained on at most, sampled over the whole input.'),
+    flags.DEFINE_integer(
+        'tokenizer_characters',
+        _DEFAULT.tokenizer_characters,
+        'Characters the tokenizer is trained on at most, sampled over the whole input.',
+    ),
     flags.DEFINE_integer('shard_tokens', _DEFAULT.shard_tokens, 'Tokens after which the next document opens a new shard.'),
-    flags.DEFINE_boolean('skip_broken', False, 'Leave out lines that are not UTF-8, not JSON or lack the field, and what follows the damage in a gz file; count them.'),
+    flags.DEFINE_boolean(
+        'skip_broken',
+        False,
+        'Leave out lines that are not UTF-8, not JSON or lack the field, and what follows the damage in a gz file; count them.',
+    ),
     flags.DEFINE_string('tfds_dir', '', 'Where TFDS keeps its data (default: ~/tensorflow_datasets).'),
     flags.DEFINE_integer('seed', _DEFAULT.seed, 'Of the choice of held-out documents and of the sample for the tokenizer.'),
     flags.DEFINE_integer('workers', _DEFAULT.workers, 'Processes; they never change the result. 0: one a core.'),

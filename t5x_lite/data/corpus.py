@@ -1,13 +1,13 @@
 """A prepared corpus: tokens on disk with random access, as `python -m t5x_lite.prepare` writes them.
 
-    DIR/manifest.json               format, counts, shards, the settings that made it, the tokenizer's fingerprint
-    DIR/tokenizer/                  a tokenizer folder
-    DIR/unigram_counts.npy          int64[vocab_size]: how often each token occurs in the train split
-    DIR/SPLIT-00000.tokens          token ids of one shard, raw little-endian uint16 or uint32, without special tokens
-    DIR/SPLIT-00000.sentences.npy   int32: tokens in each sentence
-    DIR/SPLIT-00000.documents.npy   int32: sentences in each document; documents never cross shards
-    DIR/SPLIT.sentence_starts.npy   int64: running sums of the above over the whole split, so that a reader opens at once and shares
-    DIR/SPLIT.document_starts.npy   the memory with others
+DIR/manifest.json               format, counts, shards, the settings that made it, the tokenizer's fingerprint
+DIR/tokenizer/                  a tokenizer folder
+DIR/unigram_counts.npy          int64[vocab_size]: how often each token occurs in the train split
+DIR/SPLIT-00000.tokens          token ids of one shard, raw little-endian uint16 or uint32, without special tokens
+DIR/SPLIT-00000.sentences.npy   int32: tokens in each sentence
+DIR/SPLIT-00000.documents.npy   int32: sentences in each document; documents never cross shards
+DIR/SPLIT.sentence_starts.npy   int64: running sums of the above over the whole split, so that a reader opens at once and shares
+DIR/SPLIT.document_starts.npy   the memory with others
 """
 
 import functools
@@ -44,8 +44,8 @@ class Corpus:
         splits = self.manifest['splits']
         if split not in splits:
             raise UserError(
-                f'{self.path}: no {split} part, only {", ".join(sorted(splits))}; prepare it again into another folder with --validation_fraction or '
-                '--validation_input'
+                f'{self.path}: no {split} part, only {", ".join(sorted(splits))}; prepare it again into another folder '
+                'with --validation_fraction or --validation_input'
             )
         counts = splits[split]
         self.vocab_size = self.manifest['vocab_size']
@@ -98,7 +98,10 @@ class Corpus:
             lengths = [self._load(f'{shard["name"]}.{kind}s.npy') for shard in self._shards]
             starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths), dtype=np.int64)])
         if starts.shape != (count + 1,):
-            raise UserError(f'{self.path}: {starts.shape[0] - 1} {kind}s in the files of the {self.split} part, {count} in manifest.json; prepare it again')
+            raise UserError(
+                f'{self.path}: {starts.shape[0] - 1} {kind}s in the files of the {self.split} part, {count} in manifest.json; '
+                'prepare it again'
+            )
         return starts
 
     def _load(self, name: str) -> np.ndarray:
@@ -115,7 +118,9 @@ class Corpus:
         if not os.path.exists(path):
             raise UserError(f'{path}: missing; prepare the corpus again')
         if os.path.getsize(path) != size:
-            raise UserError(f'{path}: {os.path.getsize(path):,} bytes, expected {size:,}: truncated or overwritten; prepare the corpus again')
+            raise UserError(
+                f'{path}: {os.path.getsize(path):,} bytes, expected {size:,}: truncated or overwritten; prepare the corpus again'
+            )
 
 
 def read_manifest(path: str) -> dict:
@@ -126,7 +131,11 @@ def read_manifest(path: str) -> dict:
             manifest = json.load(file)
     except (FileNotFoundError, NotADirectoryError) as error:
         unfinished = os.path.exists(os.path.join(path, 'unfinished'))
-        mend = 'its preparation was interrupted: repeat that command to finish it' if unfinished else 'give a folder that python -m t5x_lite.prepare wrote'
+        mend = (
+            'its preparation was interrupted: repeat that command to finish it'
+            if unfinished
+            else 'give a folder that python -m t5x_lite.prepare wrote'
+        )
         raise UserError(f'{path}: not a prepared corpus (no manifest.json); {mend}') from error
     except ValueError as error:
         raise UserError(f'{file_path}: not JSON ({error}); prepare the corpus again') from error

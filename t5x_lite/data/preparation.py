@@ -1,8 +1,9 @@
 """Raw text to a prepared corpus: what `python -m t5x_lite.prepare` does.
 
-Three passes over the input: a scan (finds broken input before hours are spent, counts documents, decides which are held out), a sample for the tokenizer
-where one is trained, and the encoding. One process reads and writes, others work on blocks, and results are taken in the order of the blocks. So the corpus
-depends on the input and the settings alone, and memory on the size of a block and the number of processes, not on the input.
+Three passes over the input: a scan (finds broken input before hours are spent, counts documents, decides which are held out), a sample for
+the tokenizer where one is trained, and the encoding. One process reads and writes, others work on blocks, and results are taken in the
+order of the blocks. So the corpus depends on the input and the settings alone, and memory on the size of a block and the number of
+processes, not on the input.
 """
 
 import concurrent.futures.process
@@ -20,11 +21,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from t5x_lite.config import UserError, nearest
-from t5x_lite.data import corpus, shards, sources, tokenizers, workers
+from t5x_lite.data import corpus, progress, shards, sources, tokenizers, workers
 
 _EXACT = 4096  # held-out documents: up to so many, their number is exact
 _FREE = ('output', 'workers')  # settings that do not change the corpus
-_EVERY = 5.0  # seconds between lines of progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +64,15 @@ def prepare(settings: Settings, log: Callable[[str], None] = print) -> dict:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOENT):
             raise
-        raise UserError(f'{error.filename or settings.output}: {error.strerror}; finished shards are kept, repeat the command to go on') from error
+        raise UserError(
+            f'{error.filename or settings.output}: {error.strerror}; finished shards are kept, repeat the command to go on'
+        ) from error
     except KeyboardInterrupt as error:
         raise UserError('interrupted; finished shards are kept, repeat the command to go on') from error
     except concurrent.futures.process.BrokenProcessPool as error:
-        raise UserError('a worker process died (out of memory?); finished shards are kept, repeat the command with fewer --workers') from error
+        raise UserError(
+            'a worker process died (out of memory?); finished shards are kept, repeat the command with fewer --workers'
+        ) from error
 
 
 def _checked(settings: Settings) -> Settings:
@@ -129,7 +133,9 @@ class _Preparation:
         }
         self.given = None if settings.tokenizer in tokenizers.TRAINERS else tokenizers.load(settings.tokenizer)
         if self.given and settings.vocab_size not in (None, self.given.vocab_size):
-            raise UserError(f'--vocab_size={settings.vocab_size}, but {settings.tokenizer} has {self.given.vocab_size} tokens; leave the flag out')
+            raise UserError(
+                f'--vocab_size={settings.vocab_size}, but {settings.tokenizer} has {self.given.vocab_size} tokens; leave the flag out'
+            )
 
     def run(self) -> dict:
         manifest_path, state_path = os.path.join(self.folder, 'manifest.json'), os.path.join(self.work, 'state.json')
@@ -186,7 +192,11 @@ class _Preparation:
     def _compare(self, there: dict, path: str) -> None:
         """Refuses to mix settings or inputs in one folder. `there` was written to `path` by an earlier run."""
         theirs = there.get('settings', {})
-        wrong = [f'{key} ({json.dumps(theirs.get(key))} there, {json.dumps(value)} here)' for key, value in self.fixed.items() if value != theirs.get(key)]
+        wrong = [
+            f'{key} ({json.dumps(theirs.get(key))} there, {json.dumps(value)} here)'
+            for key, value in self.fixed.items()
+            if value != theirs.get(key)
+        ]
         if wrong:
             raise UserError(f'{self.folder} was made with other settings: {", ".join(wrong)}; name another --output')
         facts = there['inputs']
@@ -203,7 +213,9 @@ class _Preparation:
 
     def _reader(self) -> sources.Reader:
         settings = self.settings
-        return sources.Reader(self.inputs, settings.documents, settings.sentences == 'line', settings.seed, settings.field, settings.tfds_dir)
+        return sources.Reader(
+            self.inputs, settings.documents, settings.sentences == 'line', settings.seed, settings.field, settings.tfds_dir
+        )
 
     def _checksum(self) -> int:
         reader = self._reader()
@@ -214,18 +226,20 @@ class _Preparation:
     def _job(self, **more) -> workers.Job:
         return workers.Job(self.settings.documents, self.settings.sentences == 'line', self.settings.field, self.settings.seed, **more)
 
-    def _over(self, title: str, reader: sources.Reader, function: Callable, job: workers.Job, wanted=lambda block: True, tokens=None) -> Iterator:
+    def _over(
+        self, title: str, reader: sources.Reader, function: Callable, job: workers.Job, wanted=lambda block: True, tokens=None
+    ) -> Iterator:
         """Results of the blocks of the input, with progress shown and broken input refused, or counted."""
-        progress = _Progress(title, self.log, max(self.input_facts['bytes'], 1))
+        shown = progress.Progress(title, self.log, max(self.input_facts['bytes'], 1))
         self.num_broken, self.broken = 0, []
         blocks = (block for block in reader.blocks() if wanted(block))
         for result in self.pool.in_order(function, job, blocks):
             self._refuse(result.problems)
             self._refuse(reader.problems)
             yield result
-            progress.show(reader.bytes_on_disk, reader.bytes_read, tokens() if tokens else None)
+            shown.show(reader.bytes_on_disk, reader.bytes_read, tokens() if tokens else None)
         self._refuse(reader.problems)
-        progress.show(reader.bytes_on_disk, reader.bytes_read, tokens() if tokens else None, last=True)
+        shown.show(reader.bytes_on_disk, reader.bytes_read, tokens() if tokens else None, last=True)
 
     def _refuse(self, problems: list[sources.Problem]) -> None:
         if problems and not self.settings.skip_broken:
@@ -261,7 +275,10 @@ class _Preparation:
             count = min(max(round(fraction * keyed), 1), keyed - 1)
             threshold = int(smallest[count - 1]) + 1 if count <= len(smallest) else int(fraction * 2**64)
             threshold = min(threshold, largest)
-        self.log(f'{documents:,} documents, {characters:,} characters' + (f', {self.num_broken:,} broken places left out' if self.num_broken else ''))
+        self.log(
+            f'{documents:,} documents, {characters:,} characters'
+            + (f', {self.num_broken:,} broken places left out' if self.num_broken else '')
+        )
         return {
             'inputs': {**self.input_facts, 'checksum': reader.checksum},
             'tokenizer_sha256': self.given.fingerprint if self.given else '',
@@ -271,7 +288,7 @@ class _Preparation:
         }
 
     def _tokenizer(self, state: dict) -> tokenizers.Tokenizer:
-        settings, final, made = self.settings, os.path.join(self.folder, 'tokenizer'), os.path.join(self.work, 'tokenizer')
+        final, made = os.path.join(self.folder, 'tokenizer'), os.path.join(self.work, 'tokenizer')
         if not os.path.exists(final):
             shutil.rmtree(made, ignore_errors=True)
             if self.given:
@@ -299,7 +316,7 @@ class _Preparation:
         self.log(f'training a {settings.tokenizer} tokenizer of {settings.vocab_size:,} pieces on {size:,} characters')
         self.pool.apart(
             workers.train, settings.tokenizer, path, settings.vocab_size, settings.lowercase, made,
-            every=_EVERY, tick=lambda: self.log(f'training the tokenizer, {time.monotonic() - start:.0f} s'),
+            every=progress.EVERY, tick=lambda: self.log(f'training the tokenizer, {time.monotonic() - start:.0f} s'),
         )  # fmt: skip
         os.remove(path)
 
@@ -369,44 +386,14 @@ class _Preparation:
         self.log(f'{"":12}{"documents":>14}{"sentences":>14}{"tokens":>16}{"characters/token":>18}{"unknown":>10}')
         for split, part in manifest['splits'].items():
             self.log(
-                f'{split:12}{part["documents"]:>14,}{part["sentences"]:>14,}{part["tokens"]:>16,}{part["characters"] / part["tokens"]:>18.2f}'
-                f'{part["unknown"] / part["tokens"]:>10.3%}'
+                f'{split:12}{part["documents"]:>14,}{part["sentences"]:>14,}{part["tokens"]:>16,}'
+                f'{part["characters"] / part["tokens"]:>18.2f}{part["unknown"] / part["tokens"]:>10.3%}'
             )
         if manifest['broken']:
             self.log(f'{manifest["broken"]:,} broken places of the input were left out')
         asked, got = self.settings.vocab_size, manifest['vocab_size']
         less = f', less than the {asked:,} asked for: the text has no more that repeats' if asked and got < asked else ''
         self.log(f'{got:,} pieces in the tokenizer{less}')
-        self.log(f'pre-train on it: python -m t5x_lite.train --config=configs/bert.py:tiny --config.data.path={self.folder} --workdir=runs/tiny')
-
-
-class _Progress:
-    """A line every few seconds: share done, rates, time left."""
-
-    def __init__(self, title: str, log: Callable[[str], None], total: int):
-        self._title, self._log, self._total = title, log, total
-        self._start = self._shown = time.monotonic()
-        self._first = None
-
-    def show(self, on_disk: int, read: int, tokens: int | None, last: bool = False) -> None:
-        now = time.monotonic()
-        share = on_disk / self._total
-        if self._first is None:
-            self._first = share, read, tokens
-        if now - self._shown < _EVERY and not (last and self._shown > self._start):
-            return
-        self._shown = now
-        seconds = max(now - self._start, 1e-9)
-        share0, read0, tokens0 = self._first
-        parts = [f'{self._title} {share:6.1%}', f'{read / 1e6:,.0f} MB', f'{(read - read0) / 1e6 / seconds:,.1f} MB/s']
-        if tokens is not None:
-            parts += [f'{tokens:,} tokens', f'{(tokens - tokens0) / seconds:,.0f} tokens/s']
-        if last:
-            parts.append(f'{_clock(seconds)} taken')
-        elif share > share0:
-            parts.append(f'{_clock(seconds * (1 - share) / (share - share0))} left')
-        self._log(' | '.join(parts))
-
-
-def _clock(seconds: float) -> str:
-    return f'{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}'
+        self.log(
+            f'pre-train on it: python -m t5x_lite.train --config=configs/bert.py:tiny --config.data.path={self.folder} --workdir=runs/tiny'
+        )

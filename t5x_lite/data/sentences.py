@@ -1,8 +1,9 @@
 """A small rule-based sentence splitter: linear in the text, no model, no dependency.
 
-A stop ends a sentence where white space follows and what comes next does not start in lower case, unless the word before is an abbreviation, an initial or
-the number of a list item. Quotes and brackets that close after the stop belong to it. CJK stops need no white space. Meant for next-sentence pairs and
-for packing, where a missed or superfluous cut costs little; text with one sentence a line is better taken as it is.
+A stop ends a sentence where white space follows and what comes next does not start in lower case, unless the word before is an
+abbreviation, an initial or the number of a list item. Quotes and brackets that close after the stop belong to it. CJK stops need no white
+space. Meant for next-sentence pairs and for packing, where a missed or superfluous cut costs little; text with one sentence a line is
+better taken as it is.
 """
 
 import re

@@ -1,7 +1,8 @@
 """Writing the files of a prepared corpus (laid out in `t5x_lite.data.corpus`), one shard after the other, each all or nothing.
 
-While a corpus is being written, DIR/unfinished/ holds the shard in the making and, for every finished shard, a record. A shard is finished when its record
-is there: its files were complete and on disk before. A run that starts again counts on records alone, and writes the same shards after them.
+While a corpus is being written, DIR/unfinished/ holds the shard in the making and, for every finished shard, a record. A shard is finished
+when its record is there: its files were complete and on disk before. A run that starts again counts on records alone, and writes the same
+shards after them.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """Reading raw text: files, folders, globs, gz, jsonl and TFDS, as a stream of blocks of bytes, and blocks into documents.
 
-The reader (`Reader`, one process) only reads, unpacks and cuts: it costs little, and its cuts depend on nothing but the input. What is costly, `documents`
-and everything after it, is a function of one block, for any number of processes. A block is a quarter of a megabyte of whole documents, or one part of a
-document that is larger: neither a huge file nor a single endless line is ever held in memory.
+The reader (`Reader`, one process) only reads, unpacks and cuts: it costs little, and its cuts depend on nothing but the input. What is
+costly, `documents` and everything after it, is a function of one block, for any number of processes. A block is a quarter of a megabyte of
+whole documents, or one part of a document that is larger: neither a huge file nor a single endless line is ever held in memory.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """Bytes from one place: whole documents of a file, or a part of one; `line` is that of the first byte (of a TFDS data set, the record)."""
+    """Bytes from one place: whole documents of a file, or a part of one; `line` is that of the first byte (TFDS: the record)."""
 
     name: str
     line: int
@@ -70,7 +70,7 @@ class Problem:
 
 
 def find(inputs: Sequence[str], tfds_dir: str = '', split: str = '', flag: str = '--input') -> list[Source]:
-    """The sources behind file names, globs, folders (every file below them that is not hidden) and tfds:NAME/CONFIG:VERSION, sorted within each.
+    """The sources behind file names, globs, folders (all files below that are not hidden) and tfds:NAME/CONFIG:VERSION, sorted within each.
 
     Raises:
       UserError: nothing matches, or a data set is not there.
@@ -116,7 +116,14 @@ class Reader:
     """
 
     def __init__(self, sources: Sequence[Source], documents: str, lines: bool, seed: int, field: str = 'text', tfds_dir: str = ''):
-        self._sources, self._documents, self._lines, self._seed, self._field, self._tfds_dir = sources, documents, lines, seed, field, tfds_dir
+        self._sources, self._documents, self._lines, self._seed, self._field, self._tfds_dir = (
+            sources,
+            documents,
+            lines,
+            seed,
+            field,
+            tfds_dir,
+        )
         self.bytes_read = self.bytes_on_disk = self.checksum = self.num_blocks = 0
         self.problems: list[Problem] = []
         self._pending: list[Piece] = []
@@ -228,14 +235,19 @@ class Reader:
             data = builder.as_data_source(split='train')
         except Exception as error:  # tfds raises whatever it likes
             raise UserError(
-                f'{source.name}: cannot be read without TensorFlow ({_first_line(error)}); prepare it with tfds build --file_format=array_record'
+                f'{source.name}: cannot be read without TensorFlow ({_first_line(error)}); '
+                'prepare it with tfds build --file_format=array_record'
             ) from error
         if self._field not in builder.info.features:
-            raise UserError(f'{source.name}: no feature {self._field!r}, {nearest(self._field, builder.info.features)}; set it with --field')
+            raise UserError(
+                f'{source.name}: no feature {self._field!r}, {nearest(self._field, builder.info.features)}; set it with --field'
+            )
         for index in range(len(data)):
             text = data[index][self._field]
             if not isinstance(text, (bytes, str)):
-                raise UserError(f'{source.name}: feature {self._field!r} holds {type(text).__name__}, not text; choose another with --field')
+                raise UserError(
+                    f'{source.name}: feature {self._field!r} holds {type(text).__name__}, not text; choose another with --field'
+                )
             text = text.encode('utf-8', 'surrogatepass') if isinstance(text, str) else text
             self._took(text, base + source.size * (index + 1) // len(data))
             yield Piece(source.name, index, text), 0, True
@@ -319,7 +331,7 @@ def documents(block: Block, kind: str, field: str) -> Iterator[str | Problem]:
 
 
 def document_key(data: bytes, seed: int) -> int:
-    """A uniform 64-bit number from the contents: which documents are held out follows from it, so equal documents are never on both sides."""
+    """A uniform 64-bit number from the contents: what is held out follows from it, so equal documents are never on both sides."""
     return int.from_bytes(hashlib.blake2b(data.strip(), digest_size=8, key=str(seed).encode()).digest(), 'little')
 
 
@@ -364,15 +376,17 @@ def _newlines(text: str) -> str:
 
 
 def _tfds_builder(name: str, tfds_dir: str):
-    import tensorflow_datasets.text  # noqa: F401  (glue and its like fail without it)
     import tensorflow_datasets as tfds  # here: costs a second, and nobody else needs it
+    import tensorflow_datasets.text  # noqa: F401  (glue and its like fail without it)
 
     try:
         builder = tfds.builder(name.removeprefix(TFDS), data_dir=tfds_dir or None, file_format='array_record')
         if not os.path.exists(os.path.join(builder.data_path, 'dataset_info.json')):
             builder.download_and_prepare()
     except Exception as error:  # tfds raises whatever it likes
-        raise UserError(f'{name}: TFDS cannot provide it from {tfds_dir or "its default folder"} ({_first_line(error)}); is --tfds_dir right?') from error
+        raise UserError(
+            f'{name}: TFDS cannot provide it from {tfds_dir or "its default folder"} ({_first_line(error)}); is --tfds_dir right?'
+        ) from error
     if 'train' not in builder.info.splits:
         raise UserError(f'{name}: has no split train, only {", ".join(builder.info.splits)}')
     return builder

@@ -139,7 +139,7 @@ def _find_labels(table: Table, column: int) -> tuple[tuple[str, ...], str]:
     found = {_class(table, row, column) for row in range(len(table.rows))}
     if len(found) == 1:
         raise UserError(f'{table.name}: every row has the label {found.pop()!r} (column {name!r}); nothing can be learnt from one class')
-    if len(found) > max(100, len(table.rows) // 4):
+    if len(found) > max(100, len(table.rows) // 4) or 4 < len(found) == len(table.rows):
         raise UserError(
             f'{table.name}: column {name!r} has {len(found):,} different labels in {len(table.rows):,} rows; '
             f'is it another column ({LABEL_FLAG}), or numbers to predict (--config.data.regression=True)?'

@@ -1,10 +1,11 @@
 """Tokenizers: text to ids and back, their folders, and training one.
 
-A tokenizer folder has Hugging Face's layout, so that `transformers` reads ours and we read theirs. What a folder holds decides how it is read
-(`_READERS`); what --tokenizer names decides how one is trained (`TRAINERS`). A new kind is one entry in each.
+A tokenizer folder has Hugging Face's layout, so that `transformers` reads ours and we read theirs. What a folder holds decides how it is
+read (`_READERS`); what --tokenizer names decides how one is trained (`TRAINERS`). A new kind is one entry in each.
 
-WordPiece and its text cleaning are those of Devlin et al., 2018 (https://arxiv.org/abs/1810.04805) as the `tokenizers` library implements them:
-control characters vanish, CJK characters and punctuation stand alone, lower case drops accents, words are cut greedily by the longest piece.
+WordPiece and its text cleaning are those of Devlin et al., 2018 (https://arxiv.org/abs/1810.04805) as the `tokenizers` library implements
+them: control characters vanish, CJK characters and punctuation stand alone, lower case drops accents, words are cut greedily by the longest
+piece.
 """
 
 import collections
@@ -60,7 +61,7 @@ class Tokenizer:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """sha256 of everything that decides which ids a text gets; equal for equal tokenizers, whichever release of the library saved them."""
+        """sha256 of everything that decides the ids of a text; equal for equal tokenizers, whichever release of the library saved them."""
         state = json.loads(self._backend.to_str())
         added = [[token['id'], token['content'], token['special']] for token in state['added_tokens']]
         model = {key: value for key, value in state['model'].items() if key != 'vocab'}
@@ -79,9 +80,10 @@ class Tokenizer:
         return encoding.ids, encoding.offsets
 
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of all texts in a row, int32[tokens], and how many each text has, int32[texts]. The same ids as `encode`; fast on much text.
+        """The ids of all texts in a row, int32[tokens], and how many each text has, int32[texts]. Ids as from `encode`; fast on much text.
 
-        Where no piece can span a space or punctuation, words repeat so often that looking them up is several times faster than tokenising them again.
+        Where no piece can span a space or punctuation, words repeat so often that looking them up is several times faster than tokenising
+        them again.
         """
         if not self._words_stand_alone:
             ids = self.encode_batch(texts)
@@ -150,7 +152,9 @@ class Tokenizer:
     @functools.cached_property
     def _words_stand_alone(self) -> bool:
         state = json.loads(self._backend.to_str())
-        bert = (state['normalizer'] or {}).get('type') == 'BertNormalizer' and (state['pre_tokenizer'] or {}).get('type') == 'BertPreTokenizer'
+        bert = (state['normalizer'] or {}).get('type') == 'BertNormalizer' and (state['pre_tokenizer'] or {}).get(
+            'type'
+        ) == 'BertPreTokenizer'
         spells_specials = bool(state['added_tokens']) and not self._backend.encode_special_tokens
         return bert and not spells_specials and all(token['special'] for token in state['added_tokens'])
 
@@ -158,8 +162,8 @@ class Tokenizer:
 def load(path: str) -> Tokenizer:
     """Reads a tokenizer folder in Hugging Face's layout: tokenizer.json, or vocab.txt of a WordPiece vocabulary; or such a file itself.
 
-    tokenizer_config.json beside it is honoured (do_lower_case, strip_accents, tokenize_chinese_chars, spellings of special tokens, added tokens). Where
-    nothing says whether a vocab.txt is lower case, it is unless one of its pieces has a capital letter.
+    tokenizer_config.json beside it is honoured (do_lower_case, strip_accents, tokenize_chinese_chars, spellings of special tokens, added
+    tokens). Where nothing says whether a vocab.txt is lower case, it is unless one of its pieces has a capital letter.
 
     Raises:
       UserError: the folder is absent, holds no tokenizer, or a file in it is broken.
@@ -177,7 +181,9 @@ def load(path: str) -> Tokenizer:
     raise UserError(f'{path}: no tokenizer in this folder; expected {" or ".join(_READERS)}')
 
 
-def wordpiece(vocab: dict[str, int], lowercase: bool, strip_accents: bool | None = None, chinese: bool = True, names: dict[str, str] | None = None) -> Tokenizer:
+def wordpiece(
+    vocab: dict[str, int], lowercase: bool, strip_accents: bool | None = None, chinese: bool = True, names: dict[str, str] | None = None
+) -> Tokenizer:
     """BERT's tokenizer over the pieces `vocab` (piece to id). `strip_accents` None: as `lowercase`, as in the original code."""
     names = SPECIAL_TOKENS | (names or {})
     backend = library.Tokenizer(library.models.WordPiece(vocab, unk_token=names['unk'], max_input_chars_per_word=100))
@@ -198,11 +204,12 @@ def wordpiece(vocab: dict[str, int], lowercase: bool, strip_accents: bool | None
 def train_wordpiece(texts: Iterable[str], vocab_size: int, lowercase: bool = True) -> Tokenizer:
     """Learns a WordPiece vocabulary of at most `vocab_size` pieces (fewer where the text holds fewer) from `texts`, which is read twice.
 
-    The same texts give the same vocabulary, in any process and with any number of threads. The library alone does not: it numbers continuing characters
-    in the order of a randomly seeded hash map, and ties between merges follow the numbers. So the alphabet is counted and numbered here.
+    The same texts give the same vocabulary, in any process and with any number of threads. The library alone does not: it numbers
+    continuing characters in the order of a randomly seeded hash map, and ties between merges follow the numbers. So the alphabet is counted
+    and numbered here.
 
-    The alphabet holds characters that make up a millionth of the text, at most 1,000 of them; words with others become [UNK]. Every character of it can
-    start a word, and continue one unless it always stands alone (punctuation, CJK).
+    The alphabet holds characters that make up a millionth of the text, at most 1,000 of them; words with others become [UNK]. Every
+    character of it can start a word, and continue one unless it always stands alone (punctuation, CJK).
 
     Raises:
       UserError: no text, or `vocab_size` does not hold the alphabet.
@@ -225,8 +232,8 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, lowercase: bool = Tru
         pieces[piece] = len(pieces)
     if len(pieces) > vocab_size:
         raise UserError(
-            f'--vocab_size={vocab_size} is too small: the text has {len(alphabet)} different characters, which with the special tokens need '
-            f'{len(pieces)} pieces before any word; give more'
+            f'--vocab_size={vocab_size} is too small: the text has {len(alphabet)} different characters, which with the special tokens '
+            f'need {len(pieces)} pieces before any word; give more'
         )
     trainer = library.trainers.WordPieceTrainer(
         vocab_size=vocab_size,
@@ -279,7 +286,9 @@ def _from_json(path: str, config: dict) -> Tokenizer:
         said = {'lowercase': config.get('do_lower_case'), 'strip_accents': config.get('strip_accents')}
         said['handle_chinese_chars'] = config.get('tokenize_chinese_chars')
         options = {key: state[key] for key in ('clean_text', 'handle_chinese_chars', 'strip_accents', 'lowercase')}
-        backend.normalizer = library.normalizers.BertNormalizer(**options | {key: value for key, value in said.items() if value is not None})
+        backend.normalizer = library.normalizers.BertNormalizer(
+            **options | {key: value for key, value in said.items() if value is not None}
+        )
     return Tokenizer(backend, _special_names(config))
 
 
@@ -301,7 +310,9 @@ def _from_vocab(path: str, config: dict) -> Tokenizer:
         options = {key: token[key] for key in ('single_word', 'lstrip', 'rstrip', 'normalized', 'special') if key in token}
         tokenizer._backend.add_tokens([library.AddedToken(token['content'], **options)])
         if tokenizer._backend.token_to_id(token['content']) != index:
-            raise UserError(f'{os.path.join(os.path.dirname(path), "tokenizer_config.json")}: added token {token["content"]!r} cannot have id {index}')
+            raise UserError(
+                f'{os.path.join(os.path.dirname(path), "tokenizer_config.json")}: added token {token["content"]!r} cannot have id {index}'
+            )
     return Tokenizer(tokenizer._backend, names) if added else tokenizer
 
 

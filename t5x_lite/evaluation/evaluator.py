@@ -26,7 +26,7 @@ class Evaluator:
     def __call__(self, params: Any) -> dict[str, float]:
         mesh = self._program.mesh
         size = self._program.config.eval.batch_size or self._data.stage_at(self._step).batch_size
-        partitioning.check_batch(mesh, size, self._data.stage_at(self._step).seq_len, 1)
+        partitioning.check_batch(mesh, size, self._data.stage_at(self._step).seq_len, 1, 'config.eval.batch_size')
         rows = partitioning.local_rows(mesh, size)
         sums: dict[str, np.ndarray] = {}
         collected: list[dict[str, np.ndarray]] = []

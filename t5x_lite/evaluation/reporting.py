@@ -55,14 +55,17 @@ def report(workdirs: Sequence[str], output: str, metrics: Sequence[str] = ()) ->
 
 
 def read_runs(workdirs: Sequence[str]) -> list[RunRecord]:
-    """The runs under the shortest endings of their paths that tell them apart: runs/a/x, runs/b/x -> a/x, b/x."""
+    """The runs, each under the shortest ending of its path that no other has: runs/a/x, runs/b/x, runs/y -> a/x, b/x, y."""
     paths = list(dict.fromkeys(os.path.abspath(path) for path in workdirs))
     if not paths:
         raise UserError('--workdirs is empty; give the folders of runs, separated by commas')
-    parts, depth = [path.split(os.sep) for path in paths], 1
-    while len({tuple(part[-depth:]) for part in parts}) < len(parts):
-        depth += 1
-    return [read_run(path, '/'.join(part[-depth:])) for path, part in zip(paths, parts, strict=True)]
+    return [read_run(path, _ending(path, paths)) for path in paths]
+
+
+def _ending(path: str, paths: list[str]) -> str:
+    parts = path.split(os.sep)
+    endings = ('/'.join(parts[-depth:]) for depth in range(1, len(parts)))
+    return next((ending for ending in endings if sum(other.replace(os.sep, '/').endswith('/' + ending) for other in paths) == 1), path)
 
 
 def read_run(workdir: str, name: str) -> RunRecord:

@@ -163,11 +163,12 @@ def save(
     leaves = dict(_flatten(params))
     rules = [rule for rule in family.rules if rule.path in leaves]
     groups = {rule.group for rule in rules}
+    fields = family.fields(config)  # says what of the config has no counterpart, better than the names of its parameters would
     _check_leaves(family, groups, leaves, config)
     architecture = family.export_architecture(groups)
     names = {family.written(name, architecture): (rule, layer) for rule in rules for layer, name in enumerate(_names(rule, config))}
     sizes = family.sizes(config)
-    fields = {'architectures': [architecture], **family.fields(config), 'dtype': 'float32'}
+    fields = {'architectures': [architecture], **fields, 'dtype': 'float32'}
     if family.private & groups:
         fields |= _label_fields(tuple(labels), config.num_labels)
 

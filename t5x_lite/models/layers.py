@@ -8,6 +8,7 @@ import flax.linen as nn
 from flax import struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from t5x_lite.config import Activation, DType, ModelConfig
 
@@ -25,6 +26,20 @@ def compute_dtype(config: ModelConfig) -> jnp.dtype:
 def truncated_normal(stddev: float) -> Callable[..., jax.Array]:
     """Truncated at two standard deviations and not rescaled after, as the original BERT (tf.truncated_normal_initializer)."""
     return nn.initializers.truncated_normal(stddev=stddev, lower=-2.0, upper=2.0)
+
+
+def sinusoidal(stddev: float) -> Callable[..., jax.Array]:
+    """The sines and cosines of Vaswani et al. (2017, section 3.5) as an initialiser [positions, D], scaled to a root mean square of `stddev`."""
+
+    def init(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
+        del key
+        length, width = shape
+        rates = 10_000.0 ** (-np.arange(0, width, 2) / width)
+        angles = np.arange(length)[:, None] * rates
+        table = np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, -1)[:, :width]
+        return jnp.asarray(table * stddev * np.sqrt(2), dtype)
+
+    return init
 
 
 def partitioned(module: nn.Module, name: str, init: Callable, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.Array:
@@ -107,7 +122,7 @@ class Embedding(nn.Module):
     shape: tuple[int, int]
     axes: tuple[str, str]
     dtype: Any
-    stddev: float = 0.02
+    initializer: Callable[..., jax.Array]
     stored_rows: int = 0
 
     def setup(self):
@@ -115,7 +130,7 @@ class Embedding(nn.Module):
         stored = max(rows, self.stored_rows)
 
         def init(key, shape, dtype):
-            return jnp.pad(truncated_normal(self.stddev)(key, self.shape, dtype), ((0, shape[0] - rows), (0, 0)))
+            return jnp.pad(self.initializer(key, self.shape, dtype), ((0, shape[0] - rows), (0, 0)))
 
         self.embedding = partitioned(self, 'embedding', init, (stored, width), self.axes)
 

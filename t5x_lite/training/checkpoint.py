@@ -69,7 +69,7 @@ class Checkpoints:
         return [info.step for info in self._checkpointer.checkpoints]
 
     def save(self, step: int, state: TrainState, run: dict[str, Any], metrics: dict[str, float] | None = None, *, wait: bool = False) -> None:
-        """Starts saving (and first waits for the save before it); `run` is JSON that comes back on restore, `metrics` what the best is chosen by.
+        """Starts saving (and first waits for the save before it); `run` is JSON, not empty, that comes back on restore, `metrics` what the best is chosen by.
 
         Raises:
           UserError: if this save, or the one before it, could not be written. Earlier checkpoints are whole.
@@ -169,8 +169,10 @@ class Checkpoints:
     def _load(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         loaded = self._checkpointer.load_checkpointables(step, _parts(abstract))
         run = self._checkpointer.checkpointables_metadata(step).custom_metadata
+        if not run:  # Orbax makes do without a broken metadata file
+            raise ValueError('its metadata are missing')
         training = loaded['training']
-        return TrainState(training['step'], loaded['params'], training['opt_state'], loaded.get('ema', {}), training['skipped']), dict(run or {})
+        return TrainState(training['step'], loaded['params'], training['opt_state'], loaded.get('ema', {}), training['skipped']), dict(run)
 
     def close(self) -> None:
         try:

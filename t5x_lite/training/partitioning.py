@@ -54,12 +54,12 @@ def make_mesh(config: Config, devices: list[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def check_batch(mesh: Mesh, batch_size: int, length: int, microbatches: int) -> None:
+def check_batch(mesh: Mesh, batch_size: int, length: int, microbatches: int, field: str = 'config.batch_size') -> None:
     """Raises UserError where the mesh does not divide a microbatch."""
     shards, rows = mesh.shape['data'] * mesh.shape['fsdp'], batch_size // microbatches
     if rows % shards:
         part = f'each of {microbatches} microbatches has {rows} of the {batch_size} rows' if microbatches > 1 else f'a batch has {batch_size} rows'
-        raise UserError(f'{part}, which the mesh axes data x fsdp = {shards} do not divide; change config.batch_size or config.mesh')
+        raise UserError(f'{part}, which the mesh axes data x fsdp = {shards} do not divide; change {field} or config.mesh')
     if length % mesh.shape['sequence']:
         raise UserError(f'config.mesh.sequence={mesh.shape["sequence"]} does not divide sequences of {length}; change one of them')
 

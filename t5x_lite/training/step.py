@@ -1,6 +1,7 @@
 """The train state and the one jitted step over a mesh."""
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -12,7 +13,7 @@ from jax.sharding import Mesh
 import numpy as np
 import optax
 
-from t5x_lite.config import Config, resolve
+from t5x_lite.config import Config, UserError, resolve
 from t5x_lite.models.layers import DropoutKey
 from t5x_lite.training import partitioning, paths
 from t5x_lite.training.losses import Batch, Loss, divide
@@ -121,7 +122,8 @@ def make_train_step(program: Program) -> Callable[[TrainState, Batch], tuple[Tra
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
         rows = jnp.arange(batch['tokens'].shape[0], dtype=jnp.uint32)
-        loss, grads, metrics = gradients(program, state.params, batch, DropoutKey.create(config.seed, state.step, rows))
+        with _belonging_together(config):
+            loss, grads, metrics = gradients(program, state.params, batch, DropoutKey.create(config.seed, state.step, rows))
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         if config.optim.clip_norm:
@@ -157,6 +159,18 @@ def make_train_step(program: Program) -> Callable[[TrainState, Batch], tuple[Tra
     return train_step
 
 
+@contextlib.contextmanager
+def _belonging_together(config: Config):
+    """Says in a line, while a step is traced, that the model, the loss and the data of a config do not fit each other."""
+    try:
+        yield
+    except KeyError as error:
+        raise UserError(
+            f'{error.args[0]!r} is missing: config.loss={config.loss} asks for it, and neither config.model.module={config.model.module} nor '
+            f'config.data.source={config.data.source} gives it; choose three that belong together, as in configs/'
+        ) from error
+
+
 def _layer_norm(path: str, x: jax.Array) -> jax.Array:
     """The L2 norm: one number, or one a layer of stacked parameters."""
     axes = tuple(range(1 if paths.is_stacked(path) else 0, x.ndim))
@@ -167,10 +181,10 @@ def eval_step(program: Program) -> Callable[[Any, Batch], tuple[Any, dict[str, j
     """(params, batch) -> ({metric: (sum, weight)}, outputs to collect by example); not jitted."""
 
     def step(params: Any, batch: Batch):
-        with nn.logical_axis_rules(program.config.mesh.rules):
+        with _belonging_together(program.config), nn.logical_axis_rules(program.config.mesh.rules):
             outputs = program.module.apply({'params': params}, batch)
-        _, metrics = program.loss(outputs, batch)
-        collect = getattr(program.loss, 'collect', None)
-        return metrics, collect(outputs, batch) if collect else {}
+            _, metrics = program.loss(outputs, batch)
+            collect = getattr(program.loss, 'collect', None)
+            return metrics, collect(outputs, batch) if collect else {}
 
     return step

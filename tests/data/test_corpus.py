@@ -39,7 +39,9 @@ def write(path, dtype='uint16', shard_tokens=6, index=True):
             shards.write_index(str(path), split, records)
         if split == 'train':
             shards.write_npy(str(path / 'unigram_counts.npy'), shards.count_tokens(str(path), records, np.dtype(dtype), 10))
-        splits[split] = {key: sum(record[key] for record in records) for key in ('documents', 'sentences', 'tokens', 'characters')} | {'shards': records}
+        splits[split] = {key: sum(record[key] for record in records) for key in ('documents', 'sentences', 'tokens', 'characters')} | {
+            'shards': records
+        }
     manifest = {'format': 1, 'tokenizer_sha256': '', 'vocab_size': 10, 'dtype': dtype, 'settings': {}, 'splits': splits}
     shards.write_json(str(path / 'manifest.json'), manifest)
     return str(path)
@@ -55,7 +57,10 @@ def test_documents_and_sentences_come_back(tmp_path, dtype, index):
         assert read.sentence_starts.dtype == read.document_starts.dtype == np.int64
         assert len(read.sentence_starts) == read.num_sentences + 1 and len(read.document_starts) == read.num_documents + 1
         found = [
-            [read.tokens(*read.sentence_starts[sentence : sentence + 2]).tolist() for sentence in range(*read.document_starts[number : number + 2])]
+            [
+                read.tokens(*read.sentence_starts[sentence : sentence + 2]).tolist()
+                for sentence in range(*read.document_starts[number : number + 2])
+            ]
             for number in range(read.num_documents)
         ]
         assert found == documents
@@ -128,7 +133,10 @@ BROKEN = [
     (edit_manifest(lambda manifest: manifest['splits'].pop('train')), 'no train part, only validation'),
     (edit_manifest(lambda manifest: manifest['splits']['train'].update(tokens=0)), 'the train part is empty'),
     (edit_manifest(lambda manifest: manifest['splits']['train'].update(tokens=19)), 'do not add up'),
-    (edit_manifest(lambda manifest: manifest['splits']['train'].update(sentences=19)), '8 sentences in the files of the train part, 19 in manifest'),
+    (
+        edit_manifest(lambda manifest: manifest['splits']['train'].update(sentences=19)),
+        '8 sentences in the files of the train part, 19 in manifest',
+    ),
     (damage('train-00001.tokens', lambda data: data[:-2]), r'train-00001\.tokens: 12 bytes, expected 14'),
     (damage('train-00001.tokens', None), r'train-00001\.tokens: missing'),
     (damage('train.sentence_starts.npy', lambda data: data[:-3]), r'train\.sentence_starts\.npy: broken or truncated'),

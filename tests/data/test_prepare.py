@@ -1,4 +1,4 @@
-"""Preparation as a whole: what comes out, that it depends on nothing but input and settings, that it can be interrupted, and what it refuses."""
+"""Preparation as a whole: what comes out, that it depends on input and settings alone, that it can be interrupted, and what it refuses."""
 
 import dataclasses
 import gzip
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from t5x_lite.config import UserError
-from t5x_lite.data import corpus, preparation, shards, sources, tokenizers, workers
+from t5x_lite.data import corpus, preparation, progress, shards, sources, tokenizers, workers
 from tests.data import tiny_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,14 +46,19 @@ def prepare(tmp_path: Path, output: str = 'out', **settings):
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob('*')) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob('*')) if path.is_file()
+    }
 
 
 def documents_of(folder: Path, split: str) -> list[list[str]]:
     """Decoded sentences of each document."""
     read, tokenizer = corpus.Corpus(str(folder), split), tokenizers.load(str(folder / 'tokenizer'))
     return [
-        [tokenizer.decode(read.tokens(*read.sentence_starts[number : number + 2])) for number in range(*read.document_starts[document : document + 2])]
+        [
+            tokenizer.decode(read.tokens(*read.sentence_starts[number : number + 2]))
+            for number in range(*read.document_starts[document : document + 2])
+        ]
         for document in range(read.num_documents)
     ]
 
@@ -98,7 +103,9 @@ def test_documents_and_sentences_come_out_as_they_went_in(tmp_path, monkeypatch,
     assert [document for document in expected if document in validation] == validation
     manifest = json.loads((folder / 'manifest.json').read_text())
     assert manifest['dtype'] == 'uint16' and manifest['format'] == 1 and not (folder / 'unfinished').exists()
-    assert sum(part['characters'] for part in manifest['splits'].values()) == sum(len(sentence) for document in given for sentence in document)
+    assert sum(part['characters'] for part in manifest['splits'].values()) == sum(
+        len(sentence) for document in given for sentence in document
+    )
     for part in manifest['splits'].values():
         for shard in part['shards']:
             assert hashlib.sha256((folder / f'{shard["name"]}.tokens').read_bytes()).hexdigest() == shard['sha256']
@@ -182,14 +189,23 @@ def test_the_tokenizer_is_trained_on_a_sample_of_the_whole_input(tmp_path, monke
 
 def test_summary_and_progress(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, 'BLOCK', 500)
-    monkeypatch.setattr(preparation, '_EVERY', 0.0)
+    monkeypatch.setattr(progress, 'EVERY', 0.0)
     write_text(tmp_path / 'in/a.txt', paragraphs(60))
     _, lines = prepare(tmp_path)
-    progress = [line for line in lines if line.startswith('encoding')]
-    assert len(progress) > 10 and all('MB/s' in line and 'tokens/s' in line and '%' in line for line in progress)
-    assert 'left' in progress[5] and 'taken' in progress[-1] and '100.0%' in progress[-1]
+    shown = [line for line in lines if line.startswith('encoding')]
+    assert len(shown) > 10 and all('MB/s' in line and 'tokens/s' in line and '%' in line for line in shown)
+    assert 'left' in shown[5] and 'taken' in shown[-1] and '100.0%' in shown[-1]
     text = '\n'.join(lines)
-    for wanted in ('documents', 'sentences', 'tokens', 'characters/token', 'unknown', 'train ', 'validation ', 'python -m t5x_lite.train --config=configs/bert.py'):
+    for wanted in (
+        'documents',
+        'sentences',
+        'tokens',
+        'characters/token',
+        'unknown',
+        'train ',
+        'validation ',
+        'python -m t5x_lite.train --config=configs/bert.py',
+    ):
         assert wanted in text
 
 
@@ -199,7 +215,10 @@ def test_summary_and_progress(tmp_path, monkeypatch):
 def mixed_input(tmp_path: Path) -> dict:
     """All kinds of sources, documents over several blocks among them."""
     write_text(tmp_path / 'in/a.txt', paragraphs(80, 1))
-    write_text(tmp_path / 'in/b.txt', [[sentence(random.Random(number)) for number in range(150)], *paragraphs(40, 2), [' '.join(WORDS * 20)], ['End.']])
+    write_text(
+        tmp_path / 'in/b.txt',
+        [[sentence(random.Random(number)) for number in range(150)], *paragraphs(40, 2), [' '.join(WORDS * 20)], ['End.']],
+    )
     (tmp_path / 'in/c.txt.gz').write_bytes(gzip.compress('\n\n'.join(map(' '.join, paragraphs(80, 3))).encode()))
     (tmp_path / 'in/d.jsonl').write_text('\n'.join(json.dumps({'text': ' '.join(document)}) for document in paragraphs(80, 4)))
     return dict(shard_tokens=1500, validation_fraction=0.2)
@@ -242,8 +261,8 @@ def test_interrupted_anywhere_it_ends_with_the_same_bytes(tmp_path, monkeypatch)
             raise Stop
 
     for owner, name in (
-        (shards.ShardWriter, '_commit'), (shards.ShardWriter, '_end_documents'), (shards, 'write_index'), (shards, 'write_json'), (workers, 'train'),
-        (shards, 'count_tokens'), (shards, 'sync_folder'), (shards.ShardWriter, 'finish'),
+        (shards.ShardWriter, '_commit'), (shards.ShardWriter, '_end_documents'), (shards, 'write_index'), (shards, 'write_json'),
+        (workers, 'train'), (shards, 'count_tokens'), (shards, 'sync_folder'), (shards.ShardWriter, 'finish'),
     ):  # fmt: skip
         original = getattr(owner, name)
         monkeypatch.setattr(owner, name, stops(stops(original, True), False))
@@ -322,7 +341,9 @@ def test_killed_between_shards_it_goes_on_and_leaves_no_process_behind(tmp_path)
     """SIGKILL to the real command as soon as it has finished a shard or two."""
     write_text(tmp_path / 'in/a.txt', paragraphs(8000))
     settings = dict(input=tmp_path / 'in', documents='paragraph', vocab_size=200, shard_tokens=5000, workers=2)
-    running = subprocess.Popen(command(output=tmp_path / 'killed', **settings), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    running = subprocess.Popen(
+        command(output=tmp_path / 'killed', **settings), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     record = tmp_path / 'killed/unfinished/train-00001.json'
     while not record.exists() and running.poll() is None:
         time.sleep(0.002)
@@ -333,7 +354,9 @@ def test_killed_between_shards_it_goes_on_and_leaves_no_process_behind(tmp_path)
     with pytest.raises(UserError, match='its preparation was interrupted'):
         corpus.Corpus(str(tmp_path / 'killed'), 'train')
     done = subprocess.run(command(output=tmp_path / 'killed', **settings), cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and 'going on where the last run stopped' in done.stdout and 'finished shard(s) found' in done.stdout, done.stderr
+    assert done.returncode == 0 and 'going on where the last run stopped' in done.stdout and 'finished shard(s) found' in done.stdout, (
+        done.stderr
+    )
     prepare(tmp_path, 'whole', shard_tokens=5000)
     assert contents(tmp_path / 'killed') == contents(tmp_path / 'whole')
     for _ in range(1000):
@@ -347,7 +370,9 @@ def test_other_settings_and_other_input_are_refused(tmp_path):
     write_text(tmp_path / 'in/a.txt', paragraphs(30))
     folder, _ = prepare(tmp_path)
     before = contents(folder)
-    with pytest.raises(UserError, match=r'other settings: vocab_size \(200 there, 100 here\), seed \(0 there, 3 here\); name another --output'):
+    with pytest.raises(
+        UserError, match=r'other settings: vocab_size \(200 there, 100 here\), seed \(0 there, 3 here\); name another --output'
+    ):
         prepare(tmp_path, seed=3, vocab_size=100)
     os.utime(tmp_path / 'in/a.txt')
     assert 'contents' in prepare(tmp_path)[1][0]  # touched, but the same
@@ -410,7 +435,9 @@ def test_held_out_documents_never_overlap_the_others(tmp_path):
     assert not train & validation and len(train | validation) == 120
     assert 20 <= len(validation) <= 40
     alone, _ = prepare(tmp_path, 'alone', input=(str(tmp_path / 'in/b.txt'),), validation_fraction=0.25)
-    assert {tuple(document) for document in documents_of(alone, 'validation')} == validation  # by contents: neither files nor their order matter
+    assert {
+        tuple(document) for document in documents_of(alone, 'validation')
+    } == validation  # by contents: neither files nor their order matter
     other, _ = prepare(tmp_path, 'other', validation_fraction=0.25, seed=1)
     assert {tuple(document) for document in documents_of(other, 'validation')} != validation
 
@@ -467,7 +494,10 @@ def test_wrong_settings(tmp_path, settings, message):
     write_text(tmp_path / 'in/a.txt', paragraphs(10))
     settings = {'output': str(tmp_path / 'out')} | settings
     with pytest.raises(UserError, match=message):
-        preparation.prepare(preparation.Settings(**dict(input=(str(tmp_path / 'in'),), documents='paragraph', vocab_size=200, workers=1) | settings), log=str)
+        preparation.prepare(
+            preparation.Settings(**dict(input=(str(tmp_path / 'in'),), documents='paragraph', vocab_size=200, workers=1) | settings),
+            log=str,
+        )
     assert not (tmp_path / 'out/manifest.json').exists()
 
 
@@ -500,7 +530,9 @@ def test_broken_input_stops_it_before_anything_is_encoded_or_is_left_out_if_aske
     packed = gzip.compress(('Packed.\n\n' + ' '.join(map(str, range(1000)))).encode())
     (tmp_path / 'in/d.txt.gz').write_bytes(packed[: len(packed) // 2])
     settings = dict(validation_fraction=0.0, workers=processes, vocab_size=300)
-    with pytest.raises(UserError, match=r'in/b\.txt:3: not UTF-8 at byte 4 of the line; mend it, or leave such lines out with --skip_broken'):
+    with pytest.raises(
+        UserError, match=r'in/b\.txt:3: not UTF-8 at byte 4 of the line; mend it, or leave such lines out with --skip_broken'
+    ):
         prepare(tmp_path, **settings)
     folder, lines = prepare(tmp_path, skip_broken=True, **settings)  # the refusal has left nothing in the way
     assert documents_of(folder, 'train') == plain(given) + [['fine.'], ['also fine.'], ['good one.'], ['packed.']]
@@ -562,7 +594,8 @@ def test_flags_and_settings_are_the_same():
 
 
 def test_worker_processes_stay_light():
-    check = 'import sys, t5x_lite.prepare, t5x_lite.data.workers as w; sys.exit(", ".join({"jax", "flax", "tensorflow", "tensorflow_datasets"} & set(sys.modules)) or 0)'
+    heavy = '{"jax", "flax", "tensorflow", "tensorflow_datasets"}'
+    check = f'import sys, t5x_lite.prepare, t5x_lite.data.workers; sys.exit(", ".join({heavy} & set(sys.modules)) or 0)'
     done = subprocess.run([sys.executable, '-c', check], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -634,8 +667,14 @@ def test_memory_does_not_grow_with_the_input(tmp_path, documents):
             with open(folder / name, 'w') as file:
                 while file.tell() < megabytes * 500_000:
                     ranks = source.zipf(1.3, 40_000) % 5_000_000
-                    words = [WORDS[rank] if rank < 300 else f'{WORDS[rank % 300]}{WORDS[rank // 300 % 300]}{rank // 90_000 or ""}' for rank in ranks]
-                    file.writelines(' '.join(words[start : start + 20]) + ('.\n\n' if start % 100 == 80 else '. A') for start in range(0, len(words), 20))
+                    words = [
+                        WORDS[rank] if rank < 300 else f'{WORDS[rank % 300]}{WORDS[rank // 300 % 300]}{rank // 90_000 or ""}'
+                        for rank in ranks
+                    ]
+                    file.writelines(
+                        ' '.join(words[start : start + 20]) + ('.\n\n' if start % 100 == 80 else '. A')
+                        for start in range(0, len(words), 20)
+                    )
         flags = dict(input=folder, output=tmp_path / f'out{megabytes}', documents=documents, validation_fraction=0.4, workers=2)
         running = subprocess.Popen(command(**flags), cwd=ROOT, stdout=subprocess.DEVNULL)
         peak = 0

@@ -50,7 +50,31 @@ def test_lines_may_be_the_sentences():
 
 def test_nothing_is_lost_or_added():
     source = random.Random(0)
-    parts = ['word', 'Word', 'Mr.', '.', '!', '?', '"', "'", '(', ')', ' ', ' ', '\n', '\n\n', 'é', '。', '…', '1', '12.', 'a.b', 'I.', 'J.', '”']
+    parts = [
+        'word',
+        'Word',
+        'Mr.',
+        '.',
+        '!',
+        '?',
+        '"',
+        "'",
+        '(',
+        ')',
+        ' ',
+        ' ',
+        '\n',
+        '\n\n',
+        'é',
+        '。',
+        '…',
+        '1',
+        '12.',
+        'a.b',
+        'I.',
+        'J.',
+        '”',
+    ]
     for _ in range(3000):
         text = ''.join(source.choice(parts) for _ in range(source.randrange(40)))
         found = sentences.split(text)

@@ -17,7 +17,29 @@ from t5x_lite.data import tokenizers
 
 SHARED = Path(__file__).resolve().parents[2] / '..' / 'shared'
 SPECIALS = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
-WORDS = ['cafe', 'café', 'Café', 'un', '##want', '##ed', 'run', '##ning', 'paris', 'Paris', 'is', 'strasse', 'straße', '中', '国', '한국', '##어', 'a', '##a', 'ab', 'mask']
+WORDS = [
+    'cafe',
+    'café',
+    'Café',
+    'un',
+    '##want',
+    '##ed',
+    'run',
+    '##ning',
+    'paris',
+    'Paris',
+    'is',
+    'strasse',
+    'straße',
+    '中',
+    '国',
+    '한국',
+    '##어',
+    'a',
+    '##a',
+    'ab',
+    'mask',
+]
 PUNCTUATION = list('.,!?-[]#$^`~|<>=+') + ['。', '—', '“', '¿']
 
 
@@ -103,7 +125,10 @@ def test_chinese_characters_may_stay_together(tmp_path):
 def test_case_is_guessed_from_the_vocabulary_only_where_nothing_says_it(tmp_path):
     assert pieces(tokenizers.load(folder(tmp_path / 'lower', SPECIALS + ['paris'])), 'Paris') == ['paris']
     assert pieces(tokenizers.load(folder(tmp_path / 'cased', SPECIALS + ['paris', 'Rome'])), 'Paris Rome') == ['[UNK]', 'Rome']
-    assert pieces(tokenizers.load(folder(tmp_path / 'said', SPECIALS + ['paris', 'Rome'], do_lower_case=True)), 'Paris Rome') == ['paris', '[UNK]']
+    assert pieces(tokenizers.load(folder(tmp_path / 'said', SPECIALS + ['paris', 'Rome'], do_lower_case=True)), 'Paris Rome') == [
+        'paris',
+        '[UNK]',
+    ]
 
 
 def test_ids_of_special_tokens_and_continuations(uncased, tmp_path):
@@ -170,7 +195,14 @@ def test_truncation_and_padding_of_a_tokenizer_json_are_ignored(uncased, tmp_pat
     uncased.save(str(tmp_path))
     state = json.loads((tmp_path / 'tokenizer.json').read_text())
     state['truncation'] = {'direction': 'Right', 'max_length': 4, 'strategy': 'LongestFirst', 'stride': 0}
-    state['padding'] = {'strategy': {'Fixed': 8}, 'direction': 'Right', 'pad_to_multiple_of': None, 'pad_id': 0, 'pad_type_id': 0, 'pad_token': '[PAD]'}
+    state['padding'] = {
+        'strategy': {'Fixed': 8},
+        'direction': 'Right',
+        'pad_to_multiple_of': None,
+        'pad_id': 0,
+        'pad_type_id': 0,
+        'pad_token': '[PAD]',
+    }
     (tmp_path / 'tokenizer.json').write_text(json.dumps(state))
     assert len(tokenizers.load(str(tmp_path)).encode('a a a a a a')) == 6
 
@@ -199,10 +231,27 @@ def test_broken_folders_are_named(tmp_path):
 # --- Fuzzed text.
 
 RANGES = [
-    (32, 127), (0, 32), (127, 160), (0xA0, 0x250), (0x250, 0x600), (0x300, 0x370), (0x600, 0x1200), (0x2000, 0x2070), (0x3040, 0x30FF), (0x4E00, 0x9FFF),
-    (0xAC00, 0xD7A4), (0xFE00, 0xFFFF), (0x1F300, 0x1F700), (0x10000, 0x110000), (0x20000, 0x2FFFF),
+    (32, 127), (0, 32), (127, 160), (0xA0, 0x250), (0x250, 0x600), (0x300, 0x370), (0x600, 0x1200), (0x2000, 0x2070), (0x3040, 0x30FF),
+    (0x4E00, 0x9FFF), (0xAC00, 0xD7A4), (0xFE00, 0xFFFF), (0x1F300, 0x1F700), (0x10000, 0x110000), (0x20000, 0x2FFFF),
 ]  # fmt: skip
-SPICE = ['[MASK]', '[SEP]', '[PAD', '##ing', 'the', 'Straße', 'naïve', 'e\u0301', '\u00ad', '\u200d', 'a' * 101, '...', 'ﬁ', 'İ', 'ẞ', 'Σας']
+SPICE = [
+    '[MASK]',
+    '[SEP]',
+    '[PAD',
+    '##ing',
+    'the',
+    'Straße',
+    'naïve',
+    'e\u0301',
+    '\u00ad',
+    '\u200d',
+    'a' * 101,
+    '...',
+    'ﬁ',
+    'İ',
+    'ẞ',
+    'Σας',
+]
 
 
 def fuzz(count: int, seed: int):
@@ -237,7 +286,16 @@ def reference(text: str, vocab: set[str], lowercase: bool) -> list[str]:
         for character, kind in kinds
         if character in '\t\n\r' or not (kind[0] == 'C' or character == '\ufffd' or ord(character) == 0)
     )
-    cjk = [(0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F)]
+    cjk = [
+        (0x4E00, 0x9FFF),
+        (0x3400, 0x4DBF),
+        (0x20000, 0x2A6DF),
+        (0x2A700, 0x2B73F),
+        (0x2B740, 0x2B81F),
+        (0x2B820, 0x2CEAF),
+        (0xF900, 0xFAFF),
+        (0x2F800, 0x2FA1F),
+    ]
     spaced = ''.join(f' {c} ' if any(first <= ord(c) <= last for first, last in cjk) else c for c in cleaned)
     words = []
     for word in spaced.split():
@@ -267,7 +325,7 @@ def reference(text: str, vocab: set[str], lowercase: bool) -> list[str]:
 
 
 def settled(character: str) -> bool:
-    """Python and the library follow different Unicode versions: only characters assigned in 3.2, whose kind has not changed since, are sure to agree."""
+    """Python and the library follow different Unicode versions: characters of 3.2 whose kind has not changed since must agree."""
     kind = unicodedata.ucd_3_2_0.category(character)
     return kind == unicodedata.category(character) and kind != 'Cn'
 
@@ -282,7 +340,9 @@ def test_fuzzed_text_follows_the_rules(tmp_path, lowercase):
     texts += [''.join(filter(settled, text)) for text in fuzz(5000, seed=1)]
     found = [[literal.token(index) for index in ids] for ids in literal.encode_batch(texts)]
     wrong = [number for number, text in enumerate(texts) if found[number] != reference(text, known, lowercase)]
-    assert not wrong, f'{len(wrong)} differ, such as {texts[wrong[0]]!r}: {found[wrong[0]]}, expected {reference(texts[wrong[0]], known, lowercase)}'
+    assert not wrong, (
+        f'{len(wrong)} differ, such as {texts[wrong[0]]!r}: {found[wrong[0]]}, expected {reference(texts[wrong[0]], known, lowercase)}'
+    )
 
 
 @pytest.mark.parametrize('cached', [1 << 16, 50])
@@ -344,7 +404,12 @@ def test_what_we_save_loads_in_transformers(tmp_path):
 
 # --- Training.
 
-TEXTS = ['the running dogs are running, and the dog ran.', 'naïve Café owners — running cafés since 1990!', '中国 and 日本', 'of the and in to was he'] * 8
+TEXTS = [
+    'the running dogs are running, and the dog ran.',
+    'naïve Café owners — running cafés since 1990!',
+    '中国 and 日本',
+    'of the and in to was he',
+] * 8
 TRAIN = 'import sys, json; from t5x_lite.data import tokenizers as t; print(t.train_wordpiece(json.load(sys.stdin), 150).fingerprint)'
 
 
@@ -353,7 +418,9 @@ def test_training_is_deterministic_across_processes_and_threads():
     for threads, seed in (('false', '1'), ('true', '2')):
         env = {**os.environ, 'TOKENIZERS_PARALLELISM': threads, 'PYTHONHASHSEED': seed}
         root = Path(__file__).resolve().parents[2]
-        done = subprocess.run([sys.executable, '-c', TRAIN], input=json.dumps(TEXTS), capture_output=True, text=True, env=env, cwd=root, check=True)
+        done = subprocess.run(
+            [sys.executable, '-c', TRAIN], input=json.dumps(TEXTS), capture_output=True, text=True, env=env, cwd=root, check=True
+        )
         assert done.stdout.strip() == here
     assert tokenizers.train_wordpiece(iter(TEXTS), 150).fingerprint == here  # an iterator can be read only once
 

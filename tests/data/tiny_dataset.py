@@ -12,7 +12,8 @@ class TinyText(tfds.core.GeneratorBasedBuilder):
 
     def _info(self):
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict({'body': tfds.features.Text(), 'number': tfds.features.Scalar(dtype=np.int64)}), description='Tiny.'
+            features=tfds.features.FeaturesDict({'body': tfds.features.Text(), 'number': tfds.features.Scalar(dtype=np.int64)}),
+            description='Tiny.',
         )
 
     def _split_generators(self, dl_manager):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from t5x_lite.config import ModelConfig
-from t5x_lite.models.layers import DropoutKey, Einsum, Embedding, LayerNorm, dropout, hide_padded, product
+from t5x_lite.models.layers import DropoutKey, Einsum, Embedding, LayerNorm, dropout, hide_padded, product, sinusoidal, truncated_normal
 
 
 def key(step=0, rows=4, seed=0):
@@ -57,12 +57,22 @@ def test_einsum_is_a_kernel_and_a_bias():
 
 def test_rows_that_pad_a_vocabulary_start_at_zero_and_the_others_do_not_depend_on_them():
     exact, padded = (
-        nn.unbox(Embedding((100, 8), ('vocab', 'embed'), jnp.float32, stored_rows=rows).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
+        nn.unbox(Embedding((100, 8), ('vocab', 'embed'), jnp.float32, truncated_normal(0.02), rows).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
         for rows in (0, 128)
     )
     exact, padded = (tree['params']['embedding'] for tree in (exact, padded))
     np.testing.assert_array_equal(padded[:100], exact)
     assert padded.shape == (128, 8) and not padded[100:].any() and exact.any(axis=1).all()
+
+
+def test_sinusoidal_positions_are_of_the_asked_size_and_rotate():
+    """The scalar product of two positions depends on their distance alone: what a fixed linear map can shift."""
+    table = np.asarray(sinusoidal(0.02)(None, (64, 32), jnp.float32), np.float64)
+    np.testing.assert_allclose(np.sqrt(np.mean(table**2)), 0.02, rtol=1e-6)
+    products = table @ table.T
+    for distance in (1, 5, 20):
+        np.testing.assert_allclose(np.diagonal(products, distance), products[0, distance], atol=1e-7)
+    assert len({round(value, 7) for value in products[0]}) == 64
 
 
 def test_hidden_columns_take_no_probability():

@@ -125,8 +125,7 @@ class Run:
 
     def __init__(self, workdir: Path, config: Config, cache: Path):
         self.workdir, self.checkpoints = workdir, workdir / checkpoint.FOLDER
-        self.config_file = workdir.with_name(workdir.name + '.json')
-        self.config_file.parent.mkdir(parents=True, exist_ok=True)
+        self.config_file = cache.parent / f'{workdir.name}.json'
         self.config_file.write_text(to_json(config))
         self._environment = os.environ | {
             'JAX_PLATFORMS': 'cpu',
