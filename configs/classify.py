@@ -4,7 +4,7 @@
     python -m t5x_lite.predict --workdir=runs/reviews --text="I want my money back"
 
 `init_from` is a run of ours or a Hugging Face BERT folder. Columns are guessed and said; name them with --config.data.text_columns and label_column.
-The recipe is BERT's for GLUE (Devlin et al., 2018, A.3): 3 epochs, batch 32, 5e-5, 10 % warm-up. Measured in docs/EVIDENCE.md.
+The recipe is BERT's for GLUE (Devlin et al., 2018, A.3): 3 epochs, batch 32, 5e-5, 10 % warm-up. SST-2 is in tests/benchmarks/EVIDENCE.md.
 """
 
 from t5x_lite.config import CheckpointConfig, Config, DataConfig, EvalConfig, LogConfig, ModelConfig, OptimConfig

@@ -77,7 +77,7 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
     profile = config.log.profile_steps
     yield not profile or (len(profile) == 2 and 0 < profile[0] <= profile[1]), f'config.log.profile_steps is {profile}; expected (first, last)'
     yield not profile or config.epochs > 0 or profile[1] <= config.steps, (
-        f'config.log.profile_steps is {profile}, and the run ends at step {config.steps}; profile earlier steps'
+        f'config.log.profile_steps is {profile}, and config.steps {config.steps}; profile earlier steps'
     )
 
 

@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import jax
 import numpy as np
 
 from t5x_lite.assemble import Run
-from t5x_lite.config import Config, UserError, nearest, stages, to_json
+from t5x_lite.config import Config, UserError, flatten, nearest, stages
 from t5x_lite.data import pipeline, tokenizers
 from t5x_lite.training import checkpoint, partitioning, paths
 from t5x_lite.training.step import Program, eval_step, make_program, make_train_step
@@ -50,7 +51,7 @@ def report(run: Run, step: int = 1) -> str:
     """The whole text. Raises UserError for whatever training would refuse."""
     program = check(run)
     config, mesh = program.config, program.mesh
-    parts = [f'config: {to_json(config)}', parameter_table(program), bytes_per_device(program), flops(program)]
+    parts = ['\n'.join(['config, as flags:', *as_flags(config)]), parameter_table(program), bytes_per_device(program), flops(program)]
     parts.append('mesh: ' + ' x '.join(f'{axis}={size}' for axis, size in mesh.shape.items()) + f' on {mesh.size} x {mesh.devices.flat[0].device_kind}')
     if run.initial is not None:
         parts.append(f'weights: from {config.init_from}')
@@ -59,6 +60,18 @@ def report(run: Run, step: int = 1) -> str:
     else:
         parts.append('data: none given (--config.data.path or --config.data.train)')
     return '\n\n'.join(parts)
+
+
+def as_flags(config: Config) -> list[str]:
+    """Every field, written as a shell takes it."""
+
+    def literal(value: Any) -> str:
+        return f'({", ".join(map(literal, value))}{"," * (len(value) == 1)})' if isinstance(value, list) else repr(value)
+
+    def quoted(text: str) -> str:
+        return text if re.fullmatch(r'[\w.,:/+-]*', text) else '"' + re.sub(r'([\\"$`])', r'\\\1', text) + '"'
+
+    return [f'--config.{name}={quoted(value if isinstance(value, str) else literal(value))}' for name, value in flatten(config).items()]
 
 
 def description(run: Run) -> list[str]:
@@ -77,7 +90,7 @@ def parameter_table(program: Program) -> str:
     stored, exact = paths.leaves(program.abstract.params), unpadded(program.config, program.mesh)
     rows = [('parameter', 'shape', 'count', 'sharding')]
     rows += [
-        (path, ' x '.join(map(str, exact[path].shape)), f'{exact[path].size:,}', ', '.join(str(axis) for axis in stored[path].sharding.spec) or '-')
+        (path, ' x '.join(map(str, exact[path].shape)), f'{exact[path].size:,}', _split_over(stored[path].sharding))
         for path in stored
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -88,6 +101,13 @@ def parameter_table(program: Program) -> str:
         totals[part] = totals.get(part, 0) + leaf.size
     lines += ['', f'parameters: {sum(totals.values()):,}'] + [f'{part}: {count:,}' for part, count in totals.items()]
     return '\n'.join(lines)
+
+
+def _split_over(sharding: jax.sharding.NamedSharding) -> str:
+    """'-, fsdp, tensor': the mesh axes over which each dimension is split; 'whole' where none is."""
+    axes = [axis if isinstance(axis, tuple) else (axis,) for axis in sharding.spec]
+    split = ['+'.join(axis for axis in part if axis and sharding.mesh.shape[axis] > 1) or '-' for part in axes]
+    return ', '.join(split) if set(split) - {'-'} else 'whole'
 
 
 def _local_bytes(tree: Any) -> int:
@@ -103,7 +123,7 @@ def bytes_per_device(program: Program) -> str:
         'moving average': _local_bytes(state.ema),
     }
     shown = ', '.join(f'{name} {size:,}' for name, size in sizes.items() if size)
-    return f'bytes per device: {sum(sizes.values()):,} ({shown}), and activations'
+    return f'bytes per device: {sum(sizes.values()):,} ({shown}), {sum(sizes.values()) / 2**30:.2f} GiB, and activations'
 
 
 def flops(program: Program) -> str:
@@ -120,5 +140,5 @@ def example(run: Run, step: int) -> str:
     tokenizer = tokenizers.load(run.tokenizer_path)
     shapes = ', '.join(f'{name} {value.dtype}{list(value.shape)}' for name, value in batch.items())
     real = np.mean(batch['sequence_ids'] > 0)
-    return f'batch of step {step:,}: {shapes}; {real:.1%} of the tokens are real\nits first example:\n{pipeline.decode_example(batch, 0, tokenizer)}'
+    return f'batch of step {step:,}: {shapes}; {real:.1%} of the tokens are real\nits first example:\n{pipeline.decode_example(batch, 0, tokenizer, run.config.data.labels)}'
 

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -219,8 +219,8 @@ def _identity(corpus, split: str):
     return [corpus.manifest['tokenizer_sha256'], *([shard[name] for name in ('sha256', 'documents', 'sentences')] for shard in shards)]
 
 
-def decode_example(batch: dict[str, np.ndarray], row: int, tokenizer) -> str:
-    """One row of a batch as the model will see it, for people.
+def decode_example(batch: dict[str, np.ndarray], row: int, tokenizer, labels: Sequence[str] = ()) -> str:
+    """One row of a batch as the model will see it, for people. `labels`: names of the classes.
 
     Masked positions read `seen{target}`, such as `[MASK]{cat}`; a line for each segment, padding counted.
 
@@ -248,5 +248,6 @@ def decode_example(batch: dict[str, np.ndarray], row: int, tokenizer) -> str:
     if 'next_sentence_labels' in batch:
         lines.append('next sentence: ' + ('random' if batch['next_sentence_labels'][row] else 'really next'))
     if 'labels' in batch:
-        lines.append(f'label: {batch["labels"][row]}')
+        label = batch['labels'][row]
+        lines.append(f'label: {label}' + (f' ({labels[label]})' if labels else ''))
     return '\n'.join(lines)

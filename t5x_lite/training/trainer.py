@@ -219,7 +219,7 @@ class Trainer:
             )
             if config.optim.nonfinite == NonFinite.stop:
                 raise UserError(
-                    f'{what}. Lower config.optim.learning_rate, look at the batch with --dry_run --dry_run_step={step}, '
+                    f'{what}. Look at the batch with --dry_run --dry_run_step={step}, lower config.optim.learning_rate in another --workdir, '
                     'or pass over such steps with --config.optim.nonfinite=skip'
                 )
             print(f'warning: skipped {what}')

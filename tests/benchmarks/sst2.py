@@ -1,6 +1,6 @@
 """SST-2 accuracy from a pretrained encoder and from scratch, by the command that a person would run.
 
-    python -m tests.benchmarks.sst2 --data=SST2 --encoder=HF_FOLDER [--output=sst2.jsonl] [--runs=1000:pretrained:0,all:scratch:0] [--workdir=DIR]
+    python -m tests.benchmarks.sst2 --data=SST2 --encoder=HF_FOLDER [--output=sst2.jsonl] [--runs=1000:pretrained:0,all:scratch:0] [--folder=sst2_runs]
 
 SST2 holds train.tsv and dev.tsv (text, label; no header), HF_FOLDER a BERT encoder with its tokenizer. Each run is one `python -m t5x_lite.train
 --config=configs/classify.py ...`, whose accuracy on the whole of dev.tsv after the last step counts. Training examples, epochs, rates and batches:
@@ -13,7 +13,7 @@ AdamW with eps 1e-6, decay 0.01 except of biases and norms, a linear warm-up ove
 cut at 64 word pieces, dropout 0.1. The subset of seed s is `random.Random(s).sample(train, n)`. Our batches run across the ends of epochs, so 5 epochs of
 1,000 examples are 156 full batches of 32 (a loader that stops at the end of each epoch makes 160, of which 5 are partial).
 
-Runs whose lines the output holds already are not repeated.
+Runs whose lines the output holds already are not repeated, and one that was interrupted goes on from its checkpoint.
 """
 
 import json
@@ -24,7 +24,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
 from absl import flags
@@ -42,6 +41,7 @@ flags.DEFINE_list(
     + ['all:pretrained:0', 'all:scratch:0'],
     'EXAMPLES:pretrained|scratch:SEED, in this order.',
 )
+flags.DEFINE_string('folder', 'sst2_runs', 'Where the runs work; what is in it is deleted run by run, as they end.')
 flags.DEFINE_list('extra', [], 'Further flags for the command, such as --config.model.scan_layers=False; they go into the output.')
 
 # examples -> (epochs, batch size)
@@ -73,7 +73,7 @@ def command(examples: str, start: str, seed: int, folder: str) -> list[str]:
         'data.label_column': '1',
         'data.seq_len': 64,
         'data.length_buckets': '(44, 52, 64)',  # the longest of 32 texts has 48 pieces in the median, and each width is compiled
-        'checkpoint.every_steps': 1_000_000,
+        'checkpoint.every_steps': 200,
         'log.console_seconds': 30.0,
         'log.tensorboard': False,
     }
@@ -82,31 +82,31 @@ def command(examples: str, start: str, seed: int, folder: str) -> list[str]:
 
 
 def run(examples: str, start: str, seed: int) -> dict:
-    folder = tempfile.mkdtemp(prefix='sst2_')
-    try:
-        line, began = command(examples, start, seed, folder), time.time()
-        log = os.path.join(folder, 'log')
-        with open(log, 'w', encoding='utf-8') as file:
-            status = subprocess.run(line, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
-        if status:
-            with open(log, encoding='utf-8') as file:
-                raise UserError(f'{" ".join(line)} ended with status {status}: {file.read()[-500:]}')
+    folder = os.path.abspath(os.path.join(FLAGS.folder, f'{examples}_{start}_{seed}'))
+    os.makedirs(folder, exist_ok=True)
+    line, began, log = command(examples, start, seed, folder), time.time(), os.path.join(folder, 'log')
+    with open(log, 'a', encoding='utf-8') as file:
+        status = subprocess.run(line, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+    lines = []
+    if not status:
         with open(os.path.join(folder, 'run', 'metrics.jsonl'), encoding='utf-8') as file:
             lines = [json.loads(text) for text in file]
-        last = next(found for found in reversed(lines) if 'eval/accuracy' in found)
-        return {
-            'examples': examples,
-            'start': start,
-            'seed': seed,
-            'accuracy': last['eval/accuracy'],
-            'cross_entropy': last['eval/cross_entropy'],
-            'train_loss': next(found['loss'] for found in reversed(lines) if 'loss' in found),
-            'steps': last['step'],
-            'minutes': round((time.time() - began) / 60, 2),
-            'command': ' '.join(line),
-        }
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    last = next((found for found in reversed(lines) if 'eval/accuracy' in found), None)
+    if last is None:
+        with open(log, encoding='utf-8') as file:
+            raise UserError(f'{" ".join(line)} ended early, with status {status}; repeat to go on. The end of {log}: {file.read()[-500:]}')
+    shutil.rmtree(folder)
+    return {
+        'examples': examples,
+        'start': start,
+        'seed': seed,
+        'accuracy': last['eval/accuracy'],
+        'cross_entropy': last['eval/cross_entropy'],
+        'train_loss': next(found['loss'] for found in reversed(lines) if 'loss' in found),
+        'steps': last['step'],
+        'minutes': round((time.time() - began) / 60, 2),
+        'command': ' '.join(line),
+    }
 
 
 def table(results: list[dict]) -> str:

@@ -15,6 +15,7 @@ import pathlib
 import runpy
 import subprocess
 import sys
+import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -69,8 +70,6 @@ def start(command: str, *flags: str) -> Result:
 
 @functools.cache
 def _folder() -> str:
-    import tempfile
-
     folder = tempfile.TemporaryDirectory(prefix='commands-')
     atexit.register(folder.cleanup)
     return folder.name
@@ -78,7 +77,11 @@ def _folder() -> str:
 
 @functools.cache
 def _server() -> subprocess.Popen:
-    environment = os.environ | {'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'}
+    # Each fork finds what others compiled.
+    environment = os.environ | {
+        'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': os.path.join(_folder(), 'compiled'),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0', 'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+    }  # fmt: skip
     server = subprocess.Popen(
         [sys.executable, '-m', 'tests.commands.forked'], cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -113,7 +116,7 @@ def _become(request: dict) -> None:
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC if number else os.O_RDONLY, 0o644), number)
     if request['close_stdin']:
         os.close(0)
-    os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={request["devices"]}'
+    os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={request["devices"]} --xla_backend_optimization_level=0'
     sys.stdin = None if request['close_stdin'] else open(0, encoding='utf-8')
     sys.argv = [request['module'], *request['flags']]
     runpy.run_module(request['module'], run_name='__main__', alter_sys=True)

@@ -47,16 +47,16 @@ class Toy(nn.Module):
     @nn.compact
     def __call__(self, batch, dropout=None):
         config, normal = self.config, layers.truncated_normal(0.1)
-        width = config.d_model
-        table = layers.partitioned(self, 'embedding', normal, (layers.padded_vocabulary(config), width), ('vocab', 'embed'))
+        width, rows = config.d_model, layers.padded_vocabulary(config)
+        table = layers.Embedding((rows, width), ('vocab', 'embed'), jnp.float32, normal, name='tokens')
         kernel, bias = _Stack(width, name='layers')()
-        x = table[batch['tokens']]
+        x = table(batch['tokens'])
         for layer in range(2):
-            x = x + jnp.tanh(jnp.einsum('BLD,DE->BLE', x, kernel[layer]) + bias[layer][None, None])
+            x = x + jnp.tanh(layers.product('BLD,DE->BLE', x, kernel[layer], jnp.float32) + bias[layer][None, None])
             x = layers.dropout(x, config.dropout, dropout, layer)
         masked = jnp.take_along_axis(x, batch['masked_positions'][:, :, None], axis=1) if 'masked_positions' in batch else x
         output = layers.partitioned(self, 'output', normal, (width, 2), ('embed', 'labels'))
-        return {'mlm_logits': jnp.einsum('BPD,VD->BPV', masked, table), 'nsp_logits': jnp.mean(x, axis=1) @ output}
+        return {'mlm_logits': table.attend(masked), 'nsp_logits': jnp.mean(x, axis=1) @ layers.gathered(output, ('embed', 'labels'))}
 
     @staticmethod
     def forward_flops(config, length, predictions):
@@ -70,7 +70,8 @@ class _Stack(nn.Module):
     def __call__(self):
         shape, axes = (2, self.width, self.width), ('layers', 'embed', 'heads')
         kernel = layers.partitioned(self, 'kernel', layers.truncated_normal(0.1), shape, axes)
-        return kernel, layers.partitioned(self, 'bias', nn.initializers.zeros, shape[:2], axes[::2])
+        bias = layers.partitioned(self, 'bias', nn.initializers.zeros, shape[:2], axes[::2])
+        return layers.gathered(kernel, axes), layers.gathered(bias, axes[::2])
 
 
 def prepare_corpus(folder: Path, seed: int = 0) -> str:

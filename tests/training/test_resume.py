@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 import os
-import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -93,8 +93,9 @@ def test_a_run_killed_several_times_ends_as_one_never_killed(places, outcome, re
 
 
 def _bert(make_run, reference):
-    run, untouched = make_run('bert', module=runs.BERT), make_run('untouched_bert', module=runs.BERT)
-    for place in ('inside the first save', 'at the end of a stage', 'evaluating again'):
+    fields = {'module': runs.BERT, 'data.stages': (), 'data.seq_len': 16, 'batch_size': 8, 'optim.microbatches': 1}
+    run, untouched = make_run('bert', **fields), make_run('untouched_bert', **fields)
+    for place in ('inside the first save', 'evaluating again'):
         run.kill_when(PLACES[place])
     return run.finish(), untouched.finish()
 
@@ -167,8 +168,8 @@ def _disk_full(make_run, reference):
         return None
     try:
         status = run.wait(run.start())
-        saved = {step: run.contents(step) for step in run.saved()}
         said, run.output = run.output, ''
+        saved = run.saved()
         subprocess.run(['mount', '-o', 'remount,size=64m', disk], check=True)
         run.finish()
         shutil.copytree(run.workdir, disk.with_name('disk_after'))
@@ -182,10 +183,73 @@ def _disk_full(make_run, reference):
 @in_background(_disk_full)
 def test_a_full_disk_is_said_in_a_line_and_costs_no_checkpoint(outcome, reference):
     if outcome(_disk_full) is None:
-        pytest.skip('mounting a small tmpfs is not permitted here; test_checkpoint.py injects the error instead')
-    run, status, said, saved = outcome(_disk_full)
+        pytest.skip('mounting a small tmpfs is not permitted here; the test of files that may not grow stands in for it')
+    _assert_failed_and_went_on(*outcome(_disk_full), reference, 'No space left on device')
+
+
+def _files_may_not_grow(make_run, reference):
+    run = make_run('limited')
+    process = run.start()
+    while not run.logged(12):
+        assert process.poll() is None
+        time.sleep(0.002)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4000, 4000))
+    status = run.wait(process)
+    said, run.output = run.output, ''
+    saved = run.saved()
+    return run.finish(), status, said, saved
+
+
+@in_background(_files_may_not_grow)
+def test_a_save_that_the_system_refuses_is_said_in_a_line_and_costs_no_checkpoint(outcome, reference):
+    _assert_failed_and_went_on(*outcome(_files_may_not_grow), reference, 'File too large')
+
+
+def _assert_failed_and_went_on(run, status, said, saved, reference, reason):
     assert status == 2 and 'Traceback' not in said
-    assert said.splitlines()[-1].startswith('error: the checkpoint of step 15 could not be saved') and 'No space left on device' in said
-    assert sorted(saved) == [5, 10] and 'the checkpoints of steps 5, 10 are whole' in said
+    assert said.splitlines()[-1].startswith('error: the checkpoint of step 15 could not be saved') and reason in said
+    assert saved == [5, 10] and 'the checkpoints of steps 5, 10 are whole' in said
     assert 'from step 10' in run.output
     runs.assert_same(run, reference)
+
+
+# Fifty more, each of them one kill of a run of its own: ten inside a save, fifteen after a line of the log, twenty-five at any moment at all.
+_SAVES = [(f'inside the save of {step}', lambda run, step=step: run.saving(step)) for step in range(3, 31, 3)]
+_LINES = [(f'after the line of {step}', lambda run, step=step: run.logged(step)) for step in range(1, 30, 2)]
+_BUSY = {'log.every_steps': 1, 'checkpoint.every_steps': 3, 'checkpoint.keep_last': 3}
+
+
+@pytest.fixture(scope='module')
+def busy_reference(make_run):
+    """A line every step, a save every third; and the seconds that such a run takes."""
+    make_run('busy_cold', **_BUSY).finish()
+    began = time.monotonic()
+    return make_run('busy', **_BUSY).finish(), time.monotonic() - began
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name, condition', _SAVES + _LINES, ids=lambda value: value if isinstance(value, str) else '')
+def test_killed_at_a_place(name, condition, make_run, busy_reference):
+    run = make_run(name.replace(' ', '_'), **_BUSY)
+    runs.assert_same(run.kill_when(condition).finish(), busy_reference[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('share', [(number + 0.5) / 25 for number in range(25)])
+def test_killed_at_any_moment(share, make_run, busy_reference):
+    """From the first import to the last line: where that is depends on the machine, and must not matter."""
+    reference, seconds = busy_reference
+    run = make_run(f'moment_{share}', **_BUSY)
+    process = run.start()
+    time.sleep(share * seconds)
+    process.kill()
+    run.wait(process)
+    runs.assert_same(run.finish(), reference)
+
+
+@pytest.mark.slow
+def test_loader_processes_end_with_a_killed_run_and_change_nothing(make_run, reference):
+    run = make_run('workers', **{'data.workers': 2})
+    for place in ('at the end of a stage', 'inside the last save'):
+        run.kill_when(PLACES[place])  # and waits until no process holds the output open any more
+    runs.assert_same(run.finish(), reference)

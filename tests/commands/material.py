@@ -1,0 +1,38 @@
+"""What the tests of commands work on: small texts, prepared corpora and tables, made in a folder of their own."""
+
+from pathlib import Path
+import random
+
+from t5x_lite.data import preparation
+
+FIXTURES = Path(__file__).resolve().parents[1] / 'fixtures'
+PRETRAINED = FIXTURES / 'bert_pretraining'  # 2 layers of 32, 32 positions, 120 pieces
+
+
+def texts(folder: Path, seed: int = 0, documents: int = 40) -> Path:
+    """A folder of documents of invented words, a sentence a line."""
+    rng = random.Random(seed)
+    words = [''.join(rng.choices('abcdefgh', k=rng.randint(2, 6))) for _ in range(150)]
+    folder.mkdir(parents=True)
+    for number in range(documents):
+        lines = (' '.join(rng.choices(words, k=rng.randint(3, 9))) for _ in range(rng.randint(4, 12)))
+        (folder / f'{number:02}.txt').write_text(' .\n'.join(lines) + '\n')
+    return folder
+
+
+def corpus(folder: Path, source: Path, tokenizer: Path | str = 'wordpiece', vocab_size: int | None = 200) -> Path:
+    """`source`, prepared."""
+    settings = preparation.Settings(
+        input=(str(source),), output=str(folder), tokenizer=str(tokenizer), vocab_size=vocab_size, validation_fraction=0.2, sentences='line', workers=1
+    )
+    preparation.prepare(settings, log=lambda line: None)
+    return folder
+
+
+def table(path: Path, rows: list[tuple[str, str]]) -> Path:
+    path.write_text(''.join(f'{text}\t{label}\n' for text, label in [('text', 'label'), *rows]))
+    return path
+
+
+def reviews(count: int = 20) -> list[tuple[str, str]]:
+    return [(f'{word} {number % 7} of a kind', label) for number in range(count) for word, label in (('good', 'pos'), ('bad', 'neg'))]

@@ -1,0 +1,265 @@
+"""Runs that stop, or must not begin: a loss that is not finite, another run's workdir, other data, a place that cannot be written."""
+
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+
+from t5x_lite import assemble
+from t5x_lite.config import LogConfig, NonFinite, UserError
+from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.evaluation.evaluator import Evaluator
+from t5x_lite.training.telemetry import MetricsLog
+from t5x_lite.training.trainer import Trainer
+from tests.training import runs
+
+STEPS = 8
+
+
+class Poisoned(DataFunction):
+    """Data in which a batch's loss is not a number."""
+
+    bad = (5,)  # counted from 0, as in the data; the trainer's steps count from 1
+
+    def batch(self, step, rows=None):
+        batch = super().batch(step, rows)
+        if step in self.bad:
+            batch['masked_weights'][0, 0] = np.inf
+        return batch
+
+
+def a_config(corpus, **fields):
+    """Eight steps, each of them logged and saved."""
+    plain = {'steps': STEPS, 'data.stages': (), 'data.seq_len': 16, 'batch_size': 16, 'optim.microbatches': 1, 'eval.every_steps': 4}
+    each_step = {'log.every_steps': 1, 'checkpoint.every_steps': 1, 'checkpoint.keep_last': STEPS}
+    return runs.small_config(corpus, **(plain | each_step | fields))
+
+
+def trainer(workdir, config, data=DataFunction):
+    run = assemble.assemble(config)
+    return Trainer(
+        run.config,
+        str(workdir),
+        data(run.config, 'train'),
+        lambda program, step: Evaluator(program, run.validation, step),
+        run.tokenizer_path,
+    )
+
+
+def opened(workdir):
+    """A workdir for looking into."""
+    run = runs.Run.__new__(runs.Run)
+    run.workdir, run.checkpoints = workdir, workdir / 'checkpoints'
+    return run
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compiled_once(tmp_path_factory):
+    """The runs of this file share what they compile."""
+    names = ('jax_compilation_cache_dir', 'jax_persistent_cache_min_compile_time_secs', 'jax_persistent_cache_min_entry_size_bytes')
+    before = {name: getattr(jax.config, name) for name in names}
+    for name, value in zip(names, (str(tmp_path_factory.mktemp('cache')), 0.0, -1)):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope='module')
+def corpus(tmp_path_factory):
+    return runs.prepare_corpus(tmp_path_factory.mktemp('data'))
+
+
+@pytest.fixture(scope='module')
+def trained(corpus, tmp_path_factory):
+    """The workdir of a run of eight steps, finished."""
+    workdir = tmp_path_factory.mktemp('trained') / 'run'
+    trainer(workdir, a_config(corpus)).run()
+    return workdir
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_batch(corpus, tmp_path, trained):
+    with pytest.raises(UserError, match=r'step 6: loss nan, .* batch of step 6 \(examples 80 to 95\).*learning_rate') as error:
+        trainer(tmp_path / 'run', a_config(corpus), Poisoned).run()
+    assert '\n' not in str(error.value)
+    run, whole = opened(tmp_path / 'run'), opened(trained)
+    assert run.saved() == [1, 2, 3, 4, 5]
+    assert run.lines() == [line for line in whole.lines() if line['step'] <= 5]
+    for step in run.saved():
+        ours, theirs = run.contents(step), whole.contents(step)
+        assert all(ours[path].tobytes() == theirs[path].tobytes() for path in ours)
+    trainer(tmp_path / 'run', a_config(corpus)).run()  # the data mended, it goes on
+    assert run.lines() == whole.lines()
+
+
+def test_a_rate_out_of_all_measure_stops_the_run_before_anything_bad_is_saved(corpus, tmp_path):
+    with pytest.raises(UserError, match=r'step \d: loss (nan|inf)'):
+        trainer(tmp_path / 'run', a_config(corpus, **{'optim.learning_rate': 1e30, 'optim.clip_norm': 0.0})).run()
+    run = opened(tmp_path / 'run')
+    assert all(np.isfinite(x).all() for step in run.saved() for x in run.contents(step).values())
+
+
+def test_skipping_leaves_everything_as_it_was_and_counts(corpus, tmp_path, capsys):
+    trainer(tmp_path / 'run', a_config(corpus, **{'optim.nonfinite': NonFinite.skip}), Poisoned).run()
+    assert 'warning: skipped step 6: loss nan' in capsys.readouterr().out
+    run = opened(tmp_path / 'run')
+    before, after, end = run.contents(5), run.contents(6), run.contents(STEPS)
+    changed = {path for path in before if before[path].tobytes() != after[path].tobytes()}
+    assert changed == {'training/step', 'training/skipped'}
+    assert end['training/step'] == STEPS and end['training/skipped'] == 1
+    skipped = {line['step']: line['steps_skipped'] for line in run.lines() if 'steps_skipped' in line}
+    assert skipped == {step: float(step == 6) for step in range(1, STEPS + 1)}
+    assert np.isfinite([line['loss'] for line in run.lines() if line['step'] > 6 and 'loss' in line]).all()
+
+
+@pytest.mark.parametrize(
+    'field, value',
+    [
+        ('seed', 2),
+        ('steps', 9),
+        ('batch_size', 8),
+        ('ema_decay', 0.0),
+        ('model.dropout', 0.3),
+        ('optim.learning_rate', 1.0),
+        ('optim.microbatches', 2),
+        ('data.seq_len', 32),
+        ('eval.batches', 1),
+    ],
+)
+def test_a_config_that_differs_in_what_matters_is_refused_by_its_field(corpus, trained, field, value):
+    before = (trained / 'config.json').read_text()
+    with pytest.raises(UserError, match=rf'holds another run; it differs in {field} \(.* there, .* here\)'):
+        trainer(trained, a_config(corpus, **{field: value}))
+    assert (trained / 'config.json').read_text() == before
+
+
+def test_what_does_not_matter_may_differ(corpus, trained, tmp_path, capsys):
+    workdir = tmp_path / 'run'
+    shutil.copytree(trained, workdir)
+    shutil.rmtree(workdir / 'checkpoints' / str(STEPS))
+    fields = {'mesh.tensor': 2, 'data.prefetch': 1, 'checkpoint.every_steps': 5, 'log.every_steps': 2, 'model.scan_layers': False, 'deterministic': True}
+    trainer(workdir, a_config(corpus, **fields)).run()
+    assert f'resumed {workdir} from step 7' in capsys.readouterr().out
+    ours, theirs = opened(workdir).contents(STEPS), opened(trained).contents(STEPS)
+    assert max(np.abs(ours[path] - theirs[path]).max() for path in ours) < 1e-5
+    assert json.loads((workdir / 'config.json').read_text())['mesh']['tensor'] == 2
+
+
+def test_other_data_in_the_same_place_are_refused(trained, corpus, tmp_path):
+    moved = tmp_path / 'corpus'
+    shutil.copytree(corpus, moved)
+    workdir = tmp_path / 'run'
+    config = a_config(str(moved))
+    trainer(workdir, config).run()
+    shutil.rmtree(moved)
+    shutil.copytree(runs.prepare_corpus(tmp_path / 'other', seed=1), moved)
+    with pytest.raises(UserError, match='was trained on other data than config.data gives now'):
+        trainer(workdir, config).run()
+    assert opened(workdir).saved()[-1] == STEPS
+
+
+def test_an_unknown_best_metric_is_refused_and_nothing_is_lost(corpus, tmp_path):
+    config = a_config(corpus, **{'checkpoint.best_metric': 'mlm_los', 'checkpoint.every_steps': 100})
+    with pytest.raises(UserError, match="best_metric='mlm_los' is not a held-out metric; did you mean 'mlm_loss'"):
+        trainer(tmp_path / 'run', config).run()
+    assert opened(tmp_path / 'run').saved() == [4]
+
+
+def test_the_best_by_a_held_out_metric_is_kept(corpus, tmp_path):
+    config = a_config(corpus, **{'checkpoint.best_metric': 'mlm_loss', 'checkpoint.keep_last': 1, 'checkpoint.every_steps': 100, 'eval.every_steps': 1})
+    trainer(tmp_path / 'run', config).run()
+    run = opened(tmp_path / 'run')
+    losses = {line['step']: line['eval/mlm_loss'] for line in run.lines() if 'eval/mlm_loss' in line}
+    assert len(losses) == STEPS and set(run.saved()) == {min(losses, key=losses.get), STEPS}
+
+
+def test_a_workdir_that_is_no_folder_or_cannot_be_written_is_said(corpus, tmp_path):
+    file = tmp_path / 'file'
+    file.write_text('')
+    for workdir in (file, file / 'run'):
+        with pytest.raises(UserError, match=str(file)):
+            trainer(workdir, a_config(corpus))
+
+
+def test_a_workdir_on_a_read_only_disk_is_said(corpus, trained, tmp_path):
+    if subprocess.run(['mount', '--bind', trained, trained], capture_output=True).returncode:
+        pytest.skip('mounting is not permitted here')
+    try:
+        subprocess.run(['mount', '-o', 'remount,bind,ro', trained], check=True)
+        with pytest.raises(UserError, match='Read-only file system'):
+            trainer(trained, a_config(corpus))
+    finally:
+        subprocess.run(['umount', trained], check=True)
+
+
+def test_checkpoints_without_a_config_are_not_taken_over(corpus, trained, tmp_path):
+    shutil.copytree(trained / 'checkpoints', tmp_path / 'run' / 'checkpoints')
+    with pytest.raises(UserError, match='has checkpoints but no config.json'):
+        trainer(tmp_path / 'run', a_config(corpus))
+
+
+def events(folder):
+    """[(step, {tag: value}, whether a restart is marked)] of the TensorBoard files in a folder."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack('<Q', data[:8])
+            event = event_pb2.Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+            if event.step:
+                found.append((event.step, {value.tag: round(value.simple_value, 3) for value in event.summary.value}, event.HasField('session_log')))
+    return found
+
+
+def test_the_log_keeps_what_the_checkpoint_covers_and_cuts_the_rest(tmp_path):
+    config = LogConfig()
+    first = MetricsLog(tmp_path, config, 0)
+    for step in (1, 2, 3):
+        first.write(step, {'loss': step / 10, 'layer_norms': {}})
+        assert (tmp_path / 'metrics.jsonl').read_text().count('\n') == step  # to be read at once
+    first.close()
+    with open(tmp_path / 'metrics.jsonl', 'a') as file:
+        file.write('{"step": 4, "lo')
+    second = MetricsLog(tmp_path, config, 2)
+    second.write(3, {'loss': 0.7})
+    second.close()
+    lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    assert [(line['step'], line['loss']) for line in lines] == [(1, 0.1), (2, 0.2), (3, 0.7)]
+    first_life, second_life = [(step, {'loss': step / 10}, False) for step in (1, 2, 3)], [(3, {}, True), (3, {'loss': 0.7}, False)]
+    assert sorted(events(tmp_path / 'tensorboard'), key=str) == sorted(first_life + second_life, key=str)
+
+
+def test_a_last_line_without_its_end_is_mended(tmp_path):
+    (tmp_path / 'metrics.jsonl').write_text('{"step": 1, "loss": 1}\n{"step": 2, "loss": 2}')
+    log = MetricsLog(tmp_path, LogConfig(tensorboard=False), 2)
+    log.write(3, {'loss': 3})
+    log.close()
+    assert [json.loads(line)['step'] for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()] == [1, 2, 3]
+
+
+class Interrupting(DataFunction):
+    """Data in the midst of which somebody presses Ctrl-C after the run was asked to stop already."""
+
+    def batch(self, step, rows=None):
+        if step == 3:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                os.kill(os.getpid(), number)
+        return super().batch(step, rows)
+
+
+def test_a_second_signal_does_not_wait_for_the_step_to_end(corpus, tmp_path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(UserError, match='interrupted without saving; repeat the command to go on from the newest checkpoint'):
+        trainer(tmp_path / 'run', a_config(corpus), Interrupting).run()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
