@@ -3,10 +3,11 @@
     python -m t5x_lite.prepare --input=TEXTS --output=data/mine --tokenizer=wordpiece --vocab_size=2000
     python -m t5x_lite.train --config=configs/bert_small_corpus.py --config.data.path=data/mine --workdir=runs/small_corpus
 
-Norm before each block and a learning rate ten times BERT's learn far more in few steps. The README has what it reaches on the quickstart's text.
+Differs from BERT's recipe in what a small model and few steps need: norm before each block, a learning rate twenty times higher, wider initial weights, positions
+that start as sinusoids (so that attention soon finds its neighbours), and 40 % of the tokens masked (Wettig et al., 2022), for more targets a step.
 """
 
-from t5x_lite.config import CheckpointConfig, Config, DataConfig, EvalConfig, LogConfig, MlmConfig, ModelConfig, NormPlace, OptimConfig
+from t5x_lite.config import CheckpointConfig, Config, DataConfig, DType, EvalConfig, LogConfig, MlmConfig, ModelConfig, NormPlace, OptimConfig, PositionInit
 
 
 def get_config() -> Config:
@@ -18,15 +19,19 @@ def get_config() -> Config:
             module='bert_flax.bert:BertForPreTraining',
             num_layers=2,
             d_model=128,
-            num_heads=2,
+            num_heads=4,
             d_ff=512,
             max_positions=128,
             norm_place=NormPlace.pre,
             dropout=0.0,
             attention_dropout=0.0,
+            init_stddev=0.05,
+            position_init=PositionInit.sinusoidal,
+            dtype=DType.bfloat16,
+            scan_layers=False,
         ),
-        data=DataConfig(source='bert_flax.objectives:MlmNsp', seq_len=64, mlm=MlmConfig(max_predictions=10)),
-        optim=OptimConfig(learning_rate=1e-3, warmup_fraction=0.05, b2=0.98),
+        data=DataConfig(source='bert_flax.objectives:MlmNsp', seq_len=64, mlm=MlmConfig(probability=0.4, max_predictions=26)),
+        optim=OptimConfig(learning_rate=2e-3, warmup_fraction=0.05, b2=0.98),
         eval=EvalConfig(every_steps=500, batches=40),
         checkpoint=CheckpointConfig(every_steps=500),
         log=LogConfig(every_steps=20),

@@ -116,8 +116,10 @@ def load_for_use(config: Config, workdir: str, step: int | None, *, ema: bool = 
     config = finalize(config)
     module = resolve(config.model.module, 'config.model.module', 'apply')(config.model)
     expected = jax.eval_shape(lambda: nn.unbox(module.init(jax.random.key(0), dummy_batch())['params']))
-    checkpoint.plan_merge(expected, params, (), found)
     available = paths.leaves(params)
+    if not available.keys() & paths.leaves(expected).keys():
+        raise UserError(f'{found} holds no parameter of {config.model.module} with its head; fine-tune it: --config.init_from={workdir}')
+    checkpoint.plan_merge(expected, params, (), found)
     if config.data.train or config.data.validation:
         config.data.tokenizer = os.path.join(found, 'tokenizer')  # init_from may be gone
     return config, paths.map_paths(lambda path, _: available[path], expected), step

@@ -250,9 +250,10 @@ FREE_ON_RESUME = (
 )  # fmt: skip
 
 
-# Fields of ModelConfig that a checkpoint's weights fix.
+# Fields of ModelConfig that come with a checkpoint: those that its weights fix, and how the rest of them is drawn.
 ARCHITECTURE = (
-    'vocab_size', 'num_layers', 'd_model', 'num_heads', 'd_ff', 'max_positions', 'num_segments', 'activation', 'norm_place', 'norm_eps',
+    'vocab_size', 'num_layers', 'd_model', 'num_heads', 'd_ff', 'max_positions', 'num_segments', 'activation', 'norm_place', 'norm_eps', 'init_stddev',
+    'position_init',
 )  # fmt: skip
 
 

@@ -125,7 +125,7 @@ class Checkpoints:
         whole = [saved for saved in _steps_in(self._folder) if saved != step]
         kept = f'the checkpoints of steps {", ".join(map(str, whole))} are whole' if whole else 'there is no earlier one'
         return UserError(
-            f'the checkpoint of step {step} could not be saved in {self._folder} ({_first_line(error)}); {kept}. Mend that (free space there) and repeat the command'
+            f'the checkpoint of step {step} could not be saved in {self._folder} ({_brief(error)}); {kept}. Mend that (free space there) and repeat the command'
         )
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
@@ -142,7 +142,7 @@ class Checkpoints:
                 try:
                     restored = self._load(step, abstract)
                 except Exception as error:
-                    damage = f'{type(error).__name__}: {_first_line(error)}'
+                    damage = f'{type(error).__name__}: {_brief(error)}'
                     if listed:  # its files are as they were written, so the fault is not theirs
                         raise UserError(f'the checkpoint of step {step} in {self._folder} is whole, but cannot be restored here ({damage})') from error
                 else:
@@ -183,8 +183,10 @@ class Checkpoints:
                 self._checkpointer.close()
 
 
-def _first_line(error: Exception) -> str:
-    return ' '.join(str(error).split())[:300]
+def _brief(error: Exception) -> str:
+    """In one line. Of a long message the beginning and the end: TensorStore's begin with paths and end with the reason."""
+    text = ' '.join(str(error).split())
+    return text if len(text) <= 300 else f'{text[:100]} ... {text[-200:]}'
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:
@@ -287,7 +289,7 @@ def load_params(path: str, ema: bool = True) -> tuple[Config, dict[str, Any]]:
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host), saved[name])
         loaded = ocp.load_checkpointables(folder, {name: abstract})[name]
     except Exception as error:
-        raise UserError(f'{folder}: the checkpoint cannot be read ({_first_line(error)}); name an earlier one, {workdir}/{FOLDER}/STEP') from error
+        raise UserError(f'{folder}: the checkpoint cannot be read ({_brief(error)}); name an earlier one, {workdir}/{FOLDER}/STEP') from error
     return config, jax.tree.map(np.asarray, loaded)
 
 

@@ -339,3 +339,8 @@ def test_merging_names_what_does_not_fit():
         checkpoint.merge(ours, {'encoder': {'kernel': np.zeros((4, 2))}, 'heads': {'bias': np.zeros(3)}}, (), 'runs/a')
     merged, fresh = checkpoint.merge(ours, {'encoder': {'kernel': np.ones((4, 2))}}, ('head/.*',), 'runs/a')
     assert fresh == ['head/bias'] and float(merged['encoder']['kernel'].sum()) == 8 and merged['head']['bias'] is ours['head']['bias']
+
+
+def test_a_long_reason_keeps_its_end_where_tensorstore_says_it():
+    text = checkpoint._brief(OSError('Error writing\n' + 'a/very/long/path/' * 100 + ': No space left on device'))
+    assert text.startswith('Error writing a/very') and text.endswith('No space left on device') and len(text) < 310
