@@ -112,7 +112,7 @@ def _in_words(message: str) -> str:
         return f'{" and ".join(missing)} {"is" if len(missing) == 1 else "are"} missing; --help explains the flags'
     wrong = re.match(r"flag (--config\.([\w.]+)=.*?): ", message)
     if wrong:
-        return f'{wrong[1]}: expected {config_lib.expected(_type(wrong[2]), f"config.{wrong[2]}", wrong[1].partition("=")[2])}'
+        return f'{wrong[1]}: expected {config_lib.expected(type_of(wrong[2]), f"config.{wrong[2]}", wrong[1].partition("=")[2])}'
     message = re.sub(r"^Unknown command line flag '(\w+)'\.?", r'--\1: no such flag,', message).replace('Did you mean:', 'did you mean')
     for pattern, words in _WORDS.items():
         message = re.sub(pattern, words, message)
@@ -136,7 +136,7 @@ def _joined(argv: Sequence[str]) -> list[str]:
         name, equals, value = arg.partition('=')
         name = re.sub('^--?', '--', name)
         field = re.fullmatch(r'--(no)?config\.(.*)', name)
-        kind = _type(field[2]) if field else str
+        kind = type_of(field[2]) if field else str
         if not equals and (name in ('--config', '--workdir') or field and not field[1] and kind is not bool):
             value = next(args, None)
             if value is None:
@@ -149,7 +149,7 @@ def _joined(argv: Sequence[str]) -> list[str]:
     return rest + [f'{name}={tuple(items)!r}' for name, items in texts.items()]
 
 
-def _type(name: str) -> typing.Any:
+def type_of(name: str) -> typing.Any:
     """Of a field, 'optim.b2'."""
     kind, path = Config, 'config'
     for field in name.split('.'):

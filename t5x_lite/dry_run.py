@@ -123,7 +123,7 @@ def bytes_per_device(program: Program) -> str:
         'moving average': _local_bytes(state.ema),
     }
     shown = ', '.join(f'{name} {size:,}' for name, size in sizes.items() if size)
-    return f'bytes per device: {sum(sizes.values()):,} ({shown}), {sum(sizes.values()) / 2**30:.2f} GiB, and activations'
+    return f'bytes per device: {sum(sizes.values()):,} ({shown}), {sum(sizes.values()) / 2**20:,.1f} MiB, and activations'
 
 
 def flops(program: Program) -> str:

@@ -150,6 +150,8 @@ def _read_separated(path: str, text: str, kind: str, named: tuple[str, ...], com
         if len(row) < min(needed, len(columns)) or (len(row) > len(columns) and not lenient):
             what = 'header' if header else 'first row'
             hint = 'quotes are plain characters in tab-separated text' if tabs else 'quote a cell that holds the separator'
+            if len(row) > len(columns) and not header:
+                hint += '; further cells are ignored where --config.data.text_columns and label_column give all columns by number'
             raise UserError(f'{path}:{line}: {len(row)} cells where the {what} has {len(columns)} ({hint})')
     shortest = min(map(len, rows))
     longer = sum(len(row) > shortest for row in rows)

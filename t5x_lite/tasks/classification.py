@@ -18,7 +18,7 @@ class LabelledLoss:
         logits, labels, weights = outputs['logits'], batch['labels'], example_weights(batch)
         if jnp.issubdtype(labels.dtype, jnp.floating):
             total = jnp.sum(jnp.square(logits[:, 0] - labels) * weights)
-            return {'loss': total}, {'mse': (total, jnp.sum(weights))}
+            return {'loss': total}, {'mean_squared_error': (total, jnp.sum(weights))}
         total = jnp.sum(cross_entropy(logits, labels) * weights)
         return {'loss': total}, {'cross_entropy': (total, jnp.sum(weights)), 'accuracy': weighted_accuracy(logits, labels, weights)}
 

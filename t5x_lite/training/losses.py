@@ -36,7 +36,11 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 def weighted_accuracy(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(sum, weight) of the share of `targets` at the largest logit."""
-    hits = (jnp.argmax(logits, axis=-1).astype(targets.dtype) == targets).astype(jnp.float32)
+    # The first of the largest, as argmax finds it; XLA:CPU takes argmax one element at a time, and these two reductions in vectors.
+    classes = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
+    largest = jnp.max(logits, axis=-1, keepdims=True)
+    first = jnp.min(jnp.where(logits == largest, classes, jnp.asarray(logits.shape[-1], targets.dtype)), axis=-1)
+    hits = (first == targets).astype(jnp.float32)
     return jnp.sum(hits * weights), jnp.sum(weights)
 
 

@@ -283,7 +283,7 @@ def test_predict_fills_masks(place, pretrained):
     assert [line.strip().split(':')[0] for line in shown[2:]] == ['[MASK] 1', '[MASK] 2']
     assert all(len(re.findall(r'\d\.\d%', line)) == 3 for line in shown[2:])
     texts, output = place / 'texts.txt', place / 'filled.jsonl'
-    texts.write_text('a [MASK]\nsecond one [MASK]\tits partner\n'[: len('a [MASK]\n')] * 3)
+    texts.write_text('a [MASK]\n' * 3)
     said = forked.run('predict', f'--workdir={workdir}', f'--input={texts}', f'--output={output}').success
     assert said == f'3 answers in {output}\n'
     answers = [json.loads(line) for line in output.read_text().splitlines()]
@@ -328,5 +328,4 @@ def test_converted_there_and_back_bitwise(place, pretrained):
     for name in ours:
         rows = 200 if name.endswith(('word/embedding', 'output_bias')) else None
         np.testing.assert_array_equal(ours[name][:rows], theirs[name][:rows], err_msg=name)
-    pieces = [forked.run('predict', f'--workdir={place}/{name}', '--text=ab [MASK]').success for name in ('native', 'native')]
-    assert pieces[0] == pieces[1]
+    assert '[MASK] 1: ' in forked.run('predict', f'--workdir={place}/native', '--text=ab [MASK]').success

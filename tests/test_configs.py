@@ -1,0 +1,90 @@
+"""Every shipped config, in every variant, is complete and fits together: parsed, checked, its shapes made and its step traced at full size."""
+
+import ast
+import importlib
+import inspect
+from pathlib import Path
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from configs import bert as bert_configs
+from t5x_lite import cli
+from t5x_lite.assemble import assemble
+from t5x_lite.config import Config, UserError, finalize, from_dict, resolve, stages, to_dict
+from t5x_lite.training import partitioning
+from t5x_lite.training.step import eval_step, make_program, make_train_step
+
+FOLDER = Path(__file__).resolve().parents[1] / 'configs'
+VARIANTS = {'bert': tuple(bert_configs.SIZES)}
+SHIPPED = [(path.stem, variant) for path in sorted(FOLDER.glob('*.py')) for variant in VARIANTS.get(path.stem, (None,))]
+
+
+def config_of(name: str, variant: str | None) -> Config:
+    module = importlib.import_module(f'configs.{name}')
+    return module.get_config(variant) if variant else module.get_config()
+
+
+def batch_of(config: Config, length: int, size: int, predictions: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `config.data.source` makes, by shape alone."""
+    whole, numbers = jax.ShapeDtypeStruct((size, length), np.int32), jax.ShapeDtypeStruct((size, predictions), np.int32)
+    batch = {'tokens': whole, 'token_types': whole, 'sequence_ids': whole, 'example_weights': jax.ShapeDtypeStruct((size,), np.float32)}
+    source = config.data.source.split(':')[1]
+    if source == 'LabelledExamples':
+        return batch | {'labels': jax.ShapeDtypeStruct((size,), np.float32 if config.data.regression else np.int32)}
+    weights = jax.ShapeDtypeStruct((size, predictions), np.float32)
+    batch |= {'masked_positions': numbers, 'masked_targets': numbers, 'masked_weights': weights}
+    more = {'MlmNsp': {'next_sentence_labels': jax.ShapeDtypeStruct((size,), np.int32)}, 'PackedMlm': {'positions': whole}}
+    return batch | more[source]
+
+
+@pytest.mark.parametrize('name, variant', SHIPPED)
+def test_the_step_of_every_config_traces(name, variant):
+    config = config_of(name, variant)
+    resolve(config.data.source, 'config.data.source', 'get')
+    if config.init_architecture:
+        # What a fine-tuning run takes from its weights and finds in its table.
+        config.init_architecture, config.epochs, config.model.num_labels = False, 0.0, 2
+    config = assemble(config).config
+    program = make_program(config, partitioning.make_mesh(config, jax.devices()[:1]))
+    for _, length, size, predictions in stages(config):
+        batch = batch_of(config, length, size, predictions)
+        state, metrics = jax.eval_shape(make_train_step(program), program.abstract, batch)
+        assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), program.abstract)
+        assert {'loss', 'grad_norm', 'learning_rate', 'finite', 'tokens', 'metrics'} <= metrics.keys()
+        assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(program.abstract.params))
+        scores, _ = jax.eval_shape(eval_step(program), program.abstract.params, batch)
+        assert scores.keys() == metrics['metrics'].keys()
+        assert type(program.module).forward_flops(config.model, length, predictions) > 0
+
+
+@pytest.mark.parametrize('name, variant', SHIPPED)
+def test_every_config_is_checked_and_survives_json(name, variant):
+    config = config_of(name, variant)
+    assert isinstance(config, Config)
+    complete = finalize(config)
+    assert complete == finalize(complete) == from_dict(Config, to_dict(complete))
+    assert config_of(name, variant) == config, 'get_config has no memory'
+
+
+@pytest.mark.parametrize('name', sorted({name for name, _ in SHIPPED}))
+def test_every_config_file_says_how_to_run_it(name):
+    text = inspect.getdoc(importlib.import_module(f'configs.{name}'))
+    assert f'python -m t5x_lite.train --config=configs/{name}.py' in text
+    assert len((FOLDER / f'{name}.py').read_text().splitlines()) <= 60, 'one screen'
+    flags = re.findall(r'--(config\.[\w.]+)=', text)
+    for flag in flags:
+        cli.type_of(flag.removeprefix('config.'))  # raises where there is no such field
+
+
+def test_an_unknown_variant_names_the_nearest():
+    with pytest.raises(UserError, match="no variant 'bsae', did you mean 'base'"):
+        bert_configs.get_config('bsae')
+
+
+def test_no_default_hides_in_a_get():
+    for path in FOLDER.glob('*.py'):
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+        assert not [call for call in calls if call.func.attr == 'get' and len(call.args) > 1], path
