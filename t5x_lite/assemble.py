@@ -48,7 +48,10 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '') -
         if not config.init_weights:
             initial = None
     elif training and (config.init_architecture or not config.init_weights):
-        raise UserError('config.init_architecture and config.init_weights need config.init_from; give a workdir or a Hugging Face folder, or start at random with --config.init_architecture=False')
+        raise UserError(
+            'config.init_architecture and config.init_weights need config.init_from; give a workdir or a Hugging Face folder, '
+            'or start at random with --config.init_architecture=False'
+        )
     config = finalize(config)
 
     tokenizer_path, has_data = _tokenizer(config), bool(config.data.path or config.data.train or config.data.validation)
@@ -64,7 +67,11 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '') -
         elif size > config.model.vocab_size or (given_vocabulary and size != given_vocabulary):
             raise UserError(
                 f'the tokenizer {tokenizer_path} has {size:,} pieces, the model {config.model.vocab_size:,}; '
-                + ('leave config.model.vocab_size out to take it from the tokenizer' if given_vocabulary else 'prepare the data with the tokenizer of the weights')
+                + (
+                    'leave config.model.vocab_size out to take it from the tokenizer'
+                    if given_vocabulary
+                    else 'prepare the data with the tokenizer of the weights'
+                )
             )
     elif config.model.vocab_size == 0:
         config.model.vocab_size = BERT_VOCAB_SIZE
@@ -111,7 +118,8 @@ def load_for_use(config: Config, workdir: str, step: int | None, *, ema: bool = 
     for name in ARCHITECTURE:
         if getattr(config.model, name) != getattr(saved.model, name):
             raise UserError(
-                f'config.model.{name} is {getattr(config.model, name)}, and the weights in {found} have {getattr(saved.model, name)}; leave --config out to use the config of the run'
+                f'config.model.{name} is {getattr(config.model, name)}, and the weights in {found} have {getattr(saved.model, name)}; '
+                'leave --config out to use the config of the run'
             )
     config = finalize(config)
     module = resolve(config.model.module, 'config.model.module', 'apply')(config.model)
@@ -149,6 +157,6 @@ def _check_same(tokenizer: tokenizers.Tokenizer, path: str, source_path: str) ->
     for number in range(source.vocab_size):
         if source.token(number) != tokenizer.token(number):
             raise UserError(
-                f'the vocabulary of {path} does not match that of the weights ({source_path}): piece {number} is {tokenizer.token(number)!r} here and '
-                f'{source.token(number)!r} there; prepare the data with --tokenizer={source_path}'
+                f'the vocabulary of {path} does not match that of the weights ({source_path}): piece {number} is '
+                f'{tokenizer.token(number)!r} here and {source.token(number)!r} there; prepare the data with --tokenizer={source_path}'
             )

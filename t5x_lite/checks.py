@@ -61,8 +61,9 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
     yield 0 < mlm.probability < 1, f'config.data.mlm.probability is {mlm.probability}; it must lie between 0 and 1'
     short = mlm.short_sequence_probability
     yield 0 <= short <= 1, f'config.data.mlm.short_sequence_probability is {short}; it must be from 0 to 1'
-    yield not data.weights or len(data.weights) == len(data.path), (
-        f'config.data.weights has {len(data.weights)} values for {len(data.path)} paths; give one a path'
+    yield (
+        not data.weights or len(data.weights) == len(data.path),
+        (f'config.data.weights has {len(data.weights)} values for {len(data.path)} paths; give one a path'),
     )
     yield all(0 < weight < math.inf for weight in data.weights), f'config.data.weights is {data.weights}; each must be above 0'
     for field, patterns in (('init_fresh', config.init_fresh), ('optim.decay', [pattern for pattern, _ in optim.decay])):
@@ -75,9 +76,13 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
     yield all(size == -1 or size > 0 for size in sizes.values()), f'config.mesh is {sizes}; an axis is -1 or above 0'
     yield list(sizes.values()).count(-1) <= 1, f'config.mesh is {sizes}; only one axis can take what is left (-1)'
     profile = config.log.profile_steps
-    yield not profile or (len(profile) == 2 and 0 < profile[0] <= profile[1]), f'config.log.profile_steps is {profile}; expected (first, last)'
-    yield not profile or config.epochs > 0 or profile[1] <= config.steps, (
-        f'config.log.profile_steps is {profile}, and config.steps {config.steps}; profile earlier steps'
+    yield (
+        not profile or (len(profile) == 2 and 0 < profile[0] <= profile[1]),
+        f'config.log.profile_steps is {profile}; expected (first, last)',
+    )
+    yield (
+        not profile or config.epochs > 0 or profile[1] <= config.steps,
+        (f'config.log.profile_steps is {profile}, and config.steps {config.steps}; profile earlier steps'),
     )
 
 
@@ -85,16 +90,26 @@ def _stage_checks(config: Config) -> Iterator[tuple[bool, str]]:
     given, model = config.data.stages, config.model
     yield not (config.epochs and given), 'config.data.stages and config.epochs exclude each other; use config.steps'
     starts = [stage[0] for stage in given]
-    yield not starts or (starts[0] == 0 and sorted(set(starts)) == starts), f'config.data.stages start at steps {starts}; the first must be 0, and they must rise'
+    yield (
+        not starts or (starts[0] == 0 and sorted(set(starts)) == starts),
+        f'config.data.stages start at steps {starts}; the first must be 0, and they must rise',
+    )
     for number, (_, length, batch, most) in enumerate(stages(config)):
         in_length, in_batch, in_most = ('config.data.seq_len', 'config.batch_size', 'config.data.mlm.max_predictions')
         if given:
             in_length = in_batch = in_most = f'config.data.stages[{number}]'
         yield length > 3, f'{in_length}: the sequence length is {length}; it must be above 3'
-        yield length <= model.max_positions, (
-            f'{in_length}: sequences of {length} are longer than config.model.max_positions={model.max_positions}; shorten them or raise the positions'
+        yield (
+            length <= model.max_positions,
+            (
+                f'{in_length}: sequences of {length} are longer than config.model.max_positions={model.max_positions}; '
+                'shorten them or raise the positions'
+            ),
         )
         yield batch > 0, f'{in_batch}: the batch size is {batch}; it must be above 0'
-        yield 0 < most <= length, f'{in_most}: {most} predictions in sequences of {length}; give from 1 to {length}, or 0 to follow config.data.mlm.probability'
+        yield (
+            0 < most <= length,
+            f'{in_most}: {most} predictions in sequences of {length}; give from 1 to {length}, or 0 to follow config.data.mlm.probability',
+        )
         count = config.optim.microbatches
         yield batch % count == 0, f'{in_batch}: config.optim.microbatches={count} does not divide the batch of {batch}; change one of them'

@@ -20,7 +20,9 @@ from t5x_lite.config import Config, UserError
 
 flags.disclaim_key_flags()  # what is defined here belongs to the command: --help shows it
 
-_OUT_OF_MEMORY = 'out of memory; lower config.batch_size or config.data.seq_len, raise config.optim.microbatches, or shard the model with config.mesh.fsdp'
+_OUT_OF_MEMORY = (
+    'out of memory; lower config.batch_size or config.data.seq_len, raise config.optim.microbatches, or shard the model with config.mesh.fsdp'
+)
 
 _ARGV: list[str] = []  # the command line as config_flags reads it, with --config first
 
@@ -28,13 +30,15 @@ _ARGV: list[str] = []  # the command line as config_flags reads it, with --confi
 def define_config_flags() -> flags.FlagHolder[Config]:
     """--config and --workdir, for the commands that work on a run.
 
-    --config takes a Python file with get_config (configs/bert.py:base) or a config.json that a run wrote. Where it is absent, the one in --workdir is used.
+    --config takes a Python file with get_config (configs/bert.py:base) or a config.json that a run wrote. Where it is absent, the one in
+    --workdir is used.
     """
     flags.DEFINE_string('workdir', None, 'Folder of the run: config.json, metrics.jsonl, checkpoints/, tokenizer/.', required=True)
     holder = config_flags.DEFINE_config_dataclass(
         'config',
         Config(),
-        'configs/FILE.py[:variant], or the config.json of a run; by default the one in --workdir. Any field of it is a flag: --config.optim.b2=0.98.',
+        'configs/FILE.py[:variant], or the config.json of a run; by default the one in --workdir. '
+        'Any field of it is a flag: --config.optim.b2=0.98.',
         sys_argv=_ARGV,
         parse_fn=_load_config,
     )
@@ -47,7 +51,7 @@ def workdir() -> str:
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """`app.run`, but what a person can mend prints as one line and exits with status 2: a `UserError`, a wrong flag, a file that cannot be used."""
+    """`app.run`, but what a person can mend is one line and exit status 2: a `UserError`, a wrong flag, a file that cannot be used."""
 
     def parse(argv: Sequence[str]) -> list[str]:
         if {'-h', '-help', '--help', '-?'} & set(argv[1:]):
@@ -87,7 +91,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def _fail(error: Exception) -> typing.NoReturn:
-    if isinstance(error.__context__, UserError):  # raised while absl parsed a flag
+    if isinstance(error, flags.Error) and isinstance(error.__context__, UserError):  # raised while absl parsed a flag
         error = error.__context__
     message = ' '.join(str(error.args[0] if error.args else error).split())
     if not isinstance(error, UserError):
@@ -110,7 +114,7 @@ def _in_words(message: str) -> str:
     missing = re.findall(r'Flag (--\w+) must have a value other than None', message)
     if missing:
         return f'{" and ".join(missing)} {"is" if len(missing) == 1 else "are"} missing; --help explains the flags'
-    wrong = re.match(r"flag (--config\.([\w.]+)=.*?): ", message)
+    wrong = re.match(r'flag (--config\.([\w.]+)=.*?): ', message)
     if wrong:
         return f'{wrong[1]}: expected {config_lib.expected(type_of(wrong[2]), f"config.{wrong[2]}", wrong[1].partition("=")[2])}'
     message = re.sub(r"^Unknown command line flag '(\w+)'\.?", r'--\1: no such flag,', message).replace('Did you mean:', 'did you mean')
@@ -125,7 +129,8 @@ def _no_more(rest: Sequence[str]) -> None:
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
-    """The command line with `--config.a.b value` and `--workdir value` as one argument each, and tuples of texts (`a,b`, or repeated) as Python writes them.
+    """The command line with `--config.a.b value` and `--workdir value` as one argument each, and tuples of texts (`a,b`, or repeated) as Python
+    writes them.
 
     Raises:
       UserError: for a field that is not there, with the nearest; config_flags would show a traceback.
@@ -155,7 +160,9 @@ def type_of(name: str) -> typing.Any:
     for field in name.split('.'):
         hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
         if field not in hints:
-            raise UserError(f'--{path}.{field}: no such field' + (f', {config_lib.nearest(field, hints)}' if hints else f'; --{path} has none'))
+            raise UserError(
+                f'--{path}.{field}: no such field' + (f', {config_lib.nearest(field, hints)}' if hints else f'; --{path} has none')
+            )
         kind, path = hints[field], f'{path}.{field}'
     if dataclasses.is_dataclass(kind):
         raise UserError(f'--{path} is a group of fields; set one of them: {", ".join(field.name for field in dataclasses.fields(kind))}')
@@ -172,7 +179,9 @@ def _with_config(argv: list[str]) -> list[str]:
         _no_more(flags.FLAGS([arg for arg in argv if not re.match(r'--?(no)?config\b', arg)]))  # a misspelt flag is the likelier mistake
         path = os.path.join(given['workdir'], 'config.json')
         if not os.path.exists(path):
-            raise UserError(f'--config is missing, and {path} does not exist; give --config=configs/FILE.py[:variant], or the --workdir of a run')
+            raise UserError(
+                f'--config is missing, and {path} does not exist; give --config=configs/FILE.py[:variant], or the --workdir of a run'
+            )
     return [argv[0], f'--config={path}', *(arg for arg in argv[1:] if not re.match('--?config=', arg))]
 
 
@@ -206,7 +215,11 @@ def _load_config(path: str) -> Config:
     except SyntaxError as error:
         raise UserError(f'{error.filename}:{error.lineno}: {error.msg}') from error
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if os.path.abspath(frame.filename) == os.path.abspath(source)]
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if os.path.abspath(frame.filename) == os.path.abspath(source)
+        ]
         raise UserError(f'{source}:{lines[-1] if lines else 1}: {type(error).__name__}: {error}') from error
     if not isinstance(config, Config):
         raise UserError(f'{source}: get_config returned {type(config).__name__}; expected a t5x_lite.config.Config')

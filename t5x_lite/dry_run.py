@@ -44,7 +44,10 @@ def _trace(program: Program, run: Run) -> None:
     if collected:
         names += program.loss.summarize({name: np.ones(leaf.shape, leaf.dtype) for name, leaf in collected.items()})
     if config.checkpoint.best_metric and config.checkpoint.best_metric not in names:
-        raise UserError(f'config.checkpoint.best_metric={config.checkpoint.best_metric} is not a held-out metric of this run; {nearest(config.checkpoint.best_metric, names)}')
+        raise UserError(
+            f'config.checkpoint.best_metric={config.checkpoint.best_metric} is not a held-out metric of this run; '
+            f'{nearest(config.checkpoint.best_metric, names)}'
+        )
 
 
 def report(run: Run, step: int = 1) -> str:
@@ -52,7 +55,11 @@ def report(run: Run, step: int = 1) -> str:
     program = check(run)
     config, mesh = program.config, program.mesh
     parts = ['\n'.join(['config, as flags:', *as_flags(config)]), parameter_table(program), bytes_per_device(program), flops(program)]
-    parts.append('mesh: ' + ' x '.join(f'{axis}={size}' for axis, size in mesh.shape.items()) + f' on {mesh.size} x {mesh.devices.flat[0].device_kind}')
+    parts.append(
+        'mesh: '
+        + ' x '.join(f'{axis}={size}' for axis, size in mesh.shape.items())
+        + f' on {mesh.size} x {mesh.devices.flat[0].device_kind}'
+    )
     if run.initial is not None:
         parts.append(f'weights: from {config.init_from}')
     if run.train is not None:
@@ -90,8 +97,7 @@ def parameter_table(program: Program) -> str:
     stored, exact = paths.leaves(program.abstract.params), unpadded(program.config, program.mesh)
     rows = [('parameter', 'shape', 'count', 'sharding')]
     rows += [
-        (path, ' x '.join(map(str, exact[path].shape)), f'{exact[path].size:,}', _split_over(stored[path].sharding))
-        for path in stored
+        (path, ' x '.join(map(str, exact[path].shape)), f'{exact[path].size:,}', _split_over(stored[path].sharding)) for path in stored
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [f'{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}' for row in rows]
@@ -140,5 +146,5 @@ def example(run: Run, step: int) -> str:
     tokenizer = tokenizers.load(run.tokenizer_path)
     shapes = ', '.join(f'{name} {value.dtype}{list(value.shape)}' for name, value in batch.items())
     real = np.mean(batch['sequence_ids'] > 0)
-    return f'batch of step {step:,}: {shapes}; {real:.1%} of the tokens are real\nits first example:\n{pipeline.decode_example(batch, 0, tokenizer, run.config.data.labels)}'
-
+    first = pipeline.decode_example(batch, 0, tokenizer, run.config.data.labels)
+    return f'batch of step {step:,}: {shapes}; {real:.1%} of the tokens are real\nits first example:\n{first}'

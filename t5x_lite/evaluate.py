@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
     program = make_program(run.config, mesh)
     evaluator = Evaluator(program, run.validation, step - 1 if step else 0)
     scores = evaluator(evaluator.place(params))
-    print(f'held out, {cli.workdir()} at step {step:,}')
+    print(f'held out, {cli.workdir()} at step {step:,} (losses in nats)')
     for name, value in scores.items():
         print(f'  {name:<32} {value:.4f}')
     if 'mlm_loss' in scores:

@@ -32,7 +32,9 @@ def main(argv: Sequence[str]) -> None:
         print(dry_run.report(run, _DRY_RUN_STEP.value))
         return
     if run.train is None:
-        raise UserError('there are no data to train on; give --config.data.path=DIR (what prepare wrote) or --config.data.train=FILE, or add --dry_run')
+        raise UserError(
+            'there are no data to train on; give --config.data.path=DIR (what prepare wrote) or --config.data.train=FILE, or add --dry_run'
+        )
     if not os.path.exists(os.path.join(cli.workdir(), 'config.json')):
         dry_run.check(run)  # before the workdir is claimed by a run that could not start
     print('\n'.join(dry_run.description(run)), flush=True)

@@ -1,4 +1,4 @@
-"""Every shipped config, in every variant, is complete and fits together: parsed, checked, its shapes made and its step traced at full size."""
+"""Every shipped config, in every variant, is complete and fits together: parsed, checked, and its step traced at full size."""
 
 import ast
 import importlib
@@ -52,7 +52,9 @@ def test_the_step_of_every_config_traces(name, variant):
     for _, length, size, predictions in stages(config):
         batch = batch_of(config, length, size, predictions)
         state, metrics = jax.eval_shape(make_train_step(program), program.abstract, batch)
-        assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), program.abstract)
+        assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) == jax.tree.map(
+            lambda leaf: (leaf.shape, leaf.dtype), program.abstract
+        )
         assert {'loss', 'grad_norm', 'learning_rate', 'finite', 'tokens', 'metrics'} <= metrics.keys()
         assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(program.abstract.params))
         scores, _ = jax.eval_shape(eval_step(program), program.abstract.params, batch)
@@ -86,5 +88,7 @@ def test_an_unknown_variant_names_the_nearest():
 
 def test_no_default_hides_in_a_get():
     for path in FOLDER.glob('*.py'):
-        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+        calls = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        ]
         assert not [call for call in calls if call.func.attr == 'get' and len(call.args) > 1], path

@@ -78,7 +78,9 @@ def test_imports_run_one_way(path):
         target = room_of(name)
         allowed = ALLOWED[room] | {room}
         # A part of a room, evaluation.metrics, may be imported where the room may.
-        assert target is None or target in allowed or target.split('.')[0] in allowed, f'{path.relative_to(ROOT)} ({room}) imports {name} ({target})'
+        assert target is None or target in allowed or target.split('.')[0] in allowed, (
+            f'{path.relative_to(ROOT)} ({room}) imports {name} ({target})'
+        )
 
 
 def test_the_flow_has_no_circle():

@@ -107,7 +107,7 @@ class DataFunction:
     def describe(self) -> list[str]:
         """What is read, in lines for people."""
         lines = [
-            f'{self.split}: {corpus.path}, {corpus.num_documents:,} documents, {corpus.num_sentences:,} sentences, {corpus.num_tokens:,} tokens, '
+            f'{self.split}: {corpus.path}, {corpus.num_documents:,} document{"s" * (corpus.num_documents != 1)}, {corpus.num_sentences:,} sentences, {corpus.num_tokens:,} tokens, '
             f'vocabulary {corpus.vocab_size:,}'
             for corpus in self._corpora
         ]

@@ -25,14 +25,16 @@ class Predictor:
       top: words given for a mask.
 
     Raises:
-      UserError: a model without a head; a text without [MASK] for a masked LM, or with one beyond the model's positions; pairs where the run was trained on
-        single texts, or the other way round.
+      UserError: a model without a head; a text without [MASK] for a masked LM, or with one beyond the model's positions; pairs where the run was
+        trained on single texts, or the other way round.
     """
 
     def __init__(self, config: Config, params: dict[str, Any], tokenizer: Tokenizer, top: int = 5, batch_size: int = 32):
         self._config, self._params, self._tokenizer, self._top, self._batch_size = config, params, tokenizer, top, batch_size
         module = resolve(config.model.module, 'config.model.module', 'apply')(config.model)
-        self._apply = jax.jit(lambda params, batch: {k: v for k, v in module.apply({'params': params}, batch).items() if k.endswith('logits')})
+        self._apply = jax.jit(
+            lambda params, batch: {k: v for k, v in module.apply({'params': params}, batch).items() if k.endswith('logits')}
+        )
         heads = jax.eval_shape(self._apply, params, dummy_batch())
         if not {'logits', 'mlm_logits'} & heads.keys():
             raise UserError(f'{config.model.module} has no head to predict with; fine-tune it, or convert a folder that has one')
@@ -63,7 +65,10 @@ class Predictor:
             if len(text) > 2:
                 raise UserError(f'{len(text)} texts in {shown}; give one, or two separated by a tab')
             if columns and len(text) != len(columns):
-                takes = ('a pair of texts; give --text and --text_b, or two separated by a tab', 'one text at a time; leave the second out')[len(columns) == 1]
+                takes = (
+                    'a pair of texts; give --text and --text_b, or two separated by a tab',
+                    'one text at a time; leave the second out',
+                )[len(columns) == 1]
                 raise UserError(f'{len(text)} text{"s" * (len(text) > 1)} in {shown}, and this run takes {takes}')
             if not self._fills_masks:
                 continue
@@ -74,7 +79,9 @@ class Predictor:
             read = encode_texts([text], self._tokenizer, self._config.model.max_positions)['tokens']
             if (read == self._tokenizer.mask_id).sum() < masks:
                 most = self._config.model.max_positions
-                raise UserError(f'a [MASK] in {shown} lies beyond the {most} tokens that the model reads, of {sum(map(len, ids)):,}; shorten the text')
+                raise UserError(
+                    f'a [MASK] in {shown} lies beyond the {most} tokens that the model reads, of {sum(map(len, ids)):,}; shorten the text'
+                )
 
     def _labels(self, texts: list[tuple[str, ...]], logits: np.ndarray) -> Iterator[dict[str, Any]]:
         for text, row in zip(texts, logits):

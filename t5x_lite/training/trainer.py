@@ -264,7 +264,8 @@ def _disk_errors(workdir: str):
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
-        raise UserError(f'{error.filename or workdir}: {error.strerror}; mend that (checkpoints are whole) and repeat the command, or give another --workdir') from error
+        mend = 'mend that (checkpoints are whole) and repeat the command, or give another --workdir'
+        raise UserError(f'{error.filename or workdir}: {error.strerror}; {mend}') from error
 
 
 def _claim(workdir: str, config: Config) -> None:
@@ -273,7 +274,8 @@ def _claim(workdir: str, config: Config) -> None:
     if os.path.exists(path):
         changed = differences(config, from_json(path))
         if changed:
-            raise UserError(f'{workdir} holds another run; it differs in {"; ".join(changed)}. Give another --workdir, or the same fields')
+            more = [f'and {len(changed) - 10} more fields'] if len(changed) > 10 else []
+            raise UserError(f'{workdir} holds another run; it differs in {"; ".join(changed[:10] + more)}. Give another --workdir, or the same fields')
     elif os.path.isdir(os.path.join(workdir, checkpoint.FOLDER)):
         raise UserError(f'{workdir} has checkpoints but no config.json; give another --workdir')
     os.makedirs(workdir, exist_ok=True)

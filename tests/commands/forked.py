@@ -1,7 +1,8 @@
 """Runs commands as a person does, `python -m t5x_lite.NAME FLAGS`, without paying for their imports each time.
 
-A server process imports JAX and what the commands need, once, and touches no device. Each command is a fork of it: a process of its own, with its own
-flags, devices, standard streams and exit status. A few tests start the interpreter itself (`start`), to see that nothing depends on the server.
+A server process imports JAX and what the commands need, once, and touches no device. Each command is a fork of it: a process of its own, with
+its own flags, devices, standard streams and exit status. A few tests start the interpreter itself (`start`), to see that nothing depends on the
+server.
 """
 
 import atexit
@@ -52,7 +53,8 @@ def run(command: str, *flags: str, stdin: bytes | None = b'', devices: int = 1, 
     streams = [pathlib.Path(_folder(), name) for name in ('in', 'out', 'err')]
     streams[0].write_bytes(stdin or b'')
     request = {
-        'module': f't5x_lite.{command}', 'flags': flags, 'streams': list(map(str, streams)), 'close_stdin': stdin is None, 'devices': devices, 'timeout': timeout,
+        'module': f't5x_lite.{command}', 'flags': flags, 'streams': list(map(str, streams)), 'close_stdin': stdin is None, 'devices': devices,
+        'timeout': timeout,
     }  # fmt: skip
     server = _server()
     server.stdin.write(json.dumps(request) + '\n')

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs import bert as bert_configs
-from t5x_lite import dry_run
+from t5x_lite import cli, dry_run
 from t5x_lite.assemble import assemble
 from t5x_lite.config import from_json, to_dict
 from t5x_lite.data.mixing import Mixture
@@ -89,13 +89,42 @@ def metrics(workdir: Path) -> list[dict]:
 def test_help_explains_the_flags(command):
     shown = forked.run(command, '--help').success
     assert f'python -m t5x_lite.{command} --' in shown
-    flags = {'prepare': ('input', 'output', 'tokenizer', 'vocab_size'), 'convert': ('input', 'output', 'format')}.get(command, ('config', 'workdir'))
+    flags = {'prepare': ('input', 'output', 'tokenizer', 'vocab_size'), 'convert': ('input', 'output', 'format')}.get(
+        command, ('config', 'workdir')
+    )
     for flag in flags:
         assert f'--{flag}:' in shown
     if flags[0] == 'config':
         for field in ('--config.  seed=0 steps=1000', '--config.data.  ', '--config.mesh.  data=-1', 'every_steps=1000', 'init_from='):
             assert field in shown
     assert max(map(len, shown.splitlines())) < 170
+
+
+def test_commands_that_the_texts_show_exist():
+    """In the README, the docs, the configs and the commands' own help: every command, flag, field and config file is there."""
+    texts = [
+        forked.ROOT / 'README.md',
+        *forked.ROOT.glob('*/*.md'),
+        *(forked.ROOT / 'tests').rglob('*.md'),
+        *(forked.ROOT / 'configs').glob('*.py'),
+        *(forked.ROOT / 't5x_lite').glob('*.py'),
+    ]
+    known: dict[str, set[str]] = {}
+    seen = 0
+    for path in texts:
+        text = re.sub(r'\\\n\s*', ' ', path.read_text(encoding='utf-8'))
+        for command, rest in re.findall(r'python -m t5x_lite\.(\w+)((?: [^\n`#|]*)?)', text):
+            if command not in known:
+                known[command] = set(re.findall(r'^  (?:-\w,)?--(?:\[no\])?(\w+):', forked.run(command, '--help').success, re.MULTILINE))
+            for flag in re.findall(r' --([\w.]+)', rest):
+                seen += 1
+                if flag.startswith('config.'):
+                    cli.type_of(flag.removeprefix('config.'))  # raises where there is no such field
+                else:
+                    assert flag in known[command] or flag.removeprefix('no') in known[command], f'{path.name}: {command} has no --{flag}'
+            for file in re.findall(r' --config=(configs/\w+\.py)', rest):
+                assert (forked.ROOT / file).exists(), f'{path.name}: {file}'
+    assert seen > 50
 
 
 def test_flags_may_be_written_in_any_order_and_form():
@@ -108,8 +137,8 @@ def test_flags_may_be_written_in_any_order_and_form():
     shown = forked.run('train', *flags).success
     fields = dict(line.removeprefix('--config.').split('=', 1) for line in shown.splitlines() if line.startswith('--config.'))
     assert fields['steps'] == '77' and fields['log.tensorboard'] == 'False' and fields['deterministic'] == 'True'
-    assert fields['init_fresh'] == '"(\'a\', \'b\', \'c\')"' and fields['data.labels'] == '"(\'0\', \'1\')"'
-    assert fields['data.text_columns'] == '"(\'x, y\', \'z\')"' and fields['optim.decay'] == '"((\'.*\', 0.5),)"'
+    assert fields['init_fresh'] == "\"('a', 'b', 'c')\"" and fields['data.labels'] == "\"('0', '1')\""
+    assert fields['data.text_columns'] == "\"('x, y', 'z')\"" and fields['optim.decay'] == '"((\'.*\', 0.5),)"'
 
 
 # The dry run.
@@ -140,7 +169,9 @@ def test_counts_of_all_sizes(size):
 
 def test_dry_run_repeats_as_flags_and_shows_what_the_model_sees(place, pretrained):
     workdir, flags, _ = pretrained
-    shown = forked.run('train', f'--workdir={workdir}', '--dry_run', '--dry_run_step=5', '--config.mesh.tensor=2', '--config.mesh.fsdp=2', devices=8).success
+    shown = forked.run(
+        'train', f'--workdir={workdir}', '--dry_run', '--dry_run_step=5', '--config.mesh.tensor=2', '--config.mesh.fsdp=2', devices=8
+    ).success
     lines = shown.splitlines()
     assert 'mesh: data=2 x fsdp=2 x tensor=2 x sequence=1 on 8 x cpu' in lines
     assert any(re.match(r'encoder/layers/mlp/wi/kernel .*  -, fsdp, tensor$', line) for line in lines)
@@ -175,7 +206,14 @@ def test_prepare_says_what_it_made_and_repeats(place, prepared):
 
 def test_a_workdir_holds_what_it_should(pretrained):
     workdir, _, _ = pretrained
-    assert {path.name for path in workdir.iterdir()} == {'config.json', 'metrics.jsonl', 'tensorboard', 'checkpoints', 'tokenizer', 'profile'}
+    assert {path.name for path in workdir.iterdir()} == {
+        'config.json',
+        'metrics.jsonl',
+        'tensorboard',
+        'checkpoints',
+        'tokenizer',
+        'profile',
+    }
     assert {path.name for path in (workdir / 'checkpoints').iterdir() if path.name.isdigit()} == {'3', '6'}
     config = json.loads((workdir / 'config.json').read_text())
     assert config == to_dict(from_json(str(workdir / 'config.json'))), 'complete: nothing is left to a default'
@@ -196,7 +234,17 @@ def test_every_step_is_logged_once(pretrained):
     for line in lines:
         if 'loss' not in line:
             continue
-        for name in ('mlm_loss', 'mlm_accuracy', 'nsp_loss', 'nsp_accuracy', 'learning_rate', 'grad_norm', 'tokens', 'tokens_per_second', 'seconds_per_step'):
+        for name in (
+            'mlm_loss',
+            'mlm_accuracy',
+            'nsp_loss',
+            'nsp_accuracy',
+            'learning_rate',
+            'grad_norm',
+            'tokens',
+            'tokens_per_second',
+            'seconds_per_step',
+        ):
             assert math.isfinite(line[name]), name
         assert line['loss'] == pytest.approx(line['mlm_loss'] + line['nsp_loss'], abs=1e-5)
         assert 'mfu' not in line, 'the peak of a CPU is not known'
@@ -237,8 +285,14 @@ def test_repeating_a_finished_run_says_so(pretrained):
 
 def test_a_run_repeats_from_its_config_json_on_another_mesh(place, pretrained):
     workdir, _, _ = pretrained
-    flags = (f'--config={workdir}/config.json', f'--workdir={place}/again', '--config.mesh.fsdp=2', '--config.mesh.tensor=2', '--config.log.profile_steps=()')
-    forked.run('train', *flags, devices=8).success
+    flags = (
+        f'--config={workdir}/config.json',
+        f'--workdir={place}/again',
+        '--config.mesh.fsdp=2',
+        '--config.mesh.tensor=2',
+        '--config.log.profile_steps=()',
+    )
+    forked.run('train', *flags, devices=4).success
     ours, theirs = metrics(place / 'again'), metrics(workdir)
     assert len(ours) == len(theirs)
     for here, there in zip(ours, theirs):
