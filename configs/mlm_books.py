@@ -7,7 +7,9 @@
 measured yet; what counts alone reach is in tests/benchmarks/EVIDENCE.md.
 """
 
-from t5x_lite.config import CheckpointConfig, Config, DataConfig, DType, EvalConfig, LogConfig, ModelConfig, NormPlace, OptimConfig
+from t5x_lite.config import (
+    Activation, CheckpointConfig, Config, DataConfig, DType, EvalConfig, LogConfig, MlmConfig, ModelConfig, NormPlace, OptimConfig, PositionInit,
+)  # fmt: skip
 
 
 def get_config() -> Config:
@@ -19,17 +21,20 @@ def get_config() -> Config:
             module='bert_flax.bert:BertForMaskedLm',
             num_layers=4,
             d_model=192,
-            num_heads=3,
+            num_heads=4,
             d_ff=768,
             max_positions=128,
+            activation=Activation.gelu_tanh,
             norm_place=NormPlace.pre,
             dropout=0.0,
             attention_dropout=0.0,
+            init_stddev=0.05,
+            position_init=PositionInit.sinusoidal,
             dtype=DType.bfloat16,
             scan_layers=False,
         ),
-        data=DataConfig(source='t5x_lite.data.objectives:PackedMlm', seq_len=128),
-        optim=OptimConfig(learning_rate=1.5e-3, warmup_fraction=0.05, b2=0.98),
+        data=DataConfig(source='t5x_lite.data.objectives:PackedMlm', seq_len=128, mlm=MlmConfig(probability=0.4, max_predictions=52)),
+        optim=OptimConfig(learning_rate=2e-3, warmup_fraction=0.05, b2=0.98),
         eval=EvalConfig(every_steps=1000, batches=60),
         checkpoint=CheckpointConfig(every_steps=500),
         log=LogConfig(every_steps=20, console_seconds=30.0),

@@ -19,13 +19,16 @@ def verdict(pretrained: dict, finetuned: dict, from_random: dict) -> tuple[str, 
         f'masked words, held out   accuracy {pretrained["mlm_accuracy"]:.1%}, most frequent token {pretrained["most_frequent_token_accuracy"]:.1%}: '
         f'{times:.1f} times (wanted: {TIMES:g})\n'
         f'masked words, held out   loss {pretrained["mlm_loss"]:.2f}, unigram {pretrained["unigram_loss"]:.2f}: {below:.2f} nats below (wanted: {NATS:g})\n'
-        f'docstrings, held out     accuracy {finetuned["accuracy"]:.1%} pre-trained, {from_random["accuracy"]:.1%} from random weights: {points:+.1f} points'
+        f'docstrings, held out     accuracy {finetuned["accuracy"]:.1%} pre-trained, {from_random["accuracy"]:.1%} from random weights: '
+        f'{points:+.1f} points (wanted: above 0)'
     )
     wrong = []
     if not times >= TIMES:
         wrong.append(f'masked accuracy is {times:.2f} times the most frequent token\'s, wanted {TIMES:g}')
     if not below >= NATS:
         wrong.append(f'masked loss is {below:.2f} nats below the unigram\'s, wanted {NATS:g}')
+    if not points > 0:
+        wrong.append(f'pre-training changed the accuracy on docstrings by {points:+.1f} points, wanted more than 0')
     return lines, wrong
 
 

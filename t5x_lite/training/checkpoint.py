@@ -3,7 +3,7 @@
     workdir/checkpoints/1000/     parameters, their moving average and the optimiser's state apart, so that each can be read without the others
     workdir/checkpoints/1000.files  size and CRC-32 of each file in it: Orbax commits a checkpoint atomically, but would read flipped bits as weights
     workdir/checkpoints/torn-900/ a checkpoint that could not be read; set aside, never deleted
-    workdir/checkpoints/deleting-800/ one that is no longer kept and on its way out: renamed first, so that a kill leaves no half of a checkpoint
+    workdir/checkpoints/deleting-800/ one that is no longer kept: renamed first, so that a kill leaves no half of a checkpoint
 
 Unboxed trees are saved, so a checkpoint is independent of the mesh, of scanning and of everything else in config.FREE_ON_RESUME.
 """
@@ -69,7 +69,11 @@ class Checkpoints:
         return [info.step for info in self._checkpointer.checkpoints]
 
     def save(self, step: int, state: TrainState, run: dict[str, Any], metrics: dict[str, float] | None = None, *, wait: bool = False) -> None:
-        """Starts saving (and first waits for the save before it); `run` is JSON, not empty, that comes back on restore, `metrics` what the best is chosen by.
+        """Starts saving, and first waits for the save before it.
+
+        Args:
+          run: JSON, not empty, that comes back on restore.
+          metrics: held-out scores, of which config.checkpoint.best_metric chooses.
 
         Raises:
           UserError: if this save, or the one before it, could not be written. Earlier checkpoints are whole.
@@ -125,7 +129,8 @@ class Checkpoints:
         whole = [saved for saved in _steps_in(self._folder) if saved != step]
         kept = f'the checkpoints of steps {", ".join(map(str, whole))} are whole' if whole else 'there is no earlier one'
         return UserError(
-            f'the checkpoint of step {step} could not be saved in {self._folder} ({_brief(error)}); {kept}. Mend that (free space there) and repeat the command'
+            f'the checkpoint of step {step} could not be saved in {self._folder} ({_brief(error)}); {kept}. '
+            'Mend that (free space there) and repeat the command'
         )
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
@@ -144,7 +149,8 @@ class Checkpoints:
                 except Exception as error:
                     damage = f'{type(error).__name__}: {_brief(error)}'
                     if listed:  # its files are as they were written, so the fault is not theirs
-                        raise UserError(f'the checkpoint of step {step} in {self._folder} is whole, but cannot be restored here ({damage})') from error
+                        whole = f'the checkpoint of step {step} in {self._folder} is whole, but cannot be restored here'
+                        raise UserError(f'{whole} ({damage})') from error
                 else:
                     if not listed:
                         _write_files_list(self._folder, step)

@@ -81,7 +81,7 @@ class MetricsLog:
 
 
 class _Board:
-    """TensorBoard events, written by the caller's thread: tensorboardX's own thread dies of a full disk, and the run then waits for it for ever."""
+    """TensorBoard events, written by the caller: tensorboardX's own thread dies of a full disk, and the run then waits for it for ever."""
 
     _FLUSH_SECONDS = 10.0
 

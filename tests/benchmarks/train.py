@@ -33,7 +33,7 @@ from configs import bert as bert_config
 from t5x_lite import cli
 from t5x_lite.config import Activation, DType, UserError, finalize
 from t5x_lite.interop import folder
-from t5x_lite.training import checkpoint, partitioning
+from t5x_lite.training import checkpoint, devices, partitioning
 from t5x_lite.training.step import batch_loss, make_program, make_train_step
 
 FLAGS = flags.FLAGS
@@ -44,6 +44,7 @@ flags.DEFINE_integer('length', 128, 'Tokens a row.', lower_bound=8)
 flags.DEFINE_enum('dtype', 'float32', [kind.value for kind in DType], 'Of operands: ours by config.model.dtype, theirs by autocast.')
 flags.DEFINE_float('dropout', 0.1, 'Of both.', lower_bound=0)
 flags.DEFINE_integer('threads', 2, 'For both, on as many cores.', lower_bound=1)
+flags.DEFINE_bool('keep_memory', True, 'For both: malloc keeps what a step frees, as t5x_lite.train has it on a CPU.')
 flags.DEFINE_list('layers', ['unrolled', 'scanned'], 'Ours with the loop over layers unrolled (config.model.scan_layers=False), scanned, or both.')
 flags.DEFINE_bool('compile', False, 'A turn for transformers under torch.compile as well (minutes to compile, needs a C++ compiler).')
 flags.DEFINE_string('output', '', 'A file to which one JSON line is appended.')
@@ -205,6 +206,8 @@ def measure(turns: dict[str, Callable[[], Any]], rate: Callable[[], float], step
 
 def main(argv):
     del argv
+    if FLAGS.keep_memory:
+        devices.keep_freed_memory()
     try:
         import torch
         import transformers

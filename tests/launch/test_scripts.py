@@ -131,10 +131,10 @@ def test_quickstart_refuses_what_it_does_not_know():
         assert result.returncode == 1 and 'usage: launch/quickstart.sh [FOLDER]' in result.stderr
 
 
-def _verdict(folder, accuracy, loss):
+def _verdict(folder, accuracy, loss, tuned=0.75):
     scores = {
         'pretrained': {'mlm_accuracy': accuracy, 'mlm_loss': loss, 'most_frequent_token_accuracy': 0.05, 'unigram_loss': 6.0},
-        'finetuned': {'accuracy': 0.75},
+        'finetuned': {'accuracy': tuned},
         'from_random': {'accuracy': 0.5},
     }
     for name, values in scores.items():
@@ -151,3 +151,6 @@ def test_verdict(tmp_path):
         bad = _verdict(tmp_path, accuracy, loss)
         assert bad.returncode == 1 and bad.stderr.startswith('FAILED: ')
         assert wrong in bad.stderr and right not in bad.stderr
+    for tuned in (0.5, 0.4):
+        bad = _verdict(tmp_path, 0.2, 5.0, tuned)
+        assert bad.returncode == 1 and 'FAILED: pre-training changed the accuracy on docstrings by' in bad.stderr

@@ -1,4 +1,4 @@
-"""Small runs of the real command: a corpus of invented words, a model that steps in milliseconds, processes that are killed at a chosen place."""
+"""Small runs of the real command: a corpus of invented words, a model that steps in milliseconds, processes killed at a chosen place."""
 
 from collections.abc import Callable
 import json
@@ -91,7 +91,7 @@ def prepare_corpus(folder: Path, seed: int = 0) -> str:
 
 
 def small_config(corpus: str, module: str = TOY, **fields) -> Config:
-    """Everything that a resumed run could get wrong: two stages, microbatches, an average of the weights, dropout, log windows across checkpoints.
+    """What a resumed run could get wrong: two stages, microbatches, averaged weights, dropout, log windows that a checkpoint falls into.
 
     Lines are logged every 3 steps, checkpoints saved every 5, held-out data looked at every 9; length and batch change at step 13.
     """
@@ -164,7 +164,7 @@ class Run:
         return self
 
     def kill_when(self, condition: Callable[['Run'], bool], number: int = signal.SIGKILL) -> 'Run':
-        """Runs the command and sends it a signal while `condition` holds: it is stopped first, so that nothing moves between look and kill."""
+        """Runs the command and signals it while `condition` holds: it is stopped first, so that nothing moves between look and kill."""
         process = self.start()
         while process.poll() is None:
             if condition(self):
@@ -204,7 +204,8 @@ class Run:
         """Every array of a checkpoint."""
         folder = self.checkpoints / str(step)
         host = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        saved = {name: tree for name, tree in ocp.checkpointables_metadata(folder).metadata.items() if name in ('params', 'ema', 'training')}
+        saved = ocp.checkpointables_metadata(folder).metadata
+        saved = {name: saved[name] for name in ('params', 'ema', 'training') if name in saved}
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host), saved)
         return {path: np.asarray(x) for path, x in paths.leaves(ocp.load_checkpointables(folder, abstract)).items()}
 

@@ -1,4 +1,4 @@
-"""What a checkpoint promises: the same bits back on any mesh, the right ones kept, a damaged one passed over, a wrong one refused in words."""
+"""What a checkpoint promises: the same bits back on any mesh, the right ones kept, a damaged one passed over, a wrong one refused."""
 
 import os
 import resource
@@ -176,17 +176,15 @@ def flip(path):
         file.write(bytes([byte[0] ^ 4]))
 
 
-@pytest.mark.parametrize('listed', [True, False], ids=['listed', 'killed before it was listed'])
-@pytest.mark.parametrize('damage', [truncate, flip, os.remove], ids=lambda damage: damage.__name__)
-def test_a_checkpoint_with_any_file_damaged_is_set_aside_for_the_one_before(tmp_path, damage, listed):
+# Killed before it was listed, a checkpoint has no checksums, and a flipped bit cannot be told in every file.
+@pytest.mark.parametrize('listed, damage', [(True, truncate), (True, flip), (True, os.remove), (False, truncate), (False, os.remove)])
+def test_a_checkpoint_with_any_file_damaged_is_set_aside_for_the_one_before(tmp_path, listed, damage):
     whole = tmp_path / 'whole'
     save_steps(whole, [1, 2])
     folder = whole / 'checkpoints' / '2'
     files = sorted(path.relative_to(folder) for path in folder.rglob('*') if path.is_file() and path.stat().st_size)
     assert len(files) > 10
     if not listed:
-        if damage == flip:
-            pytest.skip('without the list a flipped bit cannot be told in every file')
         os.remove(whole / 'checkpoints' / '2.files')
     for number, file in enumerate(files):
         workdir, warnings = tmp_path / str(number), []
@@ -286,8 +284,9 @@ def test_a_save_that_fails_is_told_at_the_next_moment_and_leaves_the_earlier_one
     checkpoints = Checkpoints(tmp_path, CheckpointConfig())
     with limited_files():
         checkpoints.save(3, tiny_state(3), {'at': 3})
-        with pytest.raises(UserError, match=r'the checkpoint of step 3 could not be saved in .*File too large.*steps 1, 2 are whole') as error:
-            {'wait': checkpoints.wait, 'next save': lambda: checkpoints.save(4, tiny_state(4), {'at': 4}), 'close': checkpoints.close}[when]()
+        moments = {'wait': checkpoints.wait, 'next save': lambda: checkpoints.save(4, tiny_state(4), {'at': 4}), 'close': checkpoints.close}
+        with pytest.raises(UserError, match=r'of step 3 could not be saved in .*File too large.*steps 1, 2 are whole') as error:
+            moments[when]()
     assert '\n' not in str(error.value)
     checkpoints.close()
     assert 'Traceback' not in capfd.readouterr().err  # no pages of Orbax's beside the line
@@ -326,7 +325,7 @@ def test_parameters_that_cannot_be_read_are_named(tmp_path):
     save_steps(tmp_path, [1, 2])
     (tmp_path / 'config.json').write_text(checkpoint.to_json(small.config()))
     flip(next((tmp_path / 'checkpoints' / '2').rglob('_METADATA')))
-    with pytest.raises(UserError, match=r'2: the checkpoint cannot be read \(.*_METADATA does not hold what was written\); name an earlier one'):
+    with pytest.raises(UserError, match=r'2: the checkpoint cannot be read \(.*_METADATA does not hold what .*\); name an earlier one'):
         checkpoint.load_params(tmp_path)
     assert_bitwise(checkpoint.load_params(tmp_path / 'checkpoints' / '1')[1], tiny_state(1).ema)
 

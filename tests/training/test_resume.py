@@ -1,4 +1,4 @@
-"""Real processes, killed at chosen places and started again, end as one that was never touched: parameters bit for bit, metrics line by line."""
+"""Real processes, killed at chosen places and started again, end as one never touched: parameters bit for bit, metrics line by line."""
 
 from concurrent.futures import ThreadPoolExecutor
 import os
@@ -59,9 +59,10 @@ def reference(make_run):
 
 @pytest.fixture(scope='module')
 def outcome(request, reference, make_run):
-    """outcome(test's scenario): what it returns. Those of all selected tests run side by side, for most of their time is one process starting."""
-    chosen = {item.obj.scenario: item for item in request.session.items if hasattr(getattr(item, 'obj', None), 'scenario')}
-    chains = {item.callspec.params['places'] for item in request.session.items if 'places' in getattr(getattr(item, 'callspec', None), 'params', {})}
+    """outcome(scenario): what it returns. Those of all selected tests run side by side, for most of their time is one process starting."""
+    tests = [item for item in request.session.items if getattr(item, 'module', None) is request.module]
+    chosen = {item.obj.scenario for item in tests if hasattr(item.obj, 'scenario')}
+    chains = {item.callspec.params['places'] for item in tests if 'places' in item.fixturenames}
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         futures = {places: pool.submit(_killed, make_run(f'killed{number}'), places) for number, places in enumerate(sorted(chains))}
         futures |= {scenario: pool.submit(scenario, make_run, reference) for scenario in chosen}
@@ -95,9 +96,7 @@ def test_a_run_killed_several_times_ends_as_one_never_killed(places, outcome, re
 def _bert(make_run, reference):
     fields = {'module': runs.BERT, 'data.stages': (), 'data.seq_len': 16, 'batch_size': 8, 'optim.microbatches': 1}
     run, untouched = make_run('bert', **fields), make_run('untouched_bert', **fields)
-    for place in ('inside the first save', 'evaluating again'):
-        run.kill_when(PLACES[place])
-    return run.finish(), untouched.finish()
+    return run.kill_when(PLACES['evaluating again']).finish(), untouched.finish()
 
 
 @in_background(_bert)
@@ -213,7 +212,7 @@ def _assert_failed_and_went_on(run, status, said, saved, reference, reason):
     runs.assert_same(run, reference)
 
 
-# Fifty more, each of them one kill of a run of its own: ten inside a save, fifteen after a line of the log, twenty-five at any moment at all.
+# Fifty more, each a kill of a run of its own: ten inside a save, fifteen after a line of the log, twenty-five at any moment at all.
 _SAVES = [(f'inside the save of {step}', lambda run, step=step: run.saving(step)) for step in range(3, 31, 3)]
 _LINES = [(f'after the line of {step}', lambda run, step=step: run.logged(step)) for step in range(1, 30, 2)]
 _BUSY = {'log.every_steps': 1, 'checkpoint.every_steps': 3, 'checkpoint.keep_last': 3}

@@ -147,8 +147,8 @@ def test_what_does_not_matter_may_differ(corpus, trained, tmp_path, capsys):
     workdir = tmp_path / 'run'
     shutil.copytree(trained, workdir)
     shutil.rmtree(workdir / 'checkpoints' / str(STEPS))
-    fields = {'mesh.tensor': 2, 'data.prefetch': 1, 'checkpoint.every_steps': 5, 'log.every_steps': 2, 'model.scan_layers': False, 'deterministic': True}
-    trainer(workdir, a_config(corpus, **fields)).run()
+    where = {'mesh.tensor': 2, 'data.prefetch': 1, 'model.scan_layers': False, 'deterministic': True}
+    trainer(workdir, a_config(corpus, **where, **{'checkpoint.every_steps': 5, 'log.every_steps': 2})).run()
     assert f'resumed {workdir} from step 7' in capsys.readouterr().out
     ours, theirs = opened(workdir).contents(STEPS), opened(trained).contents(STEPS)
     assert max(np.abs(ours[path] - theirs[path]).max() for path in ours) < 1e-5
@@ -176,8 +176,8 @@ def test_an_unknown_best_metric_is_refused_and_nothing_is_lost(corpus, tmp_path)
 
 
 def test_the_best_by_a_held_out_metric_is_kept(corpus, tmp_path):
-    config = a_config(corpus, **{'checkpoint.best_metric': 'mlm_loss', 'checkpoint.keep_last': 1, 'checkpoint.every_steps': 100, 'eval.every_steps': 1})
-    trainer(tmp_path / 'run', config).run()
+    kept = {'checkpoint.best_metric': 'mlm_loss', 'checkpoint.keep_last': 1, 'checkpoint.every_steps': 100}
+    trainer(tmp_path / 'run', a_config(corpus, **kept, **{'eval.every_steps': 1})).run()
     run = opened(tmp_path / 'run')
     losses = {line['step']: line['eval/mlm_loss'] for line in run.lines() if 'eval/mlm_loss' in line}
     assert len(losses) == STEPS and set(run.saved()) == {min(losses, key=losses.get), STEPS}
@@ -218,7 +218,8 @@ def events(folder):
             event = event_pb2.Event.FromString(data[12 : 12 + length])
             data = data[16 + length :]
             if event.step:
-                found.append((event.step, {value.tag: round(value.simple_value, 3) for value in event.summary.value}, event.HasField('session_log')))
+                values = {value.tag: round(value.simple_value, 3) for value in event.summary.value}
+                found.append((event.step, values, event.HasField('session_log')))
     return found
 
 
