@@ -52,7 +52,7 @@ class MlmNsp(PlannedExamples):
                 f'{corpus.path}: the {split} split has {len(self._first)} document; next sentence prediction takes sentences of another. '
                 'Prepare with more files, or with --documents=paragraph to make each paragraph a document'
             )
-        self._masker = MlmMasker(config.data.mlm, max_predictions, self.tokenizer)
+        self._masker = MlmMasker(self.mlm, max_predictions, self.tokenizer)
 
     def _chunks(self, root, start, last):
         """Chunks that begin at sentences `start` (int64[n]) of documents that end before sentence `last` (int64[n]).

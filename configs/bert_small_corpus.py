@@ -5,7 +5,7 @@
 
 Differs from BERT's recipe in what a small model and few steps need: norm before each block, a learning rate twenty times higher, wider
 initial weights, positions that start as sinusoids (so that attention soon finds its neighbours), and 40 % of the tokens masked (Wettig et
-al., 2022), for more targets a step. What two cores need: bf16 operands, GELU by tanh, layers unrolled, no dropout.
+al., 2022), for more targets a step; held-out text is masked as BERT's. What two cores need: bf16 operands, GELU by tanh, layers unrolled, no dropout.
 """
 
 from t5x_lite.config import (
@@ -34,7 +34,7 @@ def get_config() -> Config:
             dtype=DType.bfloat16,
             scan_layers=False,
         ),
-        data=DataConfig(source='bert_flax.objectives:MlmNsp', seq_len=64, mlm=MlmConfig(probability=0.4, max_predictions=26)),
+        data=DataConfig(source='bert_flax.objectives:MlmNsp', seq_len=64, mlm=MlmConfig(probability=0.4, validation_probability=0.15, max_predictions=26)),
         optim=OptimConfig(learning_rate=2e-3, warmup_fraction=0.05, b2=0.98),
         eval=EvalConfig(every_steps=500, batches=40),
         checkpoint=CheckpointConfig(every_steps=500),

@@ -14,7 +14,7 @@ from t5x_lite.config import (
 
 def get_config() -> Config:
     return Config(
-        steps=11000,
+        steps=12000,
         batch_size=16,
         loss='bert_flax.losses:MlmLoss',
         model=ModelConfig(
@@ -33,7 +33,11 @@ def get_config() -> Config:
             dtype=DType.bfloat16,
             scan_layers=False,
         ),
-        data=DataConfig(source='t5x_lite.data.objectives:PackedMlm', seq_len=128, mlm=MlmConfig(probability=0.4, max_predictions=52)),
+        data=DataConfig(
+            source='t5x_lite.data.objectives:PackedMlm',
+            stages=((0, 32, 64, 14), (8000, 128, 16, 52)),
+            mlm=MlmConfig(probability=0.4, validation_probability=0.15),
+        ),
         optim=OptimConfig(learning_rate=2e-3, warmup_fraction=0.05, b2=0.98),
         eval=EvalConfig(every_steps=1000, batches=60),
         checkpoint=CheckpointConfig(every_steps=500),

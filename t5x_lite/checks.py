@@ -59,6 +59,8 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
         f'config.model.num_heads={model.num_heads} does not divide config.model.d_model={model.d_model}; choose heads that divide the width',
     )
     yield 0 < mlm.probability < 1, f'config.data.mlm.probability is {mlm.probability}; it must lie between 0 and 1'
+    held_out = mlm.validation_probability
+    yield 0 <= held_out < 1, f'config.data.mlm.validation_probability is {held_out}; it must lie between 0 and 1, or be 0 for that of training'
     short = mlm.short_sequence_probability
     yield 0 <= short <= 1, f'config.data.mlm.short_sequence_probability is {short}; it must be from 0 to 1'
     yield (

@@ -115,6 +115,7 @@ class MlmConfig:
     """Masked language modelling (Devlin et al., 2018, section 3.1)."""
 
     probability: float = 0.15
+    validation_probability: float = 0.0  # of held-out data, so that runs that mask more or less can be compared; 0: the same
     max_predictions: int = 0  # a sequence; 0: probability x length, rounded up. Stages give their own
     short_sequence_probability: float = 0.1
     whole_words: bool = False

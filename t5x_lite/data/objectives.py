@@ -34,6 +34,8 @@ class PlannedExamples:
         """`corpus` is a `t5x_lite.data.corpus.Corpus` or anything with its attributes; `seed` may be any integer."""
         self.corpus, self.split, self.seq_len, self.max_predictions = corpus, split, seq_len, max_predictions
         self.mlm = config.data.mlm
+        if split == 'validation' and self.mlm.validation_probability:
+            self.mlm = dataclasses.replace(self.mlm, probability=self.mlm.validation_probability)
         if self.mlm.masking is Masking.static and self.mlm.duplicates < 1:
             raise UserError(f'config.data.mlm.duplicates is {self.mlm.duplicates}; static masking needs at least 1')
         if not 0 <= self.mlm.short_sequence_probability <= 1:
@@ -130,7 +132,7 @@ class PackedMlm(PlannedExamples):
     def __init__(self, config, split, seed, seq_len, max_predictions, corpus):
         super().__init__(config, split, seed, seq_len, max_predictions, corpus)
         self._sentences = np.asarray(corpus.sentence_starts)
-        self._masker = MlmMasker(config.data.mlm, max_predictions, self.tokenizer)
+        self._masker = MlmMasker(self.mlm, max_predictions, self.tokenizer)
 
     def _sections(self):
         """Bounds of documents in the token stream, int64[n + 1]. Very long ones count as several, cut at many places at once."""

@@ -258,6 +258,12 @@ def _steps_in(folder: str) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
+def holds_checkpoints(workdir: str) -> bool:
+    """Whether anything was saved there, torn or not."""
+    folder = os.path.join(workdir, FOLDER)
+    return os.path.isdir(folder) and any(re.match(r'\d+$|torn-', name) for name in os.listdir(folder))
+
+
 def locate(path: str) -> tuple[str, int]:
     """(workdir, step) of a workdir (its newest step), of its checkpoints folder, or of one checkpoint in it.
 

@@ -273,7 +273,9 @@ def _claim(workdir: str, config: Config) -> None:
     path = os.path.join(workdir, 'config.json')
     if os.path.exists(path):
         changed = differences(config, from_json(path))
-        if changed:
+        if changed and not checkpoint.holds_checkpoints(workdir):
+            print(f'{workdir} held a run that saved nothing; this one takes its place')
+        elif changed:
             more = [f'and {len(changed) - 10} more fields'] if len(changed) > 10 else []
             raise UserError(f'{workdir} holds another run; it differs in {"; ".join(changed[:10] + more)}. Give another --workdir, or the same fields')
     elif os.path.isdir(os.path.join(workdir, checkpoint.FOLDER)):

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from t5x_lite.config import Masking, MlmConfig, UserError
+from t5x_lite.config import Masking, MlmConfig, UserError, resolve
 from t5x_lite.data import objectives, random, tokenizers
 from t5x_lite.data.masking import MlmMasker
 from t5x_lite.data.objectives import PackedMlm
@@ -152,8 +152,8 @@ def test_more_slots_than_tokens(tokenizer):
     assert out['masked_positions'][0, 0] == 1
 
 
-def make(corpus, length=32, most=5, seed=3, **mlm):
-    return PackedMlm(config_for(SOURCE, length, **mlm), 'train', seed, length, most, corpus)
+def make(corpus, length=32, most=5, seed=3, split='train', **mlm):
+    return PackedMlm(config_for(SOURCE, length, **mlm), split, seed, length, most, corpus)
 
 
 @pytest.fixture(scope='module')
@@ -251,6 +251,17 @@ def test_packed_is_a_function_of_the_index(corpus):
         assert same({name: values[place : place + 1] for name, values in whole.items()}, make(corpus).get([index]))
     assert not same(whole, make(corpus, seed=4).get(indices))
     assert not same(examples.get(np.arange(size)), examples.get(np.arange(size, 2 * size)))
+
+
+@pytest.mark.parametrize('source', [SOURCE, 'bert_flax.objectives:MlmNsp'])
+def test_held_out_text_may_be_masked_at_another_rate(corpus, source):
+    def masked(split, **mlm):
+        batch = resolve(source)(config_for(source, 32, **mlm), split, 3, 32, 16, corpus).get(np.arange(200))
+        return batch['masked_weights'].sum() / (batch['tokens'] != PAD).sum()
+
+    assert abs(masked('validation', probability=0.4, validation_probability=0.15) - 0.15) < 0.03
+    for split, mlm in (('train', {'validation_probability': 0.15}), ('validation', {})):
+        assert abs(masked(split, probability=0.4, **mlm) - 0.4) < 0.03
 
 
 @pytest.mark.parametrize('length', [128, 512])

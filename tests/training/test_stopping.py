@@ -143,6 +143,15 @@ def test_a_config_that_differs_in_what_matters_is_refused_by_its_field(corpus, t
     assert (trained / 'config.json').read_text() == before
 
 
+def test_a_run_that_saved_nothing_gives_way(corpus, tmp_path, capsys):
+    trainer(tmp_path / 'run', a_config(corpus, **{'optim.learning_rate': 1.0}))
+    trainer(tmp_path / 'run', a_config(corpus)).run()
+    assert 'held a run that saved nothing; this one takes its place' in capsys.readouterr().out
+    shutil.move(tmp_path / 'run' / 'checkpoints' / str(STEPS), tmp_path / 'run' / 'checkpoints' / f'torn-{STEPS}')
+    with pytest.raises(UserError, match='holds another run'):
+        trainer(tmp_path / 'run', a_config(corpus, seed=2))
+
+
 def test_what_does_not_matter_may_differ(corpus, trained, tmp_path, capsys):
     workdir = tmp_path / 'run'
     shutil.copytree(trained, workdir)
