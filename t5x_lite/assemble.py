@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from t5x_lite.config import ARCHITECTURE, Config, ModelConfig, UserError, finalize, resolve
+from t5x_lite.config import ARCHITECTURE, Config, ModelConfig, UserError, finalize, from_json, resolve, to_dict
 from t5x_lite.data import tables, tokenizers
 from t5x_lite.data.corpus import Corpus
 from t5x_lite.data.pipeline import DataFunction
@@ -27,21 +27,32 @@ class Run:
     validation: DataFunction | None
 
 
-def assemble(config: Config, *, training: bool = True, trained_with: str = '') -> Run:
+# Fields that weights fix and no shape shows; `init_from` must agree in them.
+_UNSEEN = ('vocab_size', 'num_heads', 'activation', 'norm_place', 'norm_eps')
+
+
+def assemble(config: Config, *, training: bool = True, trained_with: str = '', workdir: str = '') -> Run:
     """Opens data and weights, fills in what follows from them, and checks all of it against each other, before any compute.
 
     Args:
       training: False for a config that a run has completed (evaluation): `init_from` is not read, the training split not opened.
       trained_with: the tokenizer of that run; data prepared with another are refused.
+      workdir: of the run that is to be trained. Once it holds checkpoints, `init_from` may be gone.
 
     Raises:
       UserError: anything that does not fit.
     """
     config = dataclasses.replace(config, model=dataclasses.replace(config.model), data=dataclasses.replace(config.data))
     given_vocabulary = config.model.vocab_size
-    initial, source_tokenizer = None, trained_with
+    architecture, initial, source_tokenizer = None, None, trained_with
     if config.init_from and training:
-        architecture, initial, source_tokenizer = load_initial(config.init_from)
+        if workdir and not os.path.exists(config.init_from) and checkpoint.holds_checkpoints(workdir):
+            architecture = from_json(os.path.join(workdir, 'config.json')).model
+            source_tokenizer = os.path.join(workdir, 'tokenizer')
+            if not config.data.path:
+                config.data.tokenizer = config.data.tokenizer or source_tokenizer
+        else:
+            architecture, initial, source_tokenizer = load_initial(config.init_from)
         if config.init_architecture:
             for name in ARCHITECTURE:
                 setattr(config.model, name, getattr(architecture, name))
@@ -61,7 +72,7 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '') -
         tokenizer = tokenizers.load(tokenizer_path)
         size = tokenizer.vocab_size
         if source_tokenizer and (config.init_weights or not training):
-            _check_same(tokenizer, tokenizer_path, source_tokenizer)
+            _check_same(tokenizer, tokenizer_path, source_tokenizer, config.model.vocab_size if architecture is None else architecture.vocab_size)
         if config.model.vocab_size == 0:
             config.model.vocab_size = size
         elif size > config.model.vocab_size or (given_vocabulary and size != given_vocabulary):
@@ -75,6 +86,14 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '') -
             )
     elif config.model.vocab_size == 0:
         config.model.vocab_size = BERT_VOCAB_SIZE
+    if initial is not None and not config.init_architecture:
+        for name in _UNSEEN:
+            ours, theirs = (to_dict(getattr(model, name)) for model in (config.model, architecture))
+            if ours != theirs:
+                raise UserError(
+                    f'config.model.{name} is {ours}, and the weights in {config.init_from} have {theirs}; give '
+                    f'--config.model.{name}={theirs}, or --config.init_architecture to take all such fields from them'
+                )
 
     train = validation = None
     if has_data:
@@ -90,6 +109,9 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '') -
         if train is not None:
             train.config = config  # opening it anew would read the tables twice, and forget which columns were guessed
         validation = DataFunction(config, 'validation')
+        for data in (train, validation):
+            for corpus in data.corpora if data is not None else ():
+                corpus.verify()
     elif config.epochs and training:
         raise UserError('config.epochs needs data to count; give config.data.train or config.data.path, or config.steps')
     return Run(config, initial, tokenizer_path, train, validation)
@@ -115,8 +137,9 @@ def load_for_use(config: Config, workdir: str, step: int | None, *, ema: bool = 
     if str(step) not in steps:
         raise UserError(f'{workdir} has no checkpoint of step {step}; there are those of {", ".join(sorted(steps, key=int))}')
     saved, params = checkpoint.load_params(os.path.join(found, checkpoint.FOLDER, str(step)), ema=ema)
+    _fill_in(config, saved)
     for name in ARCHITECTURE:
-        if getattr(config.model, name) != getattr(saved.model, name):
+        if name not in _DRAWN and getattr(config.model, name) != getattr(saved.model, name):
             raise UserError(
                 f'config.model.{name} is {getattr(config.model, name)}, and the weights in {found} have {getattr(saved.model, name)}; '
                 'leave --config out to use the config of the run'
@@ -133,6 +156,19 @@ def load_for_use(config: Config, workdir: str, step: int | None, *, ema: bool = 
     return config, paths.map_paths(lambda path, _: available[path], expected), step
 
 
+_DRAWN = ('init_stddev', 'position_init')  # how weights began, which no longer matters
+
+
+def _fill_in(config: Config, saved: Config) -> None:
+    """What a config file leaves to the data and to `init_from`, the run has found."""
+    for name in ARCHITECTURE if config.init_architecture else ('vocab_size',):
+        if config.init_architecture or not getattr(config.model, name):
+            setattr(config.model, name, getattr(saved.model, name))
+    config.model.num_labels = config.model.num_labels or saved.model.num_labels
+    for name in ('labels', 'text_columns', 'label_column'):
+        setattr(config.data, name, getattr(config.data, name) or getattr(saved.data, name))
+
+
 def _tokenizer(config: Config) -> str:
     if config.data.train or config.data.validation:
         return tables.find_tokenizer(config)
@@ -141,14 +177,19 @@ def _tokenizer(config: Config) -> str:
     return ''
 
 
-def _check_same(tokenizer: tokenizers.Tokenizer, path: str, source_path: str) -> None:
+def _check_same(tokenizer: tokenizers.Tokenizer, path: str, source_path: str, rows: int) -> None:
     """Equal sizes are not enough: weights learnt with one vocabulary are noise under another."""
     if os.path.abspath(path) == os.path.abspath(source_path):
         return
     try:
         source = tokenizers.load(source_path)
-    except UserError:
-        return  # weights without a tokenizer beside them: nothing to compare
+    except UserError as error:
+        if tokenizer.vocab_size == rows:
+            return  # weights without a tokenizer beside them: their number of pieces is all there is to compare
+        raise UserError(
+            f'the tokenizer {path} has {tokenizer.vocab_size:,} pieces, the weights {rows:,}, and there is no tokenizer beside them '
+            f'({source_path}); put its tokenizer.json or vocab.txt there, and prepare the data with it'
+        ) from error
     if source.vocab_size != tokenizer.vocab_size:
         raise UserError(
             f'the vocabulary of {path} has {tokenizer.vocab_size:,} pieces, that of the weights ({source_path}) {source.vocab_size:,}; '

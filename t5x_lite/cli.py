@@ -27,13 +27,13 @@ _OUT_OF_MEMORY = (
 _ARGV: list[str] = []  # the command line as config_flags reads it, with --config first
 
 
-def define_config_flags() -> flags.FlagHolder[Config]:
+def define_config_flags(workdir_required: bool = True) -> flags.FlagHolder[Config]:
     """--config and --workdir, for the commands that work on a run.
 
     --config takes a Python file with get_config (configs/bert.py:base) or a config.json that a run wrote. Where it is absent, the one in
     --workdir is used.
     """
-    flags.DEFINE_string('workdir', None, 'Folder of the run: config.json, metrics.jsonl, checkpoints/, tokenizer/.', required=True)
+    flags.DEFINE_string('workdir', None, 'Folder of the run: config.json, metrics.jsonl, checkpoints/, tokenizer/.', required=workdir_required)
     holder = config_flags.DEFINE_config_dataclass(
         'config',
         Config(),
@@ -129,8 +129,7 @@ def _no_more(rest: Sequence[str]) -> None:
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
-    """The command line with `--config.a.b value` and `--workdir value` as one argument each, and tuples of texts (`a,b`, or repeated) as Python
-    writes them.
+    """The command line with `--config.a.b value` and `--workdir value` as one argument each, and tuples of texts (`a,b`) as Python writes them.
 
     Raises:
       UserError: for a field that is not there, with the nearest; config_flags would show a traceback.
@@ -148,8 +147,9 @@ def _joined(argv: Sequence[str]) -> list[str]:
                 raise UserError(f'{name} has no value; write {name}=VALUE')
             arg = f'{name}={value}'
         if field and kind == tuple[str, ...] and not value.startswith(('(', '[')):
-            texts.setdefault(name, []).extend(item.strip() for item in value.split(',') if item.strip())
+            texts[name] = [item.strip() for item in value.split(',') if item.strip()]  # of a flag given twice, the last counts
         else:
+            texts.pop(name, None)
             rest.append(arg)
     return rest + [f'{name}={tuple(items)!r}' for name, items in texts.items()]
 
@@ -177,6 +177,8 @@ def _with_config(argv: list[str]) -> list[str]:
     path = given.get('config')
     if not path:
         _no_more(flags.FLAGS([arg for arg in argv if not re.match(r'--?(no)?config\b', arg)]))  # a misspelt flag is the likelier mistake
+        if 'workdir' not in given:
+            raise UserError('--workdir is missing; give --workdir=DIR, and --config=configs/FILE.py[:variant] for a new run')
         path = os.path.join(given['workdir'], 'config.json')
         if not os.path.exists(path):
             raise UserError(

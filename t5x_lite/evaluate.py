@@ -21,6 +21,7 @@ from t5x_lite.evaluation import baselines
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.training import devices, partitioning
 from t5x_lite.training.step import make_program
+from t5x_lite.training.telemetry import as_json
 
 _CONFIG = cli.define_config_flags()
 _STEP = flags.DEFINE_integer('step', None, 'The checkpoint to score; the newest by default.')
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
         )
     path = os.path.join(cli.workdir(), 'evaluation.json')
     with open(path, 'w', encoding='utf-8') as file:
-        json.dump({'step': step} | scores, file, indent=2)
+        json.dump(as_json({'step': step} | scores), file, indent=2, allow_nan=False)
         file.write('\n')
     print(f'written to {path}')
 

@@ -22,6 +22,7 @@ from t5x_lite.config import UserError
 from t5x_lite.data import tokenizers
 from t5x_lite.evaluation.predictor import Predictor, show
 from t5x_lite.training import devices
+from t5x_lite.training.telemetry import as_json
 
 _CONFIG = cli.define_config_flags()
 _TEXT = flags.DEFINE_string('text', None, 'A text; [MASK] marks words to fill in.')
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         with open(partial, 'w', encoding='utf-8') as file:
             for count, answer in enumerate(predictor(_inputs()), 1):
-                file.write(json.dumps(answer, ensure_ascii=False) + '\n')
+                file.write(json.dumps(as_json(answer), ensure_ascii=False, allow_nan=False) + '\n')
         os.replace(partial, _OUTPUT.value)
     except OSError as error:
         raise UserError(f'--output={_OUTPUT.value}: {error.strerror}') from error

@@ -17,9 +17,9 @@ from t5x_lite.assemble import assemble
 from t5x_lite.config import UserError
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.training import devices
-from t5x_lite.training.trainer import Trainer
+from t5x_lite.training.trainer import Trainer, check_workdir
 
-_CONFIG = cli.define_config_flags()
+_CONFIG = cli.define_config_flags(workdir_required=False)
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Check everything and print it, without training.')
 _DRY_RUN_STEP = flags.DEFINE_integer('dry_run_step', 1, 'The step whose batch --dry_run shows an example of.', lower_bound=1)
 
@@ -27,20 +27,25 @@ _DRY_RUN_STEP = flags.DEFINE_integer('dry_run_step', 1, 'The step whose batch --
 def main(argv: Sequence[str]) -> None:
     del argv
     devices.configure(_CONFIG.value)
-    run = assemble(_CONFIG.value)
+    workdir = cli.workdir()
+    if not workdir and not _DRY_RUN.value:
+        raise UserError('--workdir is missing; name the folder that the run is to write')
+    run = assemble(_CONFIG.value, workdir=workdir or '')
     if _DRY_RUN.value:
+        if workdir and (said := check_workdir(workdir, run.config)):
+            print(said)
         print(dry_run.report(run, _DRY_RUN_STEP.value))
         return
     if run.train is None:
         raise UserError(
             'there are no data to train on; give --config.data.path=DIR (what prepare wrote) or --config.data.train=FILE, or add --dry_run'
         )
-    if not os.path.exists(os.path.join(cli.workdir(), 'config.json')):
+    if not os.path.exists(os.path.join(workdir, 'config.json')):
         dry_run.check(run)  # before the workdir is claimed by a run that could not start
     print('\n'.join(dry_run.description(run)), flush=True)
     Trainer(
         run.config,
-        cli.workdir(),
+        workdir,
         run.train,
         lambda program, step: Evaluator(program, run.validation, step),
         run.tokenizer_path,

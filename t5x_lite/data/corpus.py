@@ -11,6 +11,7 @@ DIR/SPLIT.document_starts.npy   the memory with others
 """
 
 import functools
+import hashlib
 import json
 import os
 
@@ -86,6 +87,14 @@ class Corpus:
             name = f'{self._shards[index]["name"]}.tokens'
             self._maps[index] = np.memmap(os.path.join(self.path, name), dtype=self._dtype, mode='r')
         return self._maps[index][start - first : stop - first].astype(np.int32)
+
+    def verify(self) -> None:
+        """Reads the whole split, a gigabyte in a second or so, and raises UserError where it does not hold what `prepare` wrote."""
+        for shard in self._shards:
+            path = os.path.join(self.path, f'{shard["name"]}.tokens')
+            with open(path, 'rb') as file:
+                if hashlib.file_digest(file, 'sha256').hexdigest() != shard['sha256']:
+                    raise UserError(f'{path}: does not hold what was written there (its checksum differs); prepare the corpus again')
 
     def __reduce__(self):
         return Corpus, (self.path, self.split)  # loader processes map the files themselves

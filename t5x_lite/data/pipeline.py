@@ -96,6 +96,11 @@ class DataFunction:
                 )
         return list(corpora)
 
+    @property
+    def corpora(self) -> tuple[Any, ...]:
+        """The corpora that are read; () for labelled tables."""
+        return tuple(self._corpora)
+
     def stage_at(self, step: int) -> Stage:
         """The stage that step belongs to; steps count from 0."""
         return self.stages[bisect.bisect_right(self.stages, step, key=lambda stage: stage.first_step) - 1]

@@ -99,7 +99,7 @@ def read_run(workdir: str, name: str) -> RunRecord:
         raise UserError(f'{path} has no lines yet; wait until the run has made config.log.every_steps steps')
     path = os.path.join(workdir, 'evaluation.json')
     if os.path.exists(path):
-        scores = _json(path, '')
+        scores = {metric: value for metric, value in _json(path, '').items() if value is not None}
     else:
         scores = {metric: points[-1] for metric, (_, points) in held_out.items()}
         scores['step'] = max((steps[-1] for steps, _ in held_out.values()), default=last)

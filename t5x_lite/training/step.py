@@ -126,10 +126,11 @@ def make_train_step(program: Program) -> Callable[[TrainState, Batch], tuple[Tra
             loss, grads, metrics = gradients(program, state.params, batch, DropoutKey.create(config.seed, state.step, rows))
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        clipped = grads
         if config.optim.clip_norm:
             clip = jnp.minimum(1.0, config.optim.clip_norm / jnp.maximum(norm, 1e-12))
-            grads = jax.tree.map(lambda g: g * clip, grads)
-        updates, opt_state = program.transformation.update(grads, state.opt_state, state.params)
+            clipped = jax.tree.map(lambda g: g * clip, grads)
+        updates, opt_state = program.transformation.update(clipped, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = jax.tree.map(lambda e, p: config.ema_decay * e + (1 - config.ema_decay) * p, state.ema, params) if config.ema_decay else {}
 

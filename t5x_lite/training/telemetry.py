@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import time
 from typing import Any
@@ -24,6 +25,7 @@ PEAK_FLOPS = {
     'TPU v6e': 918e12,
     'NVIDIA A100': 312e12,
     'NVIDIA H100': 989e12,
+    'NVIDIA H100 PCIe': 756e12,
     'NVIDIA H200': 989e12,
 }
 
@@ -32,6 +34,15 @@ def peak_flops(device: jax.Device) -> float | None:
     """bf16 FLOP/s of a device, or None where it is not known (a CPU)."""
     kinds = sorted((kind for kind in PEAK_FLOPS if device.device_kind.startswith(kind)), key=len)
     return PEAK_FLOPS[kinds[-1]] if kinds else None
+
+
+def as_json(value: Any) -> Any:
+    """The same with null for numbers that are not finite (a correlation of constants), which JSON has no word for."""
+    if isinstance(value, dict):
+        return {name: as_json(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class MetricsLog:
@@ -62,7 +73,7 @@ class MetricsLog:
         self._board = _Board(os.path.join(workdir, 'tensorboard'), resume_step) if config.tensorboard else None
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        self._file.write(json.dumps({'step': step} | values) + '\n')
+        self._file.write(json.dumps(as_json({'step': step} | values), allow_nan=False) + '\n')
         if self._board is not None:
             self._board.write(step, {name: value for name, value in values.items() if isinstance(value, (int, float))})
 
@@ -120,6 +131,47 @@ class Window:
 
     def means(self) -> dict[str, float]:
         return {name: total / weight if weight else 0.0 for name, (total, weight) in self.sums.items()}
+
+
+class Clock:
+    """Time, steps and tokens since the last line of metrics.jsonl, in this process: a window that a checkpoint restored began in another."""
+
+    def __init__(self):
+        self.restart()
+
+    def restart(self) -> None:
+        self._began, self.aside_seconds, self.steps, self.tokens = time.perf_counter(), 0.0, 0, 0.0
+
+    def seconds(self, compile_seconds: float) -> float:
+        """Of training: what was spent aside (evaluating, saving) and on compiling left out."""
+        return max(time.perf_counter() - self._began - self.aside_seconds - compile_seconds, 1e-9)
+
+
+class Profile:
+    """The trace of config.log.profile_steps, (first, last) or () for none; a run that resumes inside them traces the rest."""
+
+    def __init__(self, steps: tuple[int, ...], workdir: str, resume_step: int):
+        self._folder, self._running = os.path.join(workdir, 'profile'), False
+        self._first, self._last = (max(steps[0], resume_step + 1), steps[1]) if steps else (0, 0)
+        if steps and self._last <= resume_step:
+            print(f'no profile: config.log.profile_steps={steps} lie before step {resume_step:,}, from which this run goes on')
+
+    def begins_with(self, step: int) -> bool:
+        return step == self._first
+
+    def ends_with(self, step: int) -> bool:
+        return self._running and step == self._last
+
+    def start(self) -> None:
+        jax.profiler.start_trace(self._folder)
+        self._running = True
+
+    def stop(self, step: int) -> None:
+        """Ends a trace that is running, after `step`."""
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
+            print(f'profile of steps {self._first} to {step} in {self._folder}')
 
 
 def duration(seconds: float) -> str:

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable
 import contextlib
 import errno
+import fcntl
 import os
 import signal
 import time
@@ -16,7 +17,7 @@ from t5x_lite.config import Config, NonFinite, UserError, differences, from_json
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.training import checkpoint, partitioning, paths
 from t5x_lite.training.step import Program, TrainState, make_program, make_train_step
-from t5x_lite.training.telemetry import Console, MetricsLog, Window, duration, peak_flops
+from t5x_lite.training.telemetry import Clock, Console, MetricsLog, Profile, Window, duration, peak_flops
 
 Evaluate = Callable[[Any], dict[str, float]]
 
@@ -55,20 +56,20 @@ class Trainer:
             partitioning.check_batch(self._mesh, stage.batch_size, stage.seq_len, config.optim.microbatches)
         self._program = make_program(config, self._mesh)
         self._compiled: dict[Any, Any] = {}
-        self._stop_signal = ''
-        with _disk_errors(workdir):
-            _claim(workdir, config)
-            checkpoint.copy_tokenizer(tokenizer_path, workdir)
+        self._stop_signal, self._tokenizer_path = '', tokenizer_path
 
     def run(self) -> None:
         """Trains to config.steps, or says that this is done already.
 
         Raises:
-          UserError: a loss that is not finite, other data than the checkpoint's, a checkpoint that cannot be saved.
+          UserError: the workdir is another run's, or a process trains in it; a loss that is not finite, other data than the checkpoint's, a
+            checkpoint that cannot be saved.
         """
         previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            with _disk_errors(self._workdir), jax.set_mesh(self._mesh):
+            with _disk_errors(self._workdir), _locked(self._workdir), jax.set_mesh(self._mesh):
+                _claim(self._workdir, self._config)
+                checkpoint.copy_tokenizer(self._tokenizer_path, self._workdir)
                 self._run(checkpoint.Checkpoints(self._workdir, self._config.checkpoint))
         except KeyboardInterrupt as error:
             raise UserError('interrupted without saving; repeat the command to go on from the newest checkpoint') from error
@@ -104,6 +105,8 @@ class Trainer:
                 )
             print(f'resumed {self._workdir} from step {int(state.step):,}', flush=True)
             return state, run
+        if self._initial is None and self._config.init_from and self._config.init_weights:
+            raise UserError(f'config.init_from={self._config.init_from} is gone, and no checkpoint in {self._workdir} can be read; bring one of them back')
         state = self._program.init()
         if self._initial is not None:
             params, fresh = checkpoint.merge(state.params, self._initial, self._config.init_fresh, self._config.init_from)
@@ -134,31 +137,28 @@ class Trainer:
         peak = peak * jax.device_count() if peak else None
         console, in_flight = Console(config.steps, config.log), deque()
         compile_seconds: dict[str, float] = {}
-        timer = [time.perf_counter(), 0.0]  # since the last line of the log, and how much of it was not training
+        clock = Clock()
 
         def drain(keep: int) -> None:
             while len(in_flight) > keep:
-                self._account(*in_flight.popleft(), window, console, log, timer, compile_seconds, peak)
+                self._account(*in_flight.popleft(), window, console, log, clock, compile_seconds, peak)
 
-        profiling = False
+        profile = Profile(config.log.profile_steps, self._workdir, first)
         for stage_first, stage_last, rows in self._stretches(first):
             for step, host_batch in data.loader(stage_first, stage_last, rows):
                 length = host_batch['tokens'].shape[1]
                 size = data.stage_at(step).batch_size
                 batch = partitioning.to_devices(host_batch, partitioning.batch_shardings(host_batch, mesh, length), rows, size)
                 function = self._step_function(state, batch, console, compile_seconds)
-                if config.log.profile_steps and step + 1 == config.log.profile_steps[0]:
+                if profile.begins_with(step + 1):
                     drain(0)
-                    jax.profiler.start_trace(os.path.join(self._workdir, 'profile'))
-                    profiling = True
+                    profile.start()
                 state, metrics = function(state, batch)
                 done = step + 1
                 in_flight.append((done, metrics))
-                if profiling and done == config.log.profile_steps[1]:
+                if profile.ends_with(done):
                     drain(0)
-                    jax.profiler.stop_trace()
-                    profiling = False
-                    print(f'profile of steps {config.log.profile_steps[0]} to {done} in {self._workdir}/profile')
+                    profile.stop(done)
                 last = done == config.steps
                 evaluate = last or (config.eval.every_steps > 0 and done % config.eval.every_steps == 0)
                 save = last or done % config.checkpoint.every_steps == 0 or bool(self._stop_signal) or (evaluate and config.checkpoint.best_metric)
@@ -175,8 +175,9 @@ class Trainer:
                     self._check_best_metric(scores)
                 aside = time.perf_counter() - began
                 console.pause(aside)
-                timer[1] += aside
+                clock.aside_seconds += aside
                 if stop and not last:
+                    profile.stop(done)
                     print(f'stopped by {stop} at step {done:,}, which is saved; repeat the command to go on')
                     return
         print(f'finished {config.steps:,} steps; {self._workdir} holds checkpoints/, metrics.jsonl, tensorboard/ and config.json')
@@ -206,7 +207,7 @@ class Trainer:
         print(f'held out at step {step:,}: {shown}  ({duration(seconds)})', flush=True)
         return scores
 
-    def _account(self, step, metrics, window, console, log, timer, compile_seconds, peak) -> None:
+    def _account(self, step, metrics, window, console, log, clock, compile_seconds, peak) -> None:
         """Takes a step's metrics from the device: into the window, to the terminal, and to the log where a line is due."""
         metrics = jax.device_get(metrics)
         config, stage = self._config, self._data.stage_at(step - 1)
@@ -230,25 +231,25 @@ class Trainer:
             for name, (total, weight) in metrics['metrics'].items():
                 window.add(name, float(total), float(weight))
         window.add('tokens', tokens)
+        clock.tokens += tokens
+        clock.steps += 1
         rate = float(metrics['learning_rate'])
         flops = self.step_flops(stage)
         shown = {name: value for name, value in window.means().items() if name not in ('steps_skipped', 'tokens')}
         console.step(step, tokens, shown | {'lr': rate}, peak, flops)
         if step % config.log.every_steps and step != config.steps:
             return
-        now = time.perf_counter()
-        steps = window.sums['tokens'][1]
-        seconds = max(now - timer[0] - timer[1] - compile_seconds.get('compile_seconds', 0.0), 1e-9)
+        seconds = clock.seconds(compile_seconds.get('compile_seconds', 0.0))
         line = shown | {'learning_rate': rate, 'tokens': window.sums['tokens'][0], 'steps_skipped': window.sums['steps_skipped'][0]}
         if 'layer_norms' in metrics:
             line['layer_norms'] = {kind: {path: np.asarray(x).tolist() for path, x in paths.leaves(tree).items()} for kind, tree in metrics['layer_norms'].items()}
-        timing = {'tokens_per_second': window.sums['tokens'][0] / seconds, 'seconds_per_step': seconds / steps}
+        timing = {'tokens_per_second': clock.tokens / seconds, 'seconds_per_step': seconds / clock.steps}
         if peak:
             timing['mfu'] = flops / timing['seconds_per_step'] / peak
         log.write(step, line | {name: round(value, 6) for name, value in (timing | compile_seconds).items()})
         window.sums.clear()
         compile_seconds.clear()
-        timer[:] = [now, 0.0]
+        clock.restart()
 
     def step_flops(self, stage: Any) -> float:
         """FLOPs of a step: three forward passes' worth (forward, and two products for each in the backward pass) of every row, padding included."""
@@ -268,19 +269,43 @@ def _disk_errors(workdir: str):
         raise UserError(f'{error.filename or workdir}: {error.strerror}; {mend}') from error
 
 
-def _claim(workdir: str, config: Config) -> None:
-    """Writes config.json into a new workdir, or checks it in one that holds this run."""
+@contextlib.contextmanager
+def _locked(workdir: str):
+    """Two processes in one workdir would write over each other. The kernel lets go of the lock when the process ends, however it ends."""
+    os.makedirs(workdir, exist_ok=True)
+    folder = os.open(workdir, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f'another process is training in {workdir}; wait until it has ended, or give another --workdir') from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(folder)
+
+
+def check_workdir(workdir: str, config: Config) -> str:
+    """What there is to say of a workdir that this run is to go to, or UserError where it holds another one."""
     path = os.path.join(workdir, 'config.json')
     if os.path.exists(path):
         changed = differences(config, from_json(path))
         if changed and not checkpoint.holds_checkpoints(workdir):
-            print(f'{workdir} held a run that saved nothing; this one takes its place')
-        elif changed:
+            return f'{workdir} held a run that saved nothing; this one takes its place'
+        if changed:
             more = [f'and {len(changed) - 10} more fields'] if len(changed) > 10 else []
             raise UserError(f'{workdir} holds another run; it differs in {"; ".join(changed[:10] + more)}. Give another --workdir, or the same fields')
     elif os.path.isdir(os.path.join(workdir, checkpoint.FOLDER)):
         raise UserError(f'{workdir} has checkpoints but no config.json; give another --workdir')
-    os.makedirs(workdir, exist_ok=True)
+    return ''
+
+
+def _claim(workdir: str, config: Config) -> None:
+    """Writes config.json into a new workdir, or checks it in one that holds this run."""
+    if said := check_workdir(workdir, config):
+        print(said)
+    path = os.path.join(workdir, 'config.json')
     temporary = path + '.tmp'
     with open(temporary, 'w', encoding='utf-8') as file:
         file.write(to_json(config) + '\n')

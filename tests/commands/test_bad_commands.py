@@ -133,6 +133,7 @@ def test_a_workdir_of_another_run(stock, tmp_path):
     before = tree(workdir)
     flags = [f'--workdir={workdir}', '--config.optim.learning_rate=0.5', '--config.steps=11']
     error = forked.run('train', *flags).error
+    assert forked.run('train', *flags, '--dry_run').error == error
     for word in (str(workdir), 'another run', 'optim.learning_rate (0.0001 there, 0.5 here)', 'steps (10 there, 11 here)', '--workdir'):
         assert word in error
     assert tree(workdir) == before

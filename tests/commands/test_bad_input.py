@@ -10,12 +10,12 @@ import pytest
 
 from t5x_lite import dry_run
 from t5x_lite.assemble import assemble, load_for_use
-from t5x_lite.config import Config, DataConfig, ModelConfig, from_json
+from t5x_lite.config import Activation, Config, DataConfig, ModelConfig, NormPlace, from_json
 from t5x_lite.data import tokenizers
 from t5x_lite.data.corpus import Corpus
 from t5x_lite.evaluation.predictor import Predictor
 from t5x_lite.training import checkpoint, partitioning
-from tests.commands import material
+from tests.commands import forked, material
 from tests.commands.material import changed, config_of, refused
 
 
@@ -205,9 +205,52 @@ def test_a_shape_that_differs_is_named_with_both(stock, tmp_path):
 
 
 def test_a_parameter_that_the_weights_lack(stock):
-    run = assemble(config_of(stock, init_from=str(material.FIXTURES / 'bert_encoder')))
-    refused(('no parameter mlm/', '--config.init_fresh'), dry_run.check, run)
-    dry_run.check(assemble(config_of(stock, init_from=str(material.FIXTURES / 'bert_encoder'), init_fresh=('mlm/.*', 'nsp/.*'))))
+    fields = {'init_from': str(material.FIXTURES / 'bert_encoder'), 'model__activation': Activation.gelu_tanh}
+    refused(('no parameter mlm/', '--config.init_fresh'), dry_run.check, assemble(config_of(stock, **fields)))
+    dry_run.check(assemble(config_of(stock, **fields, init_fresh=('mlm/.*', 'nsp/.*'))))
+
+
+@pytest.mark.parametrize(
+    'field, value, theirs',
+    [
+        ('num_heads', 8, '4'),
+        ('activation', Activation.relu, 'gelu'),
+        ('norm_place', NormPlace.pre, 'post'),
+        ('norm_eps', 1e-3, '1e-12'),
+    ],
+)
+def test_fields_of_the_weights_that_no_shape_shows(stock, field, value, theirs):
+    weights = str(material.FIXTURES / 'bert_pretraining')
+    words = (f'config.model.{field} is', weights, f'--config.model.{field}={theirs}', '--config.init_architecture')
+    refused(words, assemble, config_of(stock, init_from=weights, **{f'model__{field}': value}))
+    taken = assemble(config_of(stock, init_from=weights, init_architecture=True, **{f'model__{field}': value})).config
+    assert str(getattr(taken.model, field)).endswith(theirs)
+
+
+def test_weights_without_a_tokenizer_and_another_vocabulary(stock, tmp_path):
+    bare = shutil.copytree(material.FIXTURES / 'bert_pretraining', tmp_path / 'bare')
+    for name in ('vocab.txt', 'tokenizer.json', 'tokenizer_config.json'):
+        (bare / name).unlink(missing_ok=True)
+    assemble(config_of(stock, init_from=str(bare)))  # as many pieces: nothing says that they differ
+    fewer = tokenizers.load(str(stock / 'corpus' / 'tokenizer'))
+    texts = material.texts(tmp_path / 'texts', seed=5)
+    forked.run('prepare', f'--input={texts}', f'--output={tmp_path}/fewer', '--tokenizer=wordpiece', '--vocab_size=90', '--validation_fraction=0.2').success
+    assert tokenizers.load(str(tmp_path / 'fewer' / 'tokenizer')).vocab_size < fewer.vocab_size
+    config = config_of(stock, init_from=str(bare))
+    config.data.path = (str(tmp_path / 'fewer'),)
+    for architecture in (False, True):
+        config.init_architecture = architecture
+        refused(('no tokenizer beside them', str(bare)), assemble, config)
+
+
+def test_a_corpus_that_is_not_what_prepare_wrote(stock, tmp_path):
+    corpus = shutil.copytree(stock / 'corpus', tmp_path / 'corpus')
+    config = config_of(stock)
+    config.data.path = (str(corpus),)
+    assemble(config)
+    shard = corpus / 'train-00000.tokens'
+    shard.write_bytes(b'\xff' * 400 + shard.read_bytes()[400:])
+    refused((str(shard), 'does not hold what was written there', 'prepare the corpus again'), assemble, config)
 
 
 def test_architecture_without_weights(stock):

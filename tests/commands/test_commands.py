@@ -1,5 +1,6 @@
 """The contract of the commands: names, flags, lines and files that scripts count on, on runs of seconds."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -128,16 +129,16 @@ def test_commands_that_the_texts_show_exist():
 
 
 def test_flags_may_be_written_in_any_order_and_form():
-    """Tuples of texts as a,b or again and again or as Python writes them; values after a space; fields before --config."""
+    """Tuples of texts as a,b or as Python writes them, of several the last; values after a space; fields before --config."""
     flags = (
         '--config.steps', '77', '--noconfig.log.tensorboard', '--config.deterministic', '--config', 'configs/bert.py:tiny', '--workdir', 'nowhere',
-        '--config.init_fresh=a,b', '--config.init_fresh=c', '--config.data.labels', '0,1', "--config.data.text_columns=('x, y', 'z')",
+        '--config.init_fresh=a', '--config.init_fresh=b,c', '--config.data.labels', '0,1', "--config.data.text_columns=('x, y', 'z')",
         '--config.mesh.data=1', '--config.optim.decay=((".*", 0.5),)', '--dry_run',
     )  # fmt: skip
     shown = forked.run('train', *flags).success
     fields = dict(line.removeprefix('--config.').split('=', 1) for line in shown.splitlines() if line.startswith('--config.'))
     assert fields['steps'] == '77' and fields['log.tensorboard'] == 'False' and fields['deterministic'] == 'True'
-    assert fields['init_fresh'] == "\"('a', 'b', 'c')\"" and fields['data.labels'] == "\"('0', '1')\""
+    assert fields['init_fresh'] == "\"('b', 'c')\"" and fields['data.labels'] == "\"('0', '1')\""
     assert fields['data.text_columns'] == "\"('x, y', 'z')\"" and fields['optim.decay'] == '"((\'.*\', 0.5),)"'
 
 
@@ -146,6 +147,7 @@ def test_flags_may_be_written_in_any_order_and_form():
 
 def test_dry_run_of_bert_base(tmp_path):
     shown = forked.run('train', '--config=configs/bert.py:base', f'--workdir={tmp_path}/base', '--dry_run').success.splitlines()
+    assert shown == forked.run('train', '--config=configs/bert.py:base', '--dry_run').success.splitlines(), 'a workdir is not needed'
     assert 'parameters: 110,106,428' in shown
     assert shown[shown.index('parameters: 110,106,428') + 1] == 'encoder: 109,482,240'
     assert any(re.match(r'encoder/embeddings/word/embedding +30522 x 768 +23,440,896 ', line) for line in shown)
@@ -226,10 +228,10 @@ def test_a_workdir_holds_what_it_should(pretrained):
 
 
 def test_every_step_is_logged_once(pretrained):
-    lines = metrics(pretrained[0])
+    lines, run = metrics(pretrained[0]), assemble(from_json(str(pretrained[0] / 'config.json')))
     assert [line['step'] for line in lines if 'loss' in line] == [1, 2, 3, 4, 5, 6]
     assert [line['step'] for line in lines if 'eval/mlm_loss' in line] == [3, 6]
-    compiled = [line['step'] for line in lines if 'compile_seconds' in line]
+    padded, compiled = [], [line['step'] for line in lines if 'compile_seconds' in line]
     assert len(compiled) == 2 and compiled[0] == 1, 'compile time is reported apart, where a shape is new'
     for line in lines:
         if 'loss' not in line:
@@ -248,10 +250,15 @@ def test_every_step_is_logged_once(pretrained):
             assert math.isfinite(line[name]), name
         assert line['loss'] == pytest.approx(line['mlm_loss'] + line['nsp_loss'], abs=1e-5)
         assert 'mfu' not in line, 'the peak of a CPU is not known'
-        assert 0 < line['tokens'] <= 8 * 16
+        batch = run.train.batch(line['step'] - 1)
+        assert line['tokens'] == (batch['sequence_ids'] > 0).sum(), 'padding is not counted'
+        padded.append(line['tokens'] < batch['tokens'].size)
+        # Of the whole gradient, before it is clipped, as grad_norm is.
+        assert math.hypot(*itertools.chain.from_iterable(map(np.atleast_1d, line['layer_norms']['grad'].values()))) == pytest.approx(line['grad_norm'], rel=1e-4)
         for kind in ('param', 'grad', 'update'):
             norms = line['layer_norms'][kind]
             assert len(norms['encoder/layers/attention/query/kernel']) == 2 and np.isscalar(norms['encoder/pooler/kernel'])
+    assert any(padded)
 
 
 def test_lines_for_people(pretrained):
@@ -327,6 +334,20 @@ def test_the_moving_average_is_what_is_scored(place, pretrained):
     assert abs(scores['mlm_loss'] - last['eval/mlm_loss']) > 1e-4
 
 
+def test_evaluate_and_predict_take_the_config_that_trained(place, pretrained, fine_tuned):
+    """What a config file leaves to the data or to `init_from` is the run's."""
+    workdir, flags, _ = pretrained
+    shown = forked.run('evaluate', *flags).success
+    assert shown == forked.run('evaluate', f'--workdir={workdir}').success
+    forked.run('predict', *flags, '--text=ab [MASK]').success
+    table = material.table(place / 'held_out.tsv', material.reviews(4))
+    assert 'accuracy' in forked.run('evaluate', '--config=configs/classify.py', f'--workdir={fine_tuned[0]}', f'--config.data.validation={table}').success
+    shown = forked.run('predict', '--config=configs/classify.py', f'--workdir={fine_tuned[0]}', '--text=a good kind').success
+    assert {line.split()[0] for line in shown.splitlines()[1:]} == {'neg', 'pos'}
+    wrong = forked.run('evaluate', *flags, '--config.model.num_heads=8').error
+    assert 'config.model.num_heads is 8' in wrong
+
+
 # Prediction.
 
 
@@ -358,6 +379,7 @@ def test_fine_tuning_from_an_exported_folder(place, fine_tuned):
 def test_a_fine_tuned_run_needs_nothing_but_itself(fine_tuned, place):
     """Neither what it started from nor, with its own held-out table, what it was trained on."""
     workdir, _ = fine_tuned
+    assert 'finished: all 4 steps' in forked.run('train', f'--workdir={workdir}').success
     table = material.table(place / 'dev.tsv', material.reviews(4))
     shown = forked.run('evaluate', f'--workdir={workdir}', f'--config.data.validation={table}').success
     assert re.search(r'^  accuracy +[01]\.\d{4}$', shown, re.MULTILINE)

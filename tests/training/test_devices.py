@@ -38,3 +38,10 @@ def _faults(**environment) -> int:
 def test_freed_memory_is_kept_between_steps(environment, kept):
     page = os.sysconf('SC_PAGE_SIZE')
     assert (_faults(**environment) < 0.1 * 5 * (64 << 20) / page) == kept
+
+
+def test_deterministic_kernels_are_asked_for_beside_the_flags_that_are_set():
+    script = 'import os; from t5x_lite.config import Config; from t5x_lite.training import devices; devices.configure(Config(deterministic=True)); print(os.environ["XLA_FLAGS"])'
+    env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_dump_to=/tmp'}
+    shown = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=True, env=env).stdout
+    assert shown.split() == ['--xla_dump_to=/tmp', '--xla_gpu_deterministic_ops=true']

@@ -1,11 +1,14 @@
 """Runs that stop, or must not begin: a loss that is not finite, another run's workdir, other data, a place that cannot be written."""
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
 import signal
 import struct
 import subprocess
+import types
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -17,6 +20,7 @@ from t5x_lite import assemble
 from t5x_lite.config import LogConfig, NonFinite, UserError
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.evaluation.evaluator import Evaluator
+from t5x_lite.training import telemetry
 from t5x_lite.training.telemetry import MetricsLog
 from t5x_lite.training.trainer import Trainer
 from tests.training import runs
@@ -34,6 +38,10 @@ class Poisoned(DataFunction):
         if step in self.bad:
             batch['masked_weights'][0, 0] = np.inf
         return batch
+
+
+class PoisonedAtOnce(Poisoned):
+    bad = (0,)
 
 
 def a_config(corpus, **fields):
@@ -139,17 +147,111 @@ def test_skipping_leaves_everything_as_it_was_and_counts(corpus, tmp_path, capsy
 def test_a_config_that_differs_in_what_matters_is_refused_by_its_field(corpus, trained, field, value):
     before = (trained / 'config.json').read_text()
     with pytest.raises(UserError, match=rf'holds another run; it differs in {field} \(.* there, .* here\)'):
-        trainer(trained, a_config(corpus, **{field: value}))
+        trainer(trained, a_config(corpus, **{field: value})).run()
     assert (trained / 'config.json').read_text() == before
 
 
 def test_a_run_that_saved_nothing_gives_way(corpus, tmp_path, capsys):
-    trainer(tmp_path / 'run', a_config(corpus, **{'optim.learning_rate': 1.0}))
+    with pytest.raises(UserError, match='loss'):
+        trainer(tmp_path / 'run', a_config(corpus, **{'optim.learning_rate': 1.0}), PoisonedAtOnce).run()
     trainer(tmp_path / 'run', a_config(corpus)).run()
     assert 'held a run that saved nothing; this one takes its place' in capsys.readouterr().out
     shutil.move(tmp_path / 'run' / 'checkpoints' / str(STEPS), tmp_path / 'run' / 'checkpoints' / f'torn-{STEPS}')
     with pytest.raises(UserError, match='holds another run'):
-        trainer(tmp_path / 'run', a_config(corpus, seed=2))
+        trainer(tmp_path / 'run', a_config(corpus, seed=2)).run()
+
+
+@contextlib.contextmanager
+def flocked(folder):
+    """As the process does that trains there."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def test_a_workdir_in_which_a_process_trains_is_left_alone(corpus, tmp_path):
+    workdir, tried = tmp_path / 'run', []
+
+    class Meanwhile(DataFunction):
+        def batch(self, step, rows=None):
+            if step == 3:
+                with pytest.raises(BlockingIOError), flocked(workdir):
+                    pass
+                tried.append(step)
+            return super().batch(step, rows)
+
+    trainer(workdir, a_config(corpus, **{'checkpoint.every_steps': 100}), Meanwhile).run()
+    assert tried
+    before = {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()}
+    with flocked(workdir):
+        for fields in ({}, {'seed': 2}):
+            with pytest.raises(UserError, match=f'another process is training in {workdir}; wait until it has ended, or give another --workdir'):
+                trainer(workdir, a_config(corpus, **fields)).run()
+    assert {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()} == before
+
+
+def test_a_corpus_may_move(corpus, trained, tmp_path, capsys):
+    shutil.copytree(corpus, tmp_path / 'moved')
+    trainer(trained, a_config(str(tmp_path / 'moved'))).run()
+    trainer(trained, a_config(f'{corpus}/')).run()
+    assert capsys.readouterr().out.count('finished: all') == 2
+
+
+def test_the_step_takes_over_the_memory_of_parameters_and_optimiser_state(corpus, tmp_path, monkeypatch):
+    seen = []
+
+    def watched(self, state, batch, console, log_compile, compiled=Trainer._step_function):
+        function = compiled(self, state, batch, console, log_compile)
+
+        def step(state, batch):
+            result = function(state, batch)
+            seen.append([leaf.shape for leaf in jax.tree.leaves(state) if leaf.ndim and not leaf.is_deleted()])
+            return result
+
+        return step
+
+    monkeypatch.setattr(Trainer, '_step_function', watched)
+    trainer(tmp_path / 'run', a_config(corpus)).run()
+    assert seen == [[]] * STEPS
+
+
+class OneSecond(telemetry.Clock):
+    """Each line took a second."""
+
+    def seconds(self, compile_seconds):
+        return 1.0
+
+
+def test_speed_is_of_the_steps_that_this_process_made(corpus, tmp_path, monkeypatch):
+    """A window that a checkpoint has in it is counted whole, but timed from the restart."""
+    monkeypatch.setattr('t5x_lite.training.trainer.Clock', OneSecond)
+    monkeypatch.setattr('t5x_lite.training.trainer.peak_flops', lambda device: 1e6)
+    config = a_config(corpus, **{'log.every_steps': STEPS, 'checkpoint.every_steps': 5})
+    run = trainer(tmp_path / 'run', config)
+    run.run()
+    shutil.rmtree(tmp_path / 'run' / 'checkpoints' / str(STEPS))
+    trainer(tmp_path / 'run', config).run()
+    lines = [json.loads(text) for text in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
+    resumed = next(line for line in lines if 'loss' in line)
+    data = DataFunction(run._config, 'train')
+    tokens = [int((data.batch(step)['sequence_ids'] > 0).sum()) for step in range(STEPS)]
+    assert resumed['tokens'] == sum(tokens) and resumed['tokens_per_second'] == sum(tokens[5:])
+    assert resumed['seconds_per_step'] == pytest.approx(1 / 3, abs=1e-5)
+    # Model FLOPs utilisation: the FLOPs of a step, by its time, by the peak of all devices.
+    assert resumed['mfu'] == pytest.approx(run.step_flops(data.stages[0]) * 3 / (1e6 * jax.device_count()), rel=1e-4)
+
+
+def test_a_profile_is_of_the_steps_that_are_left(corpus, trained, tmp_path, capsys):
+    for steps, first, said in (((5, 8), 7, 'profile of steps 8 to 8'), ((2, 4), 7, 'no profile')):
+        workdir = tmp_path / str(steps[0])
+        shutil.copytree(trained, workdir)
+        shutil.rmtree(workdir / 'checkpoints' / str(STEPS))
+        trainer(workdir, a_config(corpus, **{'log.profile_steps': steps})).run()
+        assert said in capsys.readouterr().out
+        assert (workdir / 'profile').exists() == (steps[1] > first)
 
 
 def test_what_does_not_matter_may_differ(corpus, trained, tmp_path, capsys):
@@ -197,7 +299,7 @@ def test_a_workdir_that_is_no_folder_or_cannot_be_written_is_said(corpus, tmp_pa
     file.write_text('')
     for workdir in (file, file / 'run'):
         with pytest.raises(UserError, match=str(file)):
-            trainer(workdir, a_config(corpus))
+            trainer(workdir, a_config(corpus)).run()
 
 
 def test_a_workdir_on_a_read_only_disk_is_said(corpus, trained, tmp_path):
@@ -206,7 +308,7 @@ def test_a_workdir_on_a_read_only_disk_is_said(corpus, trained, tmp_path):
     try:
         subprocess.run(['mount', '-o', 'remount,bind,ro', trained], check=True)
         with pytest.raises(UserError, match='Read-only file system'):
-            trainer(trained, a_config(corpus))
+            trainer(trained, a_config(corpus)).run()
     finally:
         subprocess.run(['umount', trained], check=True)
 
@@ -214,7 +316,7 @@ def test_a_workdir_on_a_read_only_disk_is_said(corpus, trained, tmp_path):
 def test_checkpoints_without_a_config_are_not_taken_over(corpus, trained, tmp_path):
     shutil.copytree(trained / 'checkpoints', tmp_path / 'run' / 'checkpoints')
     with pytest.raises(UserError, match='has checkpoints but no config.json'):
-        trainer(tmp_path / 'run', a_config(corpus))
+        trainer(tmp_path / 'run', a_config(corpus)).run()
 
 
 def events(folder):
@@ -248,6 +350,42 @@ def test_the_log_keeps_what_the_checkpoint_covers_and_cuts_the_rest(tmp_path):
     assert [(line['step'], line['loss']) for line in lines] == [(1, 0.1), (2, 0.2), (3, 0.7)]
     first_life, second_life = [(step, {'loss': step / 10}, False) for step in (1, 2, 3)], [(3, {}, True), (3, {'loss': 0.7}, False)]
     assert sorted(events(tmp_path / 'tensorboard'), key=str) == sorted(first_life + second_life, key=str)
+
+
+def test_numbers_that_are_not_finite_are_written_as_null(tmp_path):
+    log = MetricsLog(tmp_path, LogConfig(), 0)
+    log.write(1, {'eval/pearson': float('nan'), 'layer_norms': {'grad': [1.0, float('inf')]}})
+    log.close()
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    line = json.loads((tmp_path / 'metrics.jsonl').read_text(), parse_constant=refuse)
+    assert line == {'step': 1, 'eval/pearson': None, 'layer_norms': {'grad': [1.0, None]}}
+
+
+def test_the_terminal_has_a_line_every_few_seconds_and_rates_without_pauses(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(telemetry.time, 'perf_counter', lambda: now[0])
+    console = telemetry.Console(100, LogConfig(console_seconds=5.0))
+    for step in range(1, 13):
+        now[0] += 1.0
+        if step == 3:
+            now[0] += 4.0
+            console.pause(4.0)  # an evaluation, say
+        console.step(step, 50.0, {'loss': 2.5, 'lr': 1e-4}, 1e6, 2e5)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split('/')[0] for line in lines] == ['step 3', 'step 8']
+    for line, left in zip(lines, ('1:37', '1:32')):
+        assert 'loss 2.5  lr 0.0001  50 tokens/s, MFU 20.0%' in line and line.endswith(f'{left} left')
+
+
+def test_the_peak_of_a_device_is_that_of_its_own_name():
+    def peak(kind):
+        return telemetry.peak_flops(types.SimpleNamespace(device_kind=kind))
+
+    assert peak('NVIDIA H100 80GB HBM3') == 989e12 and peak('NVIDIA H100 PCIe') == 756e12 and peak('TPU v5 lite') == 197e12
+    assert peak('cpu') is None
 
 
 def test_a_last_line_without_its_end_is_mended(tmp_path):
