@@ -7,6 +7,10 @@ os.environ.setdefault('XLA_FLAGS', '')
 if 'xla_force_host_platform_device_count' not in os.environ['XLA_FLAGS']:
     os.environ['XLA_FLAGS'] += ' --xla_force_host_platform_device_count=8'
 
+# Most of the time of these tests is compiling what then runs for milliseconds: LLVM need not optimise it. (XLA's own passes all run.)
+if 'xla_backend_optimization_level' not in os.environ['XLA_FLAGS']:
+    os.environ['XLA_FLAGS'] += ' --xla_backend_optimization_level=0'
+
 import jax  # noqa: E402
 
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
