@@ -11,10 +11,10 @@ from t5x_lite.config import UserError, nearest
 
 CURVES, SUMMARY = 'curves.png', 'summary.md'
 
-# What `evaluate` writes beside a score: metric -> (its key in evaluation.json, its name in the picture).
+# What `evaluate`, and tests/benchmarks/mlm_baselines.py, write beside a score: metric -> ((its key in evaluation.json, its name in the picture), ...).
 BASELINES = {
-    'mlm_loss': ('unigram_loss', 'unigram'),
-    'mlm_accuracy': ('most_frequent_token_accuracy', 'most frequent token'),
+    'mlm_loss': (('unigram_loss', 'unigram'), ('two_sided_loss', 'two-sided bigrams')),
+    'mlm_accuracy': (('most_frequent_token_accuracy', 'most frequent token'), ('two_sided_accuracy', 'two-sided bigrams')),
 }
 _HELD_OUT = 'eval/'
 _PALETTE = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#444444')  # told apart by colour-blind people too (Okabe and Ito)
@@ -133,7 +133,7 @@ def draw(runs: list[RunRecord], metrics: Sequence[str], figure_class: Any) -> An
     colours = {run.name: _PALETTE[index % len(_PALETTE)] for index, run in enumerate(runs)}
     for index, metric in enumerate(metrics):
         axes = figure.add_subplot(rows, columns, index + 1)
-        baselines, last = {}, 0
+        baselines, last = set(), 0
         shown = [run for run in runs if metric in run.train or metric in run.held_out]
         for run in shown:
             prefix = f'{run.name}, ' if len(shown) > 1 else ''
@@ -143,11 +143,10 @@ def draw(runs: list[RunRecord], metrics: Sequence[str], figure_class: Any) -> An
             if metric in run.held_out:
                 axes.plot(*run.held_out[metric], color=colours[run.name], linewidth=1.8, marker='o', markersize=4, label=f'{prefix}held out')
                 last = max(last, run.held_out[metric][0][-1])
-            key, name = BASELINES.get(metric, ('', ''))
-            if key in run.scores:
-                baselines[run.scores[key]] = name
-        for value, name in baselines.items():
-            axes.axhline(value, color='#333333', linewidth=1.1, linestyle='--', label=f'{name}: {value:.3g}')
+            baselines |= {(name, run.scores[key]) for key, name in BASELINES.get(metric, ()) if key in run.scores}
+        styles = dict(zip(sorted({name for name, _ in baselines}, reverse=True), ('--', ':', '-.')))
+        for name, value in sorted(baselines):
+            axes.axhline(value, color='#333333', linewidth=1.1, linestyle=styles[name], label=f'{name}: {value:.3g}')
         axes.set_title(metric.replace('_', ' '))
         axes.set_xlabel('step')
         axes.set_xlim(0, last * 1.02)

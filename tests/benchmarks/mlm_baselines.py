@@ -3,10 +3,13 @@
     python -m tests.benchmarks.mlm_baselines --path=PREPARED[,PREPARED...] [--source=bert_flax.objectives:MlmNsp] [--positions=20000]
     python -m tests.benchmarks.mlm_baselines --workdir=RUN       # on the held-out batches that this run is evaluated on
 
+The second form adds the strongest of them to the evaluation.json that `evaluate` has left there, for `report` to draw.
+
 The masked positions are those of held-out examples, as a run draws them; counts are taken on the train split
 (t5x_lite.evaluation.baselines).
 """
 
+import json
 import os
 import time
 
@@ -47,7 +50,7 @@ def main(argv):
         began = time.time()
         train, validation = Corpus(path, 'train'), Corpus(path, 'validation')
         config.model.vocab_size = max(config.model.vocab_size, validation.vocab_size)
-        batches = DataFunction(config, 'validation', [validation]).evaluation_batches()
+        batches = DataFunction(config, 'validation', [validation]).evaluation_batches(config.steps - 1 if FLAGS.workdir else 0)
         limit = FLAGS.positions or (0 if FLAGS.workdir else 20_000)
         contexts = baselines.contexts_of(batches, tokenizers.load(validation.tokenizer_path), limit)
         scores = baselines.evaluate(train, contexts, FLAGS.seed)
@@ -56,6 +59,13 @@ def main(argv):
         for name, score in scores.items():
             print(f'  {name:38} {score.accuracy:9.2%} {score.cross_entropy:21.4f}')
         print(f'  strongest on held-out training text: {list(scores)[-1]}; {time.time() - began:.0f} s', flush=True)
+        written = os.path.join(FLAGS.workdir, 'evaluation.json')
+        if FLAGS.workdir and os.path.exists(written):
+            strongest = list(scores.values())[-1]
+            with open(written, encoding='utf-8') as file:
+                found = json.load(file) | {'two_sided_loss': strongest.cross_entropy, 'two_sided_accuracy': strongest.accuracy}
+            with open(written, 'w', encoding='utf-8') as file:
+                json.dump(found, file, indent=2)
 
 
 if __name__ == '__main__':
