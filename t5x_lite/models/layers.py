@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite.config import Activation, DType, ModelConfig
+from t5x_lite.config import Activation, ModelConfig
 
 ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
     Activation.gelu: lambda x: nn.gelu(x, approximate=False),
