@@ -1,6 +1,7 @@
 """Making batches ahead of time, in threads or in processes that never change what is made. (numpy only)"""
 
 import dataclasses
+import functools
 import os
 import pickle
 import signal
@@ -36,7 +37,7 @@ def load(make: Callable[[int], Any], first: int, last: int, workers: int, prefet
         # One thread a process: several would share its one interpreter.
         results = made.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=max(1, prefetch)))
         processes = grain.MultiprocessingOptions(workers, per_worker_buffer_size=max(1, prefetch))
-        results = results.mp_prefetch(processes, worker_init_fn=_begin_process)
+        results = results.mp_prefetch(processes, worker_init_fn=functools.partial(_begin_process, os.getpid()))
     else:
         results = made.to_iter_dataset(grain.ReadOptions(num_threads=min(2, prefetch), prefetch_buffer_size=prefetch))
     results = iter(results)
@@ -79,13 +80,17 @@ class _Guarded:
             return number, _Failure(error)
 
 
-def _begin_process(index: int, count: int) -> None:
-    """Leaves signals to a whole job (Ctrl-C, SIGTERM) to the trainer, which needs batches until it has saved. Ends with it."""
+def _begin_process(parent: int, index: int, count: int) -> None:
+    """Leaves signals to a whole job (Ctrl-C, SIGTERM) to the trainer, which needs batches until it has saved. Ends with it.
+
+    Args:
+      parent: its process id; asked of the system here, it might be that of another already, for a trainer can be killed while this starts.
+    """
     del index, count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asked = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
-    threading.Thread(target=_watch, args=(os.getppid(), asked), daemon=True).start()
+    threading.Thread(target=_watch, args=(parent, asked), daemon=True).start()
 
 
 def _watch(parent: int, asked: threading.Event) -> None:

@@ -136,3 +136,10 @@ def test_loader_processes_outlive_signals_but_not_the_trainer(corpus):
 def test_a_loader_may_be_left_early(corpus):
     for _, (step, _) in zip(range(2), DataFunction(config_for(MLM_NSP), 'train', [corpus]).loader(0, 10**9)):
         assert step < 2
+
+
+def test_a_process_that_began_after_its_trainer_was_killed_ends():
+    gone = subprocess.Popen([sys.executable, '-c', ''])
+    gone.wait()
+    script = f'import time; from t5x_lite.data import loading; loading._begin_process({gone.pid}, 0, 1); time.sleep(60); print("still here")'
+    assert subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, timeout=50, check=True).stdout == ''
