@@ -15,7 +15,7 @@ from t5x_lite.config import (
 
 def get_config() -> Config:
     return Config(
-        steps=2500,
+        steps=4000,
         batch_size=32,
         loss='bert_flax.losses:MlmNspLoss',
         model=ModelConfig(

@@ -96,9 +96,9 @@ run "${pretrain[@]}"
 stage 'Evaluation on the held-out modules, beside what counts alone reach'
 run -m t5x_lite.evaluate --workdir="$runs/pretrained" --config.eval.batches=0
 
-stage 'Fine-tuning: which family of modules does a docstring come from? First with the pre-trained weights, then with random ones'
+stage 'Fine-tuning: which family of modules does a docstring come from? 500 to learn from. First with the pre-trained weights, then with random ones'
 tune=(-m t5x_lite.train --config=configs/classify.py --config.init_from="$runs/pretrained" --config.data.train="$runs/text/task/train.tsv"
-    --config.data.validation="$runs/text/task/dev.tsv" --config.data.seq_len=64 --config.epochs=4 --config.optim.learning_rate=2e-3 --config.eval.every_steps=40)
+    --config.data.validation="$runs/text/task/dev.tsv" --config.data.seq_len=64 --config.epochs=10 --config.optim.learning_rate=1e-3 --config.eval.every_steps=40)
 run "${tune[@]}" --workdir="$runs/finetuned"
 run "${tune[@]}" --workdir="$runs/from_random" --config.init_weights=false
 

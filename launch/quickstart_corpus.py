@@ -6,7 +6,8 @@
     DIR/text/validation/*.txt    and of installed libraries; one file a module, one sentence a line, a blank line between docstrings.
                                  Whole modules are held out
     DIR/task/train.tsv           text TAB label: a function's or class's docstring -> the family of modules that it comes from
-    DIR/task/dev.tsv             (`FAMILIES`; module names are struck out). Split by class: methods of one class are on one side
+    DIR/task/dev.tsv             (`FAMILIES`; module names are struck out). Split by class: methods of one class are on one side;
+                                 few to learn from, for that is where pre-training helps
 
 Nothing is imported: sources are parsed. What is in `dev.tsv` is not in `text`, and no text of it is nearly one of `train.tsv`. The same
 Python and the same libraries give the same bytes.
@@ -50,8 +51,8 @@ SKIPPED = frozenset(
     'test tests testing _test _vendor __pycache__ site-packages dist-packages idlelib lib2to3 distutils turtledemo ensurepip msilib'
     ' pydoc_data'.split()
 )
-TASK_ROWS = 320  # at most of a family
-DEV_SHARE, HELD_OUT_SHARE = 0.2, 0.06
+TRAIN_ROWS, DEV_ROWS = 50, 150  # at most of a family: few to learn from, as where pre-training is needed, and many to judge by
+DEV_SHARE, HELD_OUT_SHARE = 0.5, 0.06
 
 
 @dataclasses.dataclass
@@ -187,11 +188,12 @@ def make_task(docstrings: list[Docstring]) -> tuple[list[tuple[str, str]], list[
     train, dev, dev_groups = [], [], set()
     for family, examples in rows.items():
         # By hash of the group: neither the order of modules nor a change in one of them moves the others.
-        examples = sorted(examples, key=lambda example: (share(example[0]), example))[:TASK_ROWS]
-        held_out = {group for group, _ in examples if share('dev ' + group) < DEV_SHARE}
+        examples = sorted(examples, key=lambda example: (share(example[0]), example))
+        for_dev = [example for example in examples if share('dev ' + example[0]) < DEV_SHARE][:DEV_ROWS]
+        held_out = {group for group, _ in for_dev}
         dev_groups |= held_out
-        for group, text in examples:
-            (dev if group in held_out else train).append((text, family))
+        dev += [(text, family) for _, text in for_dev]
+        train += [(text, family) for group, text in examples if group not in held_out][:TRAIN_ROWS]
     if train and dev:
         near = overlaps([text for text, _ in dev], [text for text, _ in train]).max(1)
         dev = [row for row, most in zip(dev, near, strict=True) if most < 0.5]
