@@ -3,8 +3,9 @@
     python -m t5x_lite.prepare --input=BOOKS/train --validation_input=BOOKS/valid --output=data/books --tokenizer=wordpiece --vocab_size=1000
     python -m t5x_lite.train --config=configs/mlm_books.py --config.data.path=data/books --workdir=runs/books
 
-60 books, 9.4M pieces; 4 layers of 192, whole books packed into rows of 128 without next-sentence prediction, bf16 operands. Its result is not
-measured yet; what counts alone reach is in tests/benchmarks/EVIDENCE.md.
+60 books, 9.4M pieces; 4 layers of 192, whole books packed into rows without next-sentence prediction, first of 32 tokens (longer ones stay on
+a plateau), then of 128; bf16 operands. 75 minutes on one core of a busy machine. On the three held-out books: masked accuracy 48.7 %, 2.381 nats; two-sided
+bigrams, the strongest counts, reach 41.8 % and 2.529 (tests/benchmarks/EVIDENCE.md).
 """
 
 from t5x_lite.config import (
