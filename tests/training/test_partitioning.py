@@ -77,8 +77,13 @@ def test_state_lives_where_its_parameter_does_and_is_really_divided():
 
 
 def test_initial_values_do_not_depend_on_the_mesh():
-    inits = [make_program(run, partitioning.make_mesh(run)).init() for run in (small.config(mesh={'data': 8}), small.config(mesh={'data': 1, 'fsdp': 4, 'tensor': 2}))]
-    assert small.largest_difference(inits[0].params, inits[1].params) == 0
+    inits = []
+    for mesh in ({'data': 8}, {'data': 1, 'fsdp': 4, 'tensor': 2}):
+        run = small.config(mesh=mesh)
+        # Bit for bit as compiled for use: without LLVM's optimiser (see conftest.py) it hangs on an array's shape whether x * y + z is rounded twice.
+        init = make_program(run, partitioning.make_mesh(run)).init.lower().compile(compiler_options={'xla_backend_optimization_level': 3})
+        inits.append(init().params)
+    assert small.largest_difference(*inits) == 0
 
 
 def test_rows_of_a_process_are_those_of_its_devices():
