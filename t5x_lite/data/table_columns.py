@@ -79,7 +79,7 @@ def _choose(table: Table, data: DataConfig) -> Task:
     if data.labels:
         if len(set(data.labels)) != len(data.labels) or len(data.labels) < 2:
             raise UserError(f'--config.data.labels={data.labels} must be two or more different names')
-        return Task(text, label, tuple(map(str, data.labels)), False, frozenset(guessed), 'given')
+        return Task(text, label, tuple(map(str, data.labels)), False, frozenset(guessed), 'in config.data.labels')
     labels, origin = _find_labels(table, column)
     return Task(text, label, labels, False, frozenset(guessed), origin)
 

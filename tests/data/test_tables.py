@@ -383,7 +383,7 @@ BAD = {
     'three texts': ({'t.tsv': GOOD}, {'text_columns': ('a', 'b', 'c')}, 'one, or two for pairs'),
     'label is text': ({'t.tsv': GOOD}, {'text_columns': ('text',), 'label_column': 'text'}, 'different columns'),
     'label not in list': (
-        {'t.tsv': GOOD + 'a cat\tmaybe\n'}, {'labels': ('neg', 'pos')}, r"t\.tsv:22: label 'maybe' is not in the list \(neg, pos; given\)"
+        {'t.tsv': GOOD + 'a cat\tmaybe\n'}, {'labels': ('neg', 'pos')}, r"t\.tsv:22: label 'maybe' is not in the list \(neg, pos; in config.data.labels\)"
     ),
     'label not in train': (
         {'t.tsv': GOOD, 'd.tsv': _tsv([('a cat', 'pos'), ('a cat', 'maybe')])}, {'validation': 'd.tsv'},
