@@ -5,6 +5,7 @@ pure function of (seed, i), so that any process can make any example at any time
 a plan for each epoch, computed from lengths alone, and a permutation of it.
 """
 
+import abc
 import dataclasses
 import threading
 from typing import Any
@@ -20,7 +21,7 @@ _SECTION = 1 << 16  # tokens
 _FULL = 0.985  # of packed rows: real tokens below which more cuts are made
 
 
-class PlannedExamples:
+class PlannedExamples(abc.ABC):
     """An endless, random-access sequence of examples with a plan an epoch. Subclasses give `_plan` and `_examples`.
 
     With dynamic masking each epoch has its own plan and masks; with static masking there are `config.data.mlm.duplicates` of them, then the
@@ -79,13 +80,13 @@ class PlannedExamples:
                     self._plans = dict([*kept, (epoch, plan)])
         return plan
 
+    @abc.abstractmethod
     def _plan(self, root: int):
         """Whatever `_examples` needs, from lengths alone and the key of the epoch; its len() is the number of examples, at least 1."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _examples(self, plan, entries: np.ndarray, root: int) -> dict[str, np.ndarray]:
         """The examples with these places (int64[n]) in the plan made with the same `root`; each depends on nothing else."""
-        raise NotImplementedError
 
     def _fill(self, tokens: np.ndarray, row: np.ndarray, column: np.ndarray, start: np.ndarray, length: np.ndarray) -> None:
         """Copies spans of the corpus into tokens[row, column:column + length]."""
