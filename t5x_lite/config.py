@@ -33,9 +33,54 @@ class NormPlace(enum.Enum):
     pre = 'pre'  # x + f(norm(x)), and a norm at the end: GPT-2, T5
 
 
+class Norm(enum.Enum):
+    layer = 'layer'  # Ba et al. (2016)
+    rms = 'rms'  # Zhang & Sennrich (2019), as T5 has it: no mean, no bias
+
+
+class Positions(enum.Enum):
+    learned = 'learned'  # a table of max_positions rows, added to the embeddings
+    relative = 'relative'  # T5's bias by bucketed distance, shared by the layers of a stack (Raffel et al., 2020)
+    none = 'none'
+
+
+class Init(enum.Enum):
+    truncated_normal = 'truncated_normal'  # BERT: init_stddev, cut at two of them
+    residual = 'residual'  # GPT-2: normal with init_stddev, divided by sqrt(2 x layers) where a block writes to the residual stream
+    fan_in = 'fan_in'  # T5: variance 1 / inputs of each product, queries 1 / (inputs x head size), embeddings 1
+
+
 class PositionInit(enum.Enum):
     normal = 'normal'  # as other embeddings: BERT
     sinusoidal = 'sinusoidal'  # Vaswani et al. (2017), scaled to init_stddev, then learnt
+
+
+class Layout(enum.Enum):
+    """How an example reaches the model; each module says which it reads."""
+
+    auto = 'auto'  # the module's
+    encoder = 'encoder'  # one sequence, predictions at masked positions or at all
+    decoder = 'decoder'  # one sequence, each token predicts the next
+    encoder_decoder = 'encoder_decoder'  # inputs and targets
+
+
+class Rates(enum.Enum):
+    """Of the tasks of a mixture."""
+
+    proportional = 'proportional'  # min(examples, maximum) ** (1 / temperature) (Raffel et al., 2020, section 3.5.2)
+    equal = 'equal'
+    given = 'given'
+
+
+class TooLong(enum.Enum):
+    truncate = 'truncate'  # and count
+    refuse = 'refuse'
+
+
+class Decoding(enum.Enum):
+    greedy = 'greedy'
+    sample = 'sample'
+    beam = 'beam'
 
 
 class DType(enum.Enum):
@@ -87,21 +132,38 @@ class ModelConfig:
     """A transformer made of fields; a variant is fields, not a file."""
 
     module: str = ''  # dotted name of a linen module, 'bert_flax.bert:BertForPreTraining'
-    vocab_size: int = 0  # 0: the tokenizer's, or BERT's 30,522 where there are no data
+    vocab_size: int = 0  # 0: the tokenizer's, or `default_vocab_size` where there are no data
+    default_vocab_size: int = 30522  # BERT's
     vocab_multiple: int = 128  # the stored vocabulary is rounded up to this, so that meshes divide it; counts and exports are unpadded
     num_layers: int = 12
+    num_decoder_layers: int = 0  # of an encoder-decoder; 0: num_layers
     d_model: int = 768
     num_heads: int = 12
+    head_size: int = 0  # 0: d_model / num_heads
     d_ff: int = 3072
     max_positions: int = 512
     num_segments: int = 2
     activation: Activation = Activation.gelu
+    gated: bool = False  # activation(x W1) * (x W2) in the feed-forward (Shazeer, 2020)
+    use_bias: bool = True  # of products
+    norm: Norm = Norm.layer
     norm_place: NormPlace = NormPlace.post
     norm_eps: float = 1e-12
     dropout: float = 0.1
     attention_dropout: float = 0.1
+    hidden_dropout: float = 0.0  # inside the feed-forward, after the activation: T5
+    output_dropout: float = 0.0  # after the last norm of a stack: T5
     init_stddev: float = 0.02
+    init: Init = Init.truncated_normal
+    positions: Positions = Positions.learned
     position_init: PositionInit = PositionInit.normal
+    relative_buckets: int = 32
+    relative_max_distance: int = 128  # all that is further off shares the last bucket
+    scale_attention: bool = True  # scores divided by sqrt(head_size); T5 has that in its initialisation
+    causal: bool = False  # an encoder that attends to the left only, for language modelling; decoders always do
+    local_window: int = 0  # every second layer attends to so many tokens back only (GPT-3's banded layers); 0: none does
+    tie_embeddings: bool = True  # of decoders: input embeddings are the output layer
+    scale_logits: bool = False  # T5 1.0: states times d_model ** -0.5 before tied embeddings
     dtype: DType = DType.float32  # of activations and of operands of matrix products; parameters and accumulation are float32
     scan_layers: bool = True  # one compiled layer, looped over; False unrolls the loop. Same parameters, same numbers
     remat: Remat = Remat.none
@@ -124,17 +186,64 @@ class MlmConfig:
 
 
 @dataclasses.dataclass
+class LmConfig:
+    """Causal and prefix language modelling."""
+
+    # Documents follow each other in one stream, an end-of-text token after each, rows are windows of it at random places, and attention crosses
+    # documents (GPT-2, GPT-3). False: a document is a sequence of its own in a packed row, attention and positions isolated.
+    concatenate: bool = False
+    prefix_fraction: tuple[float, float] = (0.0, 1.0)  # the share of a sequence that a prefix LM only reads: drawn uniformly between these
+
+
+@dataclasses.dataclass
+class SpanConfig:
+    """Span corruption (Raffel et al., 2020, section 3.1.4) and mixtures of denoisers (Tay et al., 2022)."""
+
+    noise_density: float = 0.15
+    mean_length: float = 3.0  # tokens of a corrupted span
+    # UL2's ((mode token or '', mean span length, noise density, rate), ...); mean length 0 is a prefix LM that predicts `noise density` of the sequence.
+    denoisers: tuple[tuple[str, float, float, float], ...] = (
+        ('[NLU]', 3.0, 0.15, 1.0), ('[NLU]', 8.0, 0.15, 1.0),
+        ('[NLG]', 3.0, 0.5, 1.0), ('[NLG]', 8.0, 0.5, 1.0), ('[NLG]', 64.0, 0.15, 1.0), ('[NLG]', 64.0, 0.5, 1.0),
+        ('[S2S]', 0.0, 0.25, 1.0),
+    )  # fmt: skip
+
+
+@dataclasses.dataclass
+class TaskConfig:
+    """Text-to-text tasks and their mixture."""
+
+    names: tuple[str, ...] = ()  # registered tasks or mixtures
+    files: tuple[str, ...] = ()  # Python files of yours that register some
+    rates: Rates = Rates.proportional
+    weights: tuple[float, ...] = ()  # one a name, for rates=given
+    maximum: int = 2**19  # of examples that count of a task, for rates=proportional
+    temperature: float = 1.0
+    too_long: TooLong = TooLong.truncate  # inputs and targets beyond data.seq_len and data.target_len
+    pack: bool = True  # several examples in a row, attention isolated
+    # A task made of config.data.train, a table, by templates over its columns: 'review: {text}', '{label}'.
+    inputs: str = ''
+    targets: str = ''
+    metrics: tuple[str, ...] = ('exact_match',)
+
+
+@dataclasses.dataclass
 class DataConfig:
     """Where examples come from and how they are made. The global batch of a step is a pure function of (seed, step)."""
 
     source: str = ''  # dotted name of the class that makes examples, 'bert_flax.objectives:MlmNsp'
     path: tuple[str, ...] = ()  # what `prepare` wrote; several are mixed
     weights: tuple[float, ...] = ()  # one a path; (): in proportion to their tokens
+    layout: Layout = Layout.auto
     seq_len: int = 128
+    target_len: int = 0  # of an encoder-decoder's targets; 0: what the objective makes of seq_len
     # ((from_step, seq_len, batch_size, max_predictions), ...): sequence length and batch size that change as the run goes. () is one stage of
-    # (0, seq_len, batch_size, mlm.max_predictions).
+    # (0, seq_len, batch_size, mlm.max_predictions or target_len).
     stages: tuple[tuple[int, int, int, int], ...] = ()
     mlm: MlmConfig = dataclasses.field(default_factory=MlmConfig)
+    lm: LmConfig = dataclasses.field(default_factory=LmConfig)
+    span: SpanConfig = dataclasses.field(default_factory=SpanConfig)
+    tasks: TaskConfig = dataclasses.field(default_factory=TaskConfig)
     workers: int = 0  # loader processes; 0: threads of this one. They never change what is loaded
     prefetch: int = 4  # batches made ahead of time
 
@@ -212,6 +321,25 @@ class EvalConfig:
 
 
 @dataclasses.dataclass
+class DecodeConfig:
+    """Generation, for predict and for tasks that are judged by text."""
+
+    method: Decoding = Decoding.greedy
+    max_new_tokens: int = 128
+    temperature: float = 1.0
+    top_k: int = 0  # 0: all
+    top_p: float = 1.0  # 1: all
+    min_p: float = 0.0  # tokens less likely than this share of the likeliest are left out
+    repetition_penalty: float = 1.0
+    beams: int = 4
+    length_penalty: float = 0.6  # alpha of ((5 + length) / 6) ** alpha (Wu et al., 2016)
+    samples: int = 1  # answers a prompt
+    stop: tuple[str, ...] = ()  # texts at which an answer ends
+    shots: int = 0  # demonstrations in front of a prompt, drawn by seed from the task's training part
+    calibrate: bool = False  # scores of choices minus those after a prompt without content (Zhao et al., 2021)
+
+
+@dataclasses.dataclass
 class LogConfig:
     every_steps: int = 10  # a line in metrics.jsonl: means over these steps
     console_seconds: float = 5.0  # a line on the terminal
@@ -234,6 +362,8 @@ class Config:
     # Parameters that `init_from` may lack (patterns over paths): they start at random. Any other missing one is an error.
     init_fresh: tuple[str, ...] = ()
     loss: str = ''  # dotted name, 'bert_flax.losses:MlmNspLoss'
+    z_loss: float = 0.0  # times log(Z)^2, of language-model losses: keeps logits from drifting (T5: 1e-4)
+    label_smoothing: float = 0.0  # of language-model losses, spread over the other pieces
     ema_decay: float = 0.0  # exponential moving average of the weights, used by evaluation when above 0
     deterministic: bool = False  # bitwise repeatable on a GPU too, slower
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -242,20 +372,22 @@ class Config:
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+    decode: DecodeConfig = dataclasses.field(default_factory=DecodeConfig)
     log: LogConfig = dataclasses.field(default_factory=LogConfig)
 
 
 # Fields that may differ between the runs of one workdir: they change where and how a run goes, not what it computes. (Data are known by
 # what is in them, wherever they lie.)
 FREE_ON_RESUME = (
-    'data.path', 'data.train', 'data.tokenizer', 'data.workers', 'data.prefetch', 'mesh', 'checkpoint', 'log', 'model.scan_layers', 'model.remat', 'model.attention', 'deterministic',
+    'data.path', 'data.train', 'data.tokenizer', 'data.workers', 'data.prefetch', 'mesh', 'checkpoint', 'decode', 'log', 'model.scan_layers', 'model.remat', 'model.attention', 'deterministic',
 )  # fmt: skip
 
 
 # Fields of ModelConfig that come with a checkpoint: those that its weights fix, and how the rest of them is drawn.
 ARCHITECTURE = (
-    'vocab_size', 'num_layers', 'd_model', 'num_heads', 'd_ff', 'max_positions', 'num_segments', 'activation', 'norm_place', 'norm_eps', 'init_stddev',
-    'position_init',
+    'vocab_size', 'num_layers', 'num_decoder_layers', 'd_model', 'num_heads', 'head_size', 'd_ff', 'max_positions', 'num_segments', 'activation', 'gated',
+    'use_bias', 'norm', 'norm_place', 'norm_eps', 'init_stddev', 'init', 'positions', 'position_init', 'relative_buckets', 'relative_max_distance',
+    'scale_attention', 'causal', 'local_window', 'tie_embeddings', 'scale_logits',
 )  # fmt: skip
 
 
@@ -332,6 +464,7 @@ def expected(kind: Any, where: str = '', given: Any = '') -> str:
 
 
 _TUPLES = {
+    'config.data.span.denoisers': 'a tuple ((mode token, mean span length, noise density, rate), ...)',
     'config.data.stages': 'a tuple ((from_step, seq_len, batch_size, max_predictions), ...) of tuples of whole numbers',
     'config.optim.decay': 'a tuple ((pattern, weight decay), ...) of pairs',
     'config.mesh.rules': 'a tuple ((logical axis, mesh axis), ...) of pairs',
