@@ -187,11 +187,8 @@ class MlmConfig:
 
 @dataclasses.dataclass
 class LmConfig:
-    """Causal and prefix language modelling."""
+    """Prefix language modelling."""
 
-    # Documents follow each other in one stream, an end-of-text token after each, rows are windows of it at random places, and attention crosses
-    # documents (GPT-2, GPT-3). False: a document is a sequence of its own in a packed row, attention and positions isolated.
-    concatenate: bool = False
     prefix_fraction: tuple[float, float] = (0.0, 1.0)  # the share of a sequence that a prefix LM only reads: drawn uniformly between these
 
 
@@ -235,6 +232,9 @@ class DataConfig:
     path: tuple[str, ...] = ()  # what `prepare` wrote; several are mixed
     weights: tuple[float, ...] = ()  # one a path; (): in proportion to their tokens
     layout: Layout = Layout.auto
+    # Language models' documents follow each other in one stream with an end-of-text token after each, rows are windows of it, and attention crosses
+    # documents (GPT-2, GPT-3, T5). False: a document is a sequence of its own in a packed row, attention and positions isolated.
+    concatenate: bool = False
     seq_len: int = 128
     target_len: int = 0  # of an encoder-decoder's targets; 0: what the objective makes of seq_len
     # ((from_step, seq_len, batch_size, max_predictions), ...): sequence length and batch size that change as the run goes. () is one stage of
@@ -558,7 +558,15 @@ def finalize(config: Config) -> Config:
 
 
 def stages(config: Config) -> tuple[tuple[int, int, int, int], ...]:
-    """((from_step, seq_len, batch_size, max_predictions), ...) with max_predictions 0 resolved."""
+    """((from_step, seq_len, batch_size, max_predictions), ...) with max_predictions 0 resolved.
+
+    max_predictions are the tokens predicted in a row: masked ones, or the targets of an encoder-decoder.
+    """
     mlm = config.data.mlm
-    given = config.data.stages or ((0, config.data.seq_len, config.batch_size, mlm.max_predictions),)
-    return tuple((start, length, batch, most or math.ceil(mlm.probability * length)) for start, length, batch, most in given)
+    given = config.data.stages or ((0, config.data.seq_len, config.batch_size, mlm.max_predictions or config.data.target_len),)
+    source = resolve(config.data.source, 'config.data.source', 'get') if config.data.source else None
+
+    def predictions(length: int) -> int:
+        return source.predictions(config, length) if hasattr(source, 'predictions') else math.ceil(mlm.probability * length)
+
+    return tuple((start, length, batch, most or predictions(length)) for start, length, batch, most in given)

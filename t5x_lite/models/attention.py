@@ -6,38 +6,66 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.config import AttentionKernel, ModelConfig
-from t5x_lite.models.layers import DropoutKey, Einsum, compute_dtype, dropout
+from t5x_lite.models.layers import DropoutKey, Einsum, compute_dtype, dropout, head_size, initializer
 
 
 @struct.dataclass
 class Mask:
     """Which keys a query may attend to; the fields combine by 'and', None allows all.
 
-    keys_BM:    bool, False for padding keys.
-    packed_BL:  int32 ids of the sequences packed in a row, 0 for padding: attention stays inside a sequence.
+    keys_BM:     bool, False for padding keys.
+    packed_BL:   int32 ids of the sequences packed in a row, 0 for padding: attention stays inside a sequence.
+    packed_BM:   those of the keys, where they are others than the queries (cross-attention).
+    causal:      a query sees keys up to its own place in the row.
+    prefix_BM:   bool, keys that every query of their sequence sees in spite of `causal` (the inputs of a prefix language model).
+    window:      int32 [], a query sees keys less than so many places before it.
     """
 
     keys_BM: jax.Array | None = None
     packed_BL: jax.Array | None = None
+    packed_BM: jax.Array | None = None
+    prefix_BM: jax.Array | None = None
+    window: jax.Array | None = None
+    causal: bool = struct.field(pytree_node=False, default=False)
 
-    def dense(self) -> jax.Array | None:
-        """bool [B, 1, L or 1, M], for implementations that hold the scores."""
-        mask = None
+    def dense(self, queries: int, keys: int) -> jax.Array | None:
+        """bool [B or 1, 1, L or 1, M], for implementations that hold the scores."""
+        parts = []
         if self.keys_BM is not None:
-            mask = self.keys_BM[:, None, None, :]
+            parts.append(self.keys_BM[:, None, None, :])
         if self.packed_BL is not None:
-            query, key = self.packed_BL[:, None, :, None], self.packed_BL[:, None, None, :]
-            same = (query == key) & (key > 0)
-            mask = same if mask is None else mask & same
+            of_keys = self.packed_BL if self.packed_BM is None else self.packed_BM
+            query, key = self.packed_BL[:, None, :, None], of_keys[:, None, None, :]
+            parts.append((query == key) & (key > 0))
+        place, other = jnp.arange(queries)[None, None, :, None], jnp.arange(keys)[None, None, None, :]
+        if self.causal:
+            seen = other <= place
+            parts.append(seen if self.prefix_BM is None else seen | self.prefix_BM[:, None, None, :])
+        if self.window is not None:
+            parts.append(other > place - self.window)
+        mask = None
+        for part in parts:
+            mask = part if mask is None else mask & part
         return mask
 
 
 def dense_attention(
-    q_BLHK: jax.Array, k_BMHK: jax.Array, v_BMHK: jax.Array, mask: Mask, *, scale: float, dropout_rate: float = 0.0, key: DropoutKey | None = None, site: int = 0
+    q_BLHK: jax.Array,
+    k_BMHK: jax.Array,
+    v_BMHK: jax.Array,
+    mask: Mask,
+    *,
+    scale: float,
+    bias_HLM: jax.Array | None = None,
+    dropout_rate: float = 0.0,
+    key: DropoutKey | None = None,
+    site: int = 0,
 ) -> jax.Array:
-    """softmax(scale * q k^T) v with the scores in memory; float32 softmax. A query that may attend to nothing gives zeros. Returns [B, L, H, K]."""
+    """softmax(scale * q k^T + bias) v with the scores in memory; float32 softmax. A query that may attend to nothing gives zeros. Returns [B, L, H, K]."""
     scores = jnp.einsum('BLHK,BMHK->BHLM', q_BLHK, k_BMHK, preferred_element_type=jnp.float32) * jnp.float32(scale)
-    allowed = mask.dense()
+    if bias_HLM is not None:
+        scores = scores + bias_HLM[None].astype(jnp.float32)
+    allowed = mask.dense(*scores.shape[2:])
     if allowed is not None:
         scores = jnp.where(allowed, scores, jnp.float32(-1e30))
     weights = jax.nn.softmax(scores, axis=-1)
@@ -51,23 +79,42 @@ KERNELS = {AttentionKernel.dense: dense_attention}
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with its four projections."""
+    """Multi-head attention with its four projections: of x to itself, or to `memory_BMD`."""
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BLD: jax.Array, mask: Mask, key: DropoutKey | None, site: int) -> jax.Array:
+    def __call__(
+        self,
+        x_BLD: jax.Array,
+        mask: Mask,
+        key: DropoutKey | None,
+        site: int,
+        bias_HLM: jax.Array | None = None,
+        memory_BMD: jax.Array | None = None,
+    ) -> jax.Array:
         config = self.config
-        dtype, width, heads = compute_dtype(config), config.d_model, config.num_heads
-        head_size = width // heads
+        dtype, width, heads, size = compute_dtype(config), config.d_model, config.num_heads, head_size(config)
 
-        def project(name: str) -> jax.Array:
-            out = Einsum((width, width), ('embed', 'heads'), dtype, config.init_stddev, name=name)('BLD,DE->BLE', x_BLD)
-            return out.reshape(out.shape[:2] + (heads, head_size))
+        def project(name: str, x: jax.Array, scale: float = 1.0) -> jax.Array:
+            init = initializer(config, width, scale=scale)
+            out = Einsum((width, heads * size), ('embed', 'heads'), dtype, init, config.use_bias, name=name)('BLD,DE->BLE', x)
+            return out.reshape(out.shape[:2] + (heads, size))
 
-        q_BLHK, k_BLHK, v_BLHK = project('query'), project('key'), project('value')
+        source = x_BLD if memory_BMD is None else memory_BMD
+        q_BLHK = project('query', x_BLD, 1.0 if config.scale_attention else 1.0 / size)
+        k_BMHK, v_BMHK = project('key', source), project('value', source)
         out_BLHK = KERNELS[config.attention](
-            q_BLHK, k_BLHK, v_BLHK, mask, scale=head_size**-0.5, dropout_rate=config.attention_dropout, key=key, site=site
+            q_BLHK,
+            k_BMHK,
+            v_BMHK,
+            mask,
+            scale=size**-0.5 if config.scale_attention else 1.0,
+            bias_HLM=bias_HLM,
+            dropout_rate=config.attention_dropout,
+            key=key,
+            site=site,
         )
-        out_BLE = out_BLHK.reshape(out_BLHK.shape[:2] + (width,))
-        return Einsum((width, width), ('heads', 'embed'), dtype, config.init_stddev, name='output')('BLE,ED->BLD', out_BLE)
+        out_BLE = out_BLHK.reshape(out_BLHK.shape[:2] + (heads * size,))
+        init = initializer(config, heads * size, residual=True)
+        return Einsum((heads * size, width), ('heads', 'embed'), dtype, init, config.use_bias, name='output')('BLE,ED->BLD', out_BLE)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite.config import Activation, ModelConfig
+from t5x_lite.config import Activation, Init, ModelConfig, Norm
 
 ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
     Activation.gelu: lambda x: nn.gelu(x, approximate=False),
@@ -26,6 +26,28 @@ def compute_dtype(config: ModelConfig) -> jnp.dtype:
 def truncated_normal(stddev: float) -> Callable[..., jax.Array]:
     """Truncated at two standard deviations and not rescaled after, as the original BERT (tf.truncated_normal_initializer)."""
     return nn.initializers.truncated_normal(stddev=stddev, lower=-2.0, upper=2.0)
+
+
+def initializer(config: ModelConfig, inputs: int, *, residual: bool = False, scale: float = 1.0) -> Callable[..., jax.Array]:
+    """Of a product's weight, as config.init says.
+
+    Args:
+      inputs: how many numbers each output is a sum of; 1 for a table of embeddings.
+      residual: its output is added to the residual stream.
+      scale: of the variance, for fan_in (T5's queries: 1 / head size).
+    """
+    match config.init:
+        case Init.truncated_normal:
+            return truncated_normal(config.init_stddev)
+        case Init.residual:
+            # Two blocks of a layer write to the stream (GPT-2, section 2.3).
+            return nn.initializers.normal(config.init_stddev / np.sqrt(2 * config.num_layers) if residual else config.init_stddev)
+        case Init.fan_in:
+            return nn.initializers.normal(np.sqrt(scale / inputs))
+
+
+def head_size(config: ModelConfig) -> int:
+    return config.head_size or config.d_model // config.num_heads
 
 
 def sinusoidal(stddev: float) -> Callable[..., jax.Array]:
@@ -102,7 +124,7 @@ product.defvjp(_product_forward, _product_backward)
 
 
 class Einsum(nn.Module):
-    """A weight and the einsum that applies it: `Einsum((D, F), ('embed', 'mlp'), dtype)('BLD,DF->BLF', x_BLD)`.
+    """A weight and the einsum that applies it: `Einsum((D, F), ('embed', 'mlp'), dtype, init)('BLD,DF->BLF', x_BLD)`.
 
     The bias, if any, is over the kernel's last axis, which must be the last of the result too.
     """
@@ -110,12 +132,12 @@ class Einsum(nn.Module):
     shape: tuple[int, ...]
     axes: tuple[str, ...]
     dtype: Any
-    stddev: float = 0.02
+    init: Callable[..., jax.Array]
     use_bias: bool = True
 
     @nn.compact
     def __call__(self, equation: str, x: jax.Array) -> jax.Array:
-        kernel = partitioned(self, 'kernel', truncated_normal(self.stddev), self.shape, self.axes)
+        kernel = partitioned(self, 'kernel', self.init, self.shape, self.axes)
         out = product(equation, x, gathered(kernel, self.axes), self.dtype)
         if self.use_bias:
             out += like_trailing(partitioned(self, 'bias', nn.initializers.zeros, self.shape[-1:], self.axes[-1:]), out)
@@ -164,6 +186,27 @@ class LayerNorm(nn.Module):
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
         normed = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + self.eps)
         return (normed * like_trailing(scale, normed) + like_trailing(bias, normed)).astype(self.dtype)
+
+
+class RmsNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) times a scale, in float32 (Zhang & Sennrich, 2019; T5's layer norm)."""
+
+    eps: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        scale = partitioned(self, 'scale', nn.initializers.ones, x_BLD.shape[-1:], ('norm',))
+        x = x_BLD.astype(jnp.float32)
+        normed = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.eps)
+        return (normed * like_trailing(scale, normed)).astype(self.dtype)
+
+
+NORMS = {Norm.layer: LayerNorm, Norm.rms: RmsNorm}
+
+
+def make_norm(config: ModelConfig, name: str | None = None) -> nn.Module:
+    return NORMS[config.norm](config.norm_eps, compute_dtype(config), name=name)
 
 
 @struct.dataclass

@@ -1,72 +1,134 @@
 """A transformer made of fields: blocks, and the stack that scans or unrolls them."""
 
-import flax.linen as nn
-import jax
+from typing import Any
 
-from t5x_lite.config import ModelConfig, NormPlace, Remat
+import flax.linen as nn
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from t5x_lite.config import ModelConfig, NormPlace, Positions, Remat
 from t5x_lite.models.attention import Attention, Mask
-from t5x_lite.models.layers import ACTIVATIONS, DropoutKey, Einsum, LayerNorm, compute_dtype, constrain, dropout
+from t5x_lite.models.layers import ACTIVATIONS, DropoutKey, Einsum, compute_dtype, constrain, dropout, initializer, make_norm
+from t5x_lite.models.positions import RelativeBias
 
 # Sites of a layer that drop out (see DropoutKey).
-_WEIGHTS, _ATTENDED, _FED_FORWARD = range(3)
+_WEIGHTS, _ATTENDED, _FED_FORWARD, _CROSS_WEIGHTS, _CROSS_ATTENDED, _HIDDEN = range(6)
 
 # Between blocks, activations are sharded by batch and length and whole in width.
 BETWEEN_BLOCKS = ('batch', 'length', 'activation_embed')
+
+
+@struct.dataclass
+class Context:
+    """What all layers of a stack see beside their input."""
+
+    mask: Mask
+    bias_HLM: jax.Array | None = None  # relative positions
+    memory_BMD: jax.Array | None = None  # what cross-attention reads: the encoder's output
+    memory_mask: Mask = struct.field(default_factory=Mask)
+    key: DropoutKey | None = None
 
 
 class FeedForward(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+    def __call__(self, x_BLD: jax.Array, key: DropoutKey | None) -> jax.Array:
         config = self.config
-        dtype, shape = compute_dtype(config), (config.d_model, config.d_ff)
-        hidden_BLF = Einsum(shape, ('embed', 'mlp'), dtype, config.init_stddev, name='wi')('BLD,DF->BLF', x_BLD)
-        hidden_BLF = ACTIVATIONS[config.activation](hidden_BLF)
-        return Einsum(shape[::-1], ('mlp', 'embed'), dtype, config.init_stddev, name='wo')('BLF,FD->BLD', hidden_BLF)
+        dtype, width, hidden = compute_dtype(config), config.d_model, config.d_ff
+
+        def widen(name: str) -> jax.Array:
+            return Einsum((width, hidden), ('embed', 'mlp'), dtype, initializer(config, width), config.use_bias, name=name)('BLD,DF->BLF', x_BLD)
+
+        hidden_BLF = ACTIVATIONS[config.activation](widen('wi'))
+        if config.gated:
+            hidden_BLF = hidden_BLF * widen('wg')
+        hidden_BLF = dropout(hidden_BLF, config.hidden_dropout, key, _HIDDEN)
+        init = initializer(config, hidden, residual=True)
+        return Einsum((hidden, width), ('mlp', 'embed'), dtype, init, config.use_bias, name='wo')('BLF,FD->BLD', hidden_BLF)
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each with residual, dropout and norm; the norm's place is a field."""
+    """Attention, to memory too where the stack has one, and feed-forward, each with residual, dropout and norm; the norm's place is a field."""
 
     config: ModelConfig
+    cross: bool
 
     @nn.compact
-    def __call__(self, x_BLD: jax.Array, layer: jax.Array, mask: Mask, key: DropoutKey | None) -> tuple[jax.Array, None]:
+    def __call__(self, x_BLD: jax.Array, layer: jax.Array, context: Context) -> tuple[jax.Array, None]:
         config = self.config
         pre = config.norm_place == NormPlace.pre
-        key = None if key is None else key.fold(layer)
+        key = None if context.key is None else context.key.fold(layer)
 
         def residual(x_BLD, norm_name, inner, site):
-            norm = LayerNorm(config.norm_eps, compute_dtype(config), name=norm_name)
+            norm = make_norm(config, norm_name)
             out_BLD = x_BLD + dropout(inner(norm(x_BLD) if pre else x_BLD), config.dropout, key, site)
             return constrain(out_BLD if pre else norm(out_BLD), BETWEEN_BLOCKS)
 
+        mask = context.mask
+        if config.local_window:
+            # Layers 1, 3, 5, ... are banded (Child et al., 2019; GPT-3, section 2.1).
+            everything = jnp.int32(jnp.iinfo(jnp.int32).max // 2)
+            mask = mask.replace(window=jnp.where(layer % 2 == 1, jnp.int32(config.local_window), everything))
         attention, mlp = Attention(config, name='attention'), FeedForward(config, name='mlp')
-        x_BLD = residual(x_BLD, 'attention_norm', lambda x: attention(x, mask, key, _WEIGHTS), _ATTENDED)
-        x_BLD = residual(x_BLD, 'mlp_norm', mlp, _FED_FORWARD)
+        x_BLD = residual(x_BLD, 'attention_norm', lambda x: attention(x, mask, key, _WEIGHTS, context.bias_HLM), _ATTENDED)
+        if self.cross:
+            cross = Attention(config, name='cross_attention')
+            x_BLD = residual(
+                x_BLD,
+                'cross_attention_norm',
+                lambda x: cross(x, context.memory_mask, key, _CROSS_WEIGHTS, memory_BMD=context.memory_BMD),
+                _CROSS_ATTENDED,
+            )
+        x_BLD = residual(x_BLD, 'mlp_norm', lambda x: mlp(x, key), _FED_FORWARD)
         return x_BLD, None
 
 
 REMAT_POLICIES = {Remat.dots: jax.checkpoint_policies.dots_with_no_batch_dims_saveable, Remat.full: jax.checkpoint_policies.nothing_saveable}
 
 
-def layer_stack(config: ModelConfig) -> nn.Module:
-    """`num_layers` blocks whose parameters are stacked on axis 0 [N, ...]: `stack(x_BLD, jnp.arange(N), mask, key)` returns (x_BLD, None).
+def layer_stack(config: ModelConfig, num_layers: int, cross: bool = False) -> nn.Module:
+    """Blocks whose parameters are stacked on axis 0 [N, ...]: `stack(x_BLD, uint32 layer numbers [N], context)` returns (x_BLD, None).
 
-    The stack is looped over (`scan_layers`: one layer is compiled) or the loop is unrolled (the compiler sees every layer). Parameters, and so checkpoints,
-    are the same.
+    The stack is looped over (`scan_layers`: one layer is compiled) or the loop is unrolled (the compiler sees every layer). Parameters, and so
+    checkpoints, are the same.
     """
-    block = Block
+    block: Any = Block
     if config.remat != Remat.none:
         block = nn.remat(Block, policy=REMAT_POLICIES[config.remat], prevent_cse=not config.scan_layers)
     scanned = nn.scan(
         block,
         variable_axes={'params': 0},
         split_rngs={'params': True},
-        in_axes=(0, nn.broadcast, nn.broadcast),
-        length=config.num_layers,
-        unroll=1 if config.scan_layers else config.num_layers,
+        in_axes=(0, nn.broadcast),
+        length=num_layers,
+        unroll=1 if config.scan_layers else num_layers,
         metadata_params={nn.PARTITION_NAME: 'layers'},
     )
-    return scanned(config)
+    return scanned(config, cross)
+
+
+class Stack(nn.Module):
+    """Layers, the relative positions that they share, and the norm after the last where norms stand before blocks."""
+
+    config: ModelConfig
+    num_layers: int
+    causal: bool
+    cross: bool = False
+    first_key: int = 0  # dropout keys of its layers: two stacks of a model must not share them
+
+    def setup(self):
+        config = self.config
+        self.layers = layer_stack(config, self.num_layers, self.cross)
+        if config.positions == Positions.relative:
+            self.relative_bias = RelativeBias(config, bidirectional=not self.causal)
+        if config.norm_place == NormPlace.pre:
+            self.final_norm = make_norm(config)
+
+    def __call__(self, x_BLD: jax.Array, context: Context) -> jax.Array:
+        context = context.replace(mask=context.mask.replace(causal=self.causal))
+        if self.config.positions == Positions.relative:
+            context = context.replace(bias_HLM=self.relative_bias(x_BLD.shape[1], x_BLD.shape[1]))
+        x_BLD, _ = self.layers(x_BLD, jnp.arange(self.first_key, self.first_key + self.num_layers, dtype=jnp.uint32), context)
+        return self.final_norm(x_BLD) if self.config.norm_place == NormPlace.pre else x_BLD
