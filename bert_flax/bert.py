@@ -14,29 +14,28 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.config import ModelConfig, NormPlace, PositionInit
+from t5x_lite.config import Layout, ModelConfig, PositionInit, Positions
 from t5x_lite.models.attention import Mask
 from t5x_lite.models.layers import (
     ACTIVATIONS,
     DropoutKey,
     Einsum,
     Embedding,
-    LayerNorm,
     compute_dtype,
     dropout as _dropout,
     hide_padded,
-    padded_vocabulary,
+    initializer,
     like_trailing,
+    make_norm,
+    padded_vocabulary,
     partitioned,
     sinusoidal,
-    truncated_normal,
 )
-from t5x_lite.models.transformer import layer_stack
+from t5x_lite.models.transformer import EMBEDDING_KEY, Context, Stack, stack_flops
 
 Batch = dict[str, jax.Array]
 
-# Keys of dropout outside the layers, which take 0 .. num_layers - 1.
-_EMBEDDINGS, _CLASSIFIER = 1 << 16, (1 << 16) + 1
+_CLASSIFIER_KEY = EMBEDDING_KEY + 1  # of dropout
 
 
 class Embeddings(nn.Module):
@@ -46,21 +45,22 @@ class Embeddings(nn.Module):
 
     def setup(self):
         config, dtype = self.config, compute_dtype(self.config)
-        normal, width = truncated_normal(config.init_stddev), config.d_model
-        positions = sinusoidal(config.init_stddev) if config.position_init == PositionInit.sinusoidal else normal
-        self.word = Embedding((config.vocab_size, width), ('vocab', 'embed'), dtype, normal, padded_vocabulary(config))
-        self.position = Embedding((config.max_positions, width), ('positions', 'embed'), dtype, positions)
-        self.segment = Embedding((config.num_segments, width), ('segments', 'embed'), dtype, normal)
-        self.norm = LayerNorm(config.norm_eps, dtype)
+        init, width = initializer(config, 1), config.d_model
+        self.word = Embedding((config.vocab_size, width), ('vocab', 'embed'), dtype, init, padded_vocabulary(config))
+        if config.positions == Positions.learned:
+            positions = sinusoidal(config.init_stddev) if config.position_init == PositionInit.sinusoidal else init
+            self.position = Embedding((config.max_positions, width), ('positions', 'embed'), dtype, positions)
+        self.segment = Embedding((config.num_segments, width), ('segments', 'embed'), dtype, init)
+        self.norm = make_norm(config)
 
     def __call__(self, batch: Batch, key: DropoutKey | None) -> jax.Array:
         tokens = batch['tokens']
-        if 'positions' in batch:
-            positions = batch['positions']
-        else:
-            positions = jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 1)
-        x_BLD = self.word(tokens) + self.position(positions) + self.segment(batch['token_types'])
-        return _dropout(self.norm(x_BLD), self.config.dropout, key if key is None else key.fold(_EMBEDDINGS), 0)
+        x_BLD = self.word(tokens)
+        if self.config.positions == Positions.learned:
+            positions = batch['positions'] if 'positions' in batch else jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 1)
+            x_BLD = x_BLD + self.position(positions)
+        x_BLD = x_BLD + self.segment(batch['token_types'])
+        return _dropout(self.norm(x_BLD), self.config.dropout, key if key is None else key.fold(EMBEDDING_KEY), 0)
 
     def attend(self, x_BPD: jax.Array) -> jax.Array:
         return self.word.attend(x_BPD)
@@ -71,23 +71,22 @@ class Bert(nn.Module):
 
     config: ModelConfig
     pooled: bool = True
+    layout = Layout.encoder
 
     def setup(self):
         config = self.config
         self.embeddings = Embeddings(config)
-        self.layers = layer_stack(config)
-        if config.norm_place == NormPlace.pre:
-            self.final_norm = LayerNorm(config.norm_eps, compute_dtype(config))
+        self.stack = Stack(config, config.num_layers, causal=config.causal)
+        nn.share_scope(self, self.stack)  # parameters lie at layers/..., as the encoder's own
         if self.pooled:
-            self.pooler = Einsum((config.d_model, config.d_model), ('embed', 'heads'), compute_dtype(config), config.init_stddev)
+            self.pooler = _square(config)
 
     def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
         present = batch['sequence_ids'] > 0
         mask = Mask(packed_BL=batch['sequence_ids']) if 'positions' in batch else Mask(keys_BM=present)
-        layer_ids = jnp.arange(self.config.num_layers, dtype=jnp.uint32)
-        hidden_BLD, _ = self.layers(self.embeddings(batch, dropout), layer_ids, mask, dropout)
-        if self.config.norm_place == NormPlace.pre:
-            hidden_BLD = self.final_norm(hidden_BLD)
+        if 'prefix' in batch:
+            mask = mask.replace(prefix_BM=batch['prefix'] > 0)
+        hidden_BLD = self.stack(self.embeddings(batch, dropout), Context(mask, key=dropout))
         outputs = {'hidden': hidden_BLD}
         if self.pooled:
             outputs['pooled'] = jnp.tanh(self.pooler('BD,DE->BE', hidden_BLD[:, 0]))
@@ -97,15 +96,24 @@ class Bert(nn.Module):
         return self.embeddings.attend(x_BPD)
 
 
+def _square(config: ModelConfig) -> Einsum:
+    """A product that keeps the width."""
+    return Einsum((config.d_model, config.d_model), ('embed', 'heads'), compute_dtype(config), initializer(config, config.d_model))
+
+
+def _labels(config: ModelConfig, labels: int) -> Einsum:
+    return Einsum((config.d_model, labels), ('embed', 'labels'), compute_dtype(config), initializer(config, config.d_model))
+
+
 class MlmHead(nn.Module):
     """Transform, norm, and the tied decoder with its bias (google-research/bert, run_pretraining.py: get_masked_lm_output)."""
 
     config: ModelConfig
 
     def setup(self):
-        config, dtype = self.config, compute_dtype(self.config)
-        self.transform = Einsum((config.d_model, config.d_model), ('embed', 'heads'), dtype, config.init_stddev)
-        self.norm = LayerNorm(config.norm_eps, dtype)
+        config = self.config
+        self.transform = _square(config)
+        self.norm = make_norm(config)
         self.output_bias = partitioned(self, 'output_bias', nn.initializers.zeros, (padded_vocabulary(config),), ('vocab',))
 
     def __call__(self, x_BPD: jax.Array, encoder: Bert) -> jax.Array:
@@ -125,11 +133,12 @@ class BertForPreTraining(nn.Module):
     """MLM and next-sentence prediction. Outputs: hidden, pooled, mlm_logits [B, P, V'], nsp_logits [B, 2]."""
 
     config: ModelConfig
+    layout = Layout.encoder
 
     def setup(self):
         self.encoder = Bert(self.config)
         self.mlm = MlmHead(self.config)
-        self.nsp = Einsum((self.config.d_model, 2), ('embed', 'labels'), compute_dtype(self.config), self.config.init_stddev)
+        self.nsp = _labels(self.config, 2)
 
     def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
         outputs = self.encoder(batch, dropout)
@@ -140,13 +149,14 @@ class BertForPreTraining(nn.Module):
     @staticmethod
     def forward_flops(config: ModelConfig, length: int, predictions: int) -> int:
         """Of one sequence: two for each weight and position it is applied to, and attention's two products."""
-        return encoder_flops(config, length) + 2 * config.d_model * (config.d_model + 2) + mlm_flops(config, length, predictions)
+        return stack_flops(config, config.num_layers, length) + 2 * config.d_model * (config.d_model + 2) + mlm_flops(config, length, predictions)
 
 
 class BertForMaskedLm(nn.Module):
     """MLM alone, without a pooler. Outputs: hidden, mlm_logits [B, P, V']."""
 
     config: ModelConfig
+    layout = Layout.encoder
 
     def setup(self):
         self.encoder = Bert(self.config, pooled=False)
@@ -158,34 +168,27 @@ class BertForMaskedLm(nn.Module):
 
     @staticmethod
     def forward_flops(config: ModelConfig, length: int, predictions: int) -> int:
-        return encoder_flops(config, length) + mlm_flops(config, length, predictions)
+        return stack_flops(config, config.num_layers, length) + mlm_flops(config, length, predictions)
 
 
 class BertForClassification(nn.Module):
     """A linear layer over the pooled output: classes, or one number for regression. Outputs: hidden, pooled, logits [B, labels]."""
 
     config: ModelConfig
+    layout = Layout.encoder
 
     def setup(self):
         self.encoder = Bert(self.config)
-        self.classifier = Einsum(
-            (self.config.d_model, self.config.num_labels), ('embed', 'labels'), compute_dtype(self.config), self.config.init_stddev
-        )
+        self.classifier = _labels(self.config, self.config.num_labels)
 
     def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
         outputs = self.encoder(batch, dropout)
-        pooled_BD = _dropout(outputs['pooled'], self.config.dropout, dropout if dropout is None else dropout.fold(_CLASSIFIER), 0)
+        pooled_BD = _dropout(outputs['pooled'], self.config.dropout, dropout if dropout is None else dropout.fold(_CLASSIFIER_KEY), 0)
         return outputs | {'logits': self.classifier('BD,DC->BC', pooled_BD).astype(jnp.float32)}
 
     @staticmethod
     def forward_flops(config: ModelConfig, length: int, predictions: int) -> int:
-        return encoder_flops(config, length) + 2 * config.d_model * (config.d_model + config.num_labels)
-
-
-def encoder_flops(config: ModelConfig, length: int) -> int:
-    """2 (4 d^2 + 2 d f) + 4 d L a token and layer, multiplications and additions counted apart."""
-    d = config.d_model
-    return length * config.num_layers * (2 * (4 * d * d + 2 * d * config.d_ff) + 4 * d * length)
+        return stack_flops(config, config.num_layers, length) + 2 * config.d_model * (config.d_model + config.num_labels)
 
 
 def mlm_flops(config: ModelConfig, length: int, predictions: int) -> int:

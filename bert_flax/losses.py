@@ -3,11 +3,15 @@
 import jax
 import jax.numpy as jnp
 
+from t5x_lite.config import Config
 from t5x_lite.training.losses import Batch, Metrics, cross_entropy, example_weights, weighted_accuracy
 
 
 class MlmLoss:
     """Mean cross-entropy over the masked positions of the global batch (Devlin et al., 2018)."""
+
+    def __init__(self, config: Config):
+        del config  # nothing in it changes this loss
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         return {'mlm_loss': jnp.sum(_mask_weights(batch))}

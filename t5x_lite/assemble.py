@@ -15,9 +15,6 @@ from t5x_lite.interop import folder
 from t5x_lite.training import checkpoint, paths
 from t5x_lite.training.step import dummy_batch
 
-BERT_VOCAB_SIZE = 30522
-
-
 @dataclasses.dataclass
 class Run:
     config: Config  # complete: everything that was left to the data or to `init_from` is filled in
@@ -85,7 +82,7 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
                 )
             )
     elif config.model.vocab_size == 0:
-        config.model.vocab_size = BERT_VOCAB_SIZE
+        config.model.vocab_size = config.model.default_vocab_size
     if initial is not None and not config.init_architecture:
         for name in _UNSEEN:
             ours, theirs = (to_dict(getattr(model, name)) for model in (config.model, architecture))

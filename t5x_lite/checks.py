@@ -5,19 +5,22 @@ import math
 import re
 from typing import Any
 
-from t5x_lite.config import Config, UserError, stages
+from t5x_lite.config import Config, Positions, UserError, stages
 
 _AT_LEAST_0 = (
-    'epochs', 'model.vocab_size', 'model.num_labels', 'data.mlm.max_predictions', 'data.workers', 'data.max_examples', 'optim.learning_rate',
+    'epochs', 'z_loss', 'model.vocab_size', 'model.num_decoder_layers', 'model.head_size', 'model.local_window', 'model.num_labels', 'data.target_len',
+    'data.mlm.max_predictions', 'data.workers', 'data.max_examples', 'optim.learning_rate',
     'optim.warmup_steps', 'optim.clip_norm', 'optim.end_fraction', 'checkpoint.keep_every_steps', 'eval.every_steps', 'eval.batches', 'eval.batch_size',
     'log.console_seconds',
 )  # fmt: skip
 _ABOVE_0 = (
-    'steps', 'batch_size', 'model.vocab_multiple', 'model.num_layers', 'model.d_model', 'model.num_heads', 'model.d_ff', 'model.max_positions',
+    'steps', 'batch_size', 'model.default_vocab_size', 'model.relative_buckets', 'model.vocab_multiple', 'model.num_layers', 'model.d_model', 'model.num_heads', 'model.d_ff', 'model.max_positions',
     'model.num_segments', 'model.norm_eps', 'model.init_stddev', 'data.mlm.duplicates', 'data.prefetch', 'optim.eps', 'optim.microbatches',
     'checkpoint.every_steps', 'checkpoint.keep_last', 'log.every_steps',
 )  # fmt: skip
-_SHARES = ('ema_decay', 'model.dropout', 'model.attention_dropout', 'optim.warmup_fraction', 'optim.b1', 'optim.b2')
+_SHARES = (
+    'ema_decay', 'label_smoothing', 'model.dropout', 'model.attention_dropout', 'model.hidden_dropout', 'model.output_dropout', 'optim.warmup_fraction', 'optim.b1', 'optim.b2',
+)  # fmt: skip
 
 
 def check(config: Config) -> None:
@@ -55,7 +58,7 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
         value = _field(config, name)
         yield 0 <= value < 1, f'config.{name} is {value}; it must be at least 0 and below 1'
     yield (
-        model.d_model % model.num_heads == 0,
+        model.head_size > 0 or model.d_model % model.num_heads == 0,
         f'config.model.num_heads={model.num_heads} does not divide config.model.d_model={model.d_model}; choose heads that divide the width',
     )
     yield 0 < mlm.probability < 1, f'config.data.mlm.probability is {mlm.probability}; it must lie between 0 and 1'
@@ -102,7 +105,7 @@ def _stage_checks(config: Config) -> Iterator[tuple[bool, str]]:
             in_length = in_batch = in_most = f'config.data.stages[{number}]'
         yield length > 3, f'{in_length}: the sequence length is {length}; it must be above 3'
         yield (
-            length <= model.max_positions,
+            length <= model.max_positions or model.positions != Positions.learned,
             (
                 f'{in_length}: sequences of {length} are longer than config.model.max_positions={model.max_positions}; '
                 'shorten them or raise the positions'

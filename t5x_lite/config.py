@@ -46,6 +46,7 @@ class Positions(enum.Enum):
 
 class Init(enum.Enum):
     truncated_normal = 'truncated_normal'  # BERT: init_stddev, cut at two of them
+    normal = 'normal'  # GPT-1
     residual = 'residual'  # GPT-2: normal with init_stddev, divided by sqrt(2 x layers) where a block writes to the residual stream
     fan_in = 'fan_in'  # T5: variance 1 / inputs of each product, queries 1 / (inputs x head size), embeddings 1
 
@@ -300,6 +301,7 @@ class MeshConfig:
         ('layers', None),
         ('positions', None),
         ('segments', None),
+        ('buckets', None),
         ('labels', None),
     )
 

@@ -1,4 +1,6 @@
-"""One attention, one description of its mask (Vaswani et al., 2017)."""
+"""One attention, one description of its mask (Vaswani et al., 2017), one cache of its keys and values."""
+
+import functools
 
 import flax.linen as nn
 from flax import struct
@@ -6,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.config import AttentionKernel, ModelConfig
-from t5x_lite.models.layers import DropoutKey, Einsum, compute_dtype, dropout, head_size, initializer
+from t5x_lite.models.layers import DropoutKey, Einsum, compute_dtype, constrain, dropout, head_size, initializer
 
 
 @struct.dataclass
@@ -17,8 +19,9 @@ class Mask:
     packed_BL:   int32 ids of the sequences packed in a row, 0 for padding: attention stays inside a sequence.
     packed_BM:   those of the keys, where they are others than the queries (cross-attention).
     causal:      a query sees keys up to its own place in the row.
-    prefix_BM:   bool, keys that every query of their sequence sees in spite of `causal` (the inputs of a prefix language model).
+    prefix_BM:   bool, keys that every query sees in spite of `causal` (the inputs of a prefix language model).
     window:      int32 [], a query sees keys less than so many places before it.
+    first:       int32 [], the place of the first query in the row of keys (decoding with a cache); None: 0.
     """
 
     keys_BM: jax.Array | None = None
@@ -26,6 +29,7 @@ class Mask:
     packed_BM: jax.Array | None = None
     prefix_BM: jax.Array | None = None
     window: jax.Array | None = None
+    first: jax.Array | None = None
     causal: bool = struct.field(pytree_node=False, default=False)
 
     def dense(self, queries: int, keys: int) -> jax.Array | None:
@@ -37,16 +41,30 @@ class Mask:
             of_keys = self.packed_BL if self.packed_BM is None else self.packed_BM
             query, key = self.packed_BL[:, None, :, None], of_keys[:, None, None, :]
             parts.append((query == key) & (key > 0))
-        place, other = jnp.arange(queries)[None, None, :, None], jnp.arange(keys)[None, None, None, :]
+        place, other = (jnp.arange(size, dtype=jnp.int32) for size in (queries, keys))
+        place, other = place[None, None, :, None], other[None, None, None, :]
+        if self.first is not None:
+            place = place + self.first
         if self.causal:
             seen = other <= place
             parts.append(seen if self.prefix_BM is None else seen | self.prefix_BM[:, None, None, :])
         if self.window is not None:
             parts.append(other > place - self.window)
-        mask = None
-        for part in parts:
-            mask = part if mask is None else mask & part
-        return mask
+        return functools.reduce(jnp.logical_and, parts) if parts else None
+
+
+@struct.dataclass
+class Cache:
+    """Where a decoding pass stands in the keys and values that its layers keep (flax collection 'cache', arrays [N, B, M, H, K]).
+
+    first:   int32 [], the slot of the first token of this pass; 0 fills the cache, and computes what cross-attention reads.
+    length:  M.
+    filling: whether this pass is the first.
+    """
+
+    first: jax.Array
+    length: int = struct.field(pytree_node=False)
+    filling: bool = struct.field(pytree_node=False)
 
 
 def dense_attention(
@@ -79,9 +97,10 @@ KERNELS = {AttentionKernel.dense: dense_attention}
 
 
 class Attention(nn.Module):
-    """Multi-head attention with its four projections: of x to itself, or to `memory_BMD`."""
+    """Multi-head attention with its four projections: of x to itself, or to `memory_BMD` (`cross`)."""
 
     config: ModelConfig
+    cross: bool = False
 
     @nn.compact
     def __call__(
@@ -90,8 +109,10 @@ class Attention(nn.Module):
         mask: Mask,
         key: DropoutKey | None,
         site: int,
+        *,
         bias_HLM: jax.Array | None = None,
         memory_BMD: jax.Array | None = None,
+        cache: Cache | None = None,
     ) -> jax.Array:
         config = self.config
         dtype, width, heads, size = compute_dtype(config), config.d_model, config.num_heads, head_size(config)
@@ -101,9 +122,14 @@ class Attention(nn.Module):
             out = Einsum((width, heads * size), ('embed', 'heads'), dtype, init, config.use_bias, name=name)('BLD,DE->BLE', x)
             return out.reshape(out.shape[:2] + (heads, size))
 
-        source = x_BLD if memory_BMD is None else memory_BMD
         q_BLHK = project('query', x_BLD, 1.0 if config.scale_attention else 1.0 / size)
-        k_BMHK, v_BMHK = project('key', source), project('value', source)
+        if self.cross and cache is not None and not cache.filling:
+            k_BMHK, v_BMHK = self._remembered()
+        else:
+            source = memory_BMD if self.cross else x_BLD
+            k_BMHK, v_BMHK = project('key', source), project('value', source)
+            if cache is not None:
+                k_BMHK, v_BMHK = self._remember(k_BMHK, v_BMHK, cache)
         out_BLHK = KERNELS[config.attention](
             q_BLHK,
             k_BMHK,
@@ -118,3 +144,18 @@ class Attention(nn.Module):
         out_BLE = out_BLHK.reshape(out_BLHK.shape[:2] + (heads * size,))
         init = initializer(config, heads * size, residual=True)
         return Einsum((heads * size, width), ('heads', 'embed'), dtype, init, config.use_bias, name='output')('BLE,ED->BLD', out_BLE)
+
+    def _remember(self, k_BLHK: jax.Array, v_BLHK: jax.Array, cache: Cache) -> tuple[jax.Array, jax.Array]:
+        """Puts keys and values of this pass into the cache, and gives all that it holds; cross-attention's never grow."""
+        batch, length, heads, size = k_BLHK.shape
+        shape = k_BLHK.shape if self.cross else (batch, cache.length, heads, size)
+        kept = []
+        for name, new in (('keys', k_BLHK), ('values', v_BLHK)):
+            variable = self.variable('cache', name, jnp.zeros, shape, new.dtype)
+            held = new if self.cross else jax.lax.dynamic_update_slice(variable.value, new, (0, cache.first, 0, 0))
+            variable.value = constrain(held, ('batch', None, 'heads', None))
+            kept.append(variable.value)
+        return kept[0], kept[1]
+
+    def _remembered(self) -> tuple[jax.Array, jax.Array]:
+        return self.get_variable('cache', 'keys'), self.get_variable('cache', 'values')

@@ -39,6 +39,8 @@ def initializer(config: ModelConfig, inputs: int, *, residual: bool = False, sca
     match config.init:
         case Init.truncated_normal:
             return truncated_normal(config.init_stddev)
+        case Init.normal:
+            return nn.initializers.normal(config.init_stddev)
         case Init.residual:
             # Two blocks of a layer write to the stream (GPT-2, section 2.3).
             return nn.initializers.normal(config.init_stddev / np.sqrt(2 * config.num_layers) if residual else config.init_stddev)
@@ -132,12 +134,12 @@ class Einsum(nn.Module):
     shape: tuple[int, ...]
     axes: tuple[str, ...]
     dtype: Any
-    init: Callable[..., jax.Array]
+    initializer: Callable[..., jax.Array]
     use_bias: bool = True
 
     @nn.compact
     def __call__(self, equation: str, x: jax.Array) -> jax.Array:
-        kernel = partitioned(self, 'kernel', self.init, self.shape, self.axes)
+        kernel = partitioned(self, 'kernel', self.initializer, self.shape, self.axes)
         out = product(equation, x, gathered(kernel, self.axes), self.dtype)
         if self.use_bias:
             out += like_trailing(partitioned(self, 'bias', nn.initializers.zeros, self.shape[-1:], self.axes[-1:]), out)

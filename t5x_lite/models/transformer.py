@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.config import ModelConfig, NormPlace, Positions, Remat
-from t5x_lite.models.attention import Attention, Mask
-from t5x_lite.models.layers import ACTIVATIONS, DropoutKey, Einsum, compute_dtype, constrain, dropout, initializer, make_norm
+from t5x_lite.models.attention import Attention, Cache, Mask
+from t5x_lite.models.layers import ACTIVATIONS, DropoutKey, Einsum, compute_dtype, constrain, dropout, head_size, initializer, make_norm
 from t5x_lite.models.positions import RelativeBias
 
 # Sites of a layer that drop out (see DropoutKey).
@@ -28,6 +28,7 @@ class Context:
     memory_BMD: jax.Array | None = None  # what cross-attention reads: the encoder's output
     memory_mask: Mask = struct.field(default_factory=Mask)
     key: DropoutKey | None = None
+    cache: Cache | None = None
 
 
 class FeedForward(nn.Module):
@@ -72,13 +73,15 @@ class Block(nn.Module):
             everything = jnp.int32(jnp.iinfo(jnp.int32).max // 2)
             mask = mask.replace(window=jnp.where(layer % 2 == 1, jnp.int32(config.local_window), everything))
         attention, mlp = Attention(config, name='attention'), FeedForward(config, name='mlp')
-        x_BLD = residual(x_BLD, 'attention_norm', lambda x: attention(x, mask, key, _WEIGHTS, context.bias_HLM), _ATTENDED)
+        x_BLD = residual(
+            x_BLD, 'attention_norm', lambda x: attention(x, mask, key, _WEIGHTS, bias_HLM=context.bias_HLM, cache=context.cache), _ATTENDED
+        )
         if self.cross:
-            cross = Attention(config, name='cross_attention')
+            cross = Attention(config, cross=True, name='cross_attention')
             x_BLD = residual(
                 x_BLD,
                 'cross_attention_norm',
-                lambda x: cross(x, context.memory_mask, key, _CROSS_WEIGHTS, memory_BMD=context.memory_BMD),
+                lambda x: cross(x, context.memory_mask, key, _CROSS_WEIGHTS, memory_BMD=context.memory_BMD, cache=context.cache),
                 _CROSS_ATTENDED,
             )
         x_BLD = residual(x_BLD, 'mlp_norm', lambda x: mlp(x, key), _FED_FORWARD)
@@ -99,7 +102,7 @@ def layer_stack(config: ModelConfig, num_layers: int, cross: bool = False) -> nn
         block = nn.remat(Block, policy=REMAT_POLICIES[config.remat], prevent_cse=not config.scan_layers)
     scanned = nn.scan(
         block,
-        variable_axes={'params': 0},
+        variable_axes={'params': 0, 'cache': 0},
         split_rngs={'params': True},
         in_axes=(0, nn.broadcast),
         length=num_layers,
@@ -116,7 +119,7 @@ class Stack(nn.Module):
     num_layers: int
     causal: bool
     cross: bool = False
-    first_key: int = 0  # dropout keys of its layers: two stacks of a model must not share them
+    first_key: int = 0  # of its layers' dropout: two stacks of a model must not drop out alike
 
     def setup(self):
         config = self.config
@@ -127,8 +130,29 @@ class Stack(nn.Module):
             self.final_norm = make_norm(config)
 
     def __call__(self, x_BLD: jax.Array, context: Context) -> jax.Array:
-        context = context.replace(mask=context.mask.replace(causal=self.causal))
-        if self.config.positions == Positions.relative:
-            context = context.replace(bias_HLM=self.relative_bias(x_BLD.shape[1], x_BLD.shape[1]))
+        config, length, cache = self.config, x_BLD.shape[1], context.cache
+        first, keys = (None, length) if cache is None else (cache.first, cache.length)
+        context = context.replace(mask=context.mask.replace(causal=self.causal, first=first))
+        if config.positions == Positions.relative:
+            context = context.replace(bias_HLM=self.relative_bias(length, keys, 0 if first is None else first))
         x_BLD, _ = self.layers(x_BLD, jnp.arange(self.first_key, self.first_key + self.num_layers, dtype=jnp.uint32), context)
-        return self.final_norm(x_BLD) if self.config.norm_place == NormPlace.pre else x_BLD
+        if config.norm_place == NormPlace.pre:
+            x_BLD = self.final_norm(x_BLD)
+        return dropout(x_BLD, config.output_dropout, context.key if context.key is None else context.key.fold(self.first_key + OUTPUT_KEY), 0)
+
+
+# Keys of dropout outside the layers, which take first_key + 0 .. num_layers - 1.
+EMBEDDING_KEY, OUTPUT_KEY = 1 << 16, 1 << 17
+
+
+def stack_flops(config: ModelConfig, num_layers: int, length: int, memory: int = 0) -> int:
+    """Of one sequence forward, multiplications and additions counted apart, all pairs of positions counted where attention is causal too.
+
+    Args:
+      memory: positions that cross-attention reads; 0: there is none.
+    """
+    width, joined = config.d_model, config.num_heads * head_size(config)
+    attention = length * 2 * 4 * width * joined + 4 * length * length * joined
+    feed_forward = length * 2 * (3 if config.gated else 2) * width * config.d_ff
+    cross = (length + memory) * 2 * 2 * width * joined + 4 * length * memory * joined if memory else 0
+    return num_layers * (attention + feed_forward + cross)

@@ -1,6 +1,6 @@
 """Losses return sums and weights; the division happens once, over the whole global batch.
 
-A loss is an object with
+A loss is a class, made with the config of the run, whose objects have
 
     weights(batch) -> {term: scalar}              what each term is divided by; from the batch alone, so that it is known before any microbatch is run
     __call__(outputs, batch) -> {term: sum}, {metric: (sum, weight)}
@@ -8,16 +8,21 @@ A loss is an object with
 and the run minimises the sum over terms of sum / weight. So k microbatches, shards or packed rows give the numbers of one batch.
 """
 
+import math
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+
+from t5x_lite.config import Config
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
 
 class Loss(Protocol):
+    def __init__(self, config: Config): ...
+
     def weights(self, batch: Batch) -> dict[str, jax.Array]: ...
 
     def __call__(self, outputs: dict[str, jax.Array], batch: Batch) -> tuple[dict[str, jax.Array], Metrics]: ...
@@ -32,6 +37,48 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     classes = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
     picked = jnp.sum(jnp.where(classes == targets[..., None], shifted, jnp.float32(0)), axis=-1)
     return jnp.log(jnp.sum(jnp.exp(shifted), axis=-1)) - picked
+
+
+class LmLoss:
+    """Mean over the target tokens of the global batch: causal and prefix language models, and the targets of encoder-decoders.
+
+    cross-entropy + z_loss x log(Z)^2 (t5x's losses.py: cross_entropy_with_logits). With label smoothing s, a target counts 1 - s and each other piece
+    s / (V - 1), and the entropy of that distribution is subtracted, so that a perfect model reaches 0. Reads outputs `lm_logits` (or an encoder's
+    `mlm_logits` at all positions) and batch `targets`, `target_weights`. Metrics: lm_loss, cross-entropy alone in nats a token; lm_accuracy; z_loss.
+    """
+
+    def __init__(self, config: Config):
+        self._z_loss, self._smoothing, self._pieces = config.z_loss, config.label_smoothing, config.model.vocab_size
+
+    def weights(self, batch: Batch) -> dict[str, jax.Array]:
+        return {'lm_loss': jnp.sum(_target_weights(batch))}
+
+    def __call__(self, outputs: dict[str, jax.Array], batch: Batch) -> tuple[dict[str, jax.Array], Metrics]:
+        logits = outputs['lm_logits'] if 'lm_logits' in outputs else outputs['mlm_logits']
+        targets, weights = batch['targets'], _target_weights(batch)
+        plain = cross_entropy(logits, targets)
+        count, total = jnp.sum(weights), jnp.sum(plain * weights)
+        metrics = {'lm_loss': (total, count), 'lm_accuracy': weighted_accuracy(logits, targets, weights)}
+        if self._smoothing:
+            total = jnp.sum((plain + self._smoothed(logits, plain)) * weights)
+        if self._z_loss:
+            extra = self._z_loss * jnp.sum(jnp.square(jax.nn.logsumexp(logits, axis=-1)) * weights)
+            total, metrics['z_loss'] = total + extra, (extra, count)
+        return {'lm_loss': total}, metrics
+
+    def _smoothed(self, logits: jax.Array, plain: jax.Array) -> jax.Array:
+        """What smoothing adds to the cross-entropy of each position."""
+        others = self._pieces - 1
+        low = self._smoothing / others
+        entropy = -(1 - self._smoothing) * math.log(1 - self._smoothing) - self._smoothing * math.log(low)
+        real = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) < self._pieces  # the rest pads the vocabulary
+        every = self._pieces * jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(real, logits, 0), axis=-1)
+        return low * (every - plain) - self._smoothing * plain - entropy
+
+
+def _target_weights(batch: Batch) -> jax.Array:
+    weights = batch['target_weights']
+    return weights * batch['example_weights'][:, None] if 'example_weights' in batch else weights
 
 
 def weighted_accuracy(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -47,8 +47,9 @@ class Program:
 
 
 def dummy_batch(length: int = 8) -> dict[str, np.ndarray]:
-    """Enough of a batch for a module to make its parameters."""
-    return {name: np.ones((1, length), np.int32) for name in ('tokens', 'token_types', 'sequence_ids')}
+    """Enough of a batch for any module to make its parameters."""
+    names = ('tokens', 'token_types', 'sequence_ids', 'decoder_tokens', 'decoder_sequence_ids')
+    return {name: np.ones((1, length), np.int32) for name in names}
 
 
 def make_program(config: Config, mesh: Mesh) -> Program:
@@ -58,7 +59,7 @@ def make_program(config: Config, mesh: Mesh) -> Program:
       UserError: for dotted names that do not resolve, and rules that do not fit the parameters.
     """
     module = resolve(config.model.module, 'config.model.module', 'apply')(config.model)
-    loss = resolve(config.loss, 'config.loss', 'weights')()
+    loss = resolve(config.loss, 'config.loss', 'weights')(config)
     transformation = optimizer(config)
 
     def init_boxed():

@@ -11,7 +11,7 @@ import pytest
 from bert_flax.bert import Bert, BertForClassification, BertForMaskedLm, BertForPreTraining
 from bert_flax.losses import MlmLoss
 from configs.bert import get_config
-from t5x_lite.config import ModelConfig
+from t5x_lite.config import Config, ModelConfig
 from t5x_lite.models.layers import DropoutKey
 from t5x_lite.training.losses import cross_entropy, divide
 from t5x_lite.training.step import dummy_batch
@@ -76,7 +76,7 @@ def sequences(lengths, seed=0):
 
 def test_packed_equals_unpacked_in_losses_and_gradients(model):
     alone, packed = sequences([6, 4, 5])
-    module, loss = BertForMaskedLm(model), MlmLoss()
+    module, loss = BertForMaskedLm(model), MlmLoss(Config())
     params = init(module, alone)
 
     def mean(params, batch):

@@ -18,7 +18,7 @@ import pytest
 import safetensors.numpy as library
 
 from bert_flax.hf import Bert
-from t5x_lite.config import Activation, ModelConfig, NormPlace, UserError, resolve
+from t5x_lite.config import Config, Activation, ModelConfig, NormPlace, UserError, resolve
 from t5x_lite.interop import folder
 from tests.interop import CLASSIFIER, ENCODER, FIXTURES, SHARDED, SINGLE
 
@@ -114,7 +114,7 @@ def test_logits_and_loss(source, all_positions):
         near(real(arrays, mlm), real(arrays, theirs))
     else:
         near(mlm, np.take_along_axis(theirs, np.asarray(batch['masked_positions'])[..., None], 1))
-    loss = resolve('bert_flax.losses:MlmNspLoss')()
+    loss = resolve('bert_flax.losses:MlmNspLoss')(Config())
     weights = loss.weights(batch)
     terms, _ = loss(jax.tree.map(jnp.asarray, outputs), batch)
     near(sum(float(terms[name]) / float(weights[name]) for name in terms), arrays['loss'])

@@ -22,12 +22,12 @@ def test_is_the_formula():
 
 def test_masks_as_literal_matrices():
     keys = Mask(keys_BM=jnp.array([[True, True, False]]))
-    np.testing.assert_array_equal(keys.dense()[0, 0], [[1, 1, 0]])
+    np.testing.assert_array_equal(keys.dense(1, 3)[0, 0], [[1, 1, 0]])
     packed = Mask(packed_BL=jnp.array([[1, 1, 2, 0]]))
-    np.testing.assert_array_equal(packed.dense()[0, 0], [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(packed.dense(4, 4)[0, 0], [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
     both = Mask(keys_BM=jnp.array([[True, False, True, True]]), packed_BL=jnp.array([[1, 1, 2, 0]]))
-    np.testing.assert_array_equal(both.dense()[0, 0], [[1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
-    assert Mask().dense() is None
+    np.testing.assert_array_equal(both.dense(4, 4)[0, 0], [[1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
+    assert Mask().dense(2, 2) is None
 
 
 def test_attention_does_not_cross_sequences_of_a_row():
@@ -55,3 +55,17 @@ def test_hidden_keys_do_not_matter():
     mask = Mask(keys_BM=jnp.arange(6)[None] < jnp.array([[4], [6]]))
     changed = dense_attention(q, k.at[0, 4:].set(99.0), v.at[0, 4:].set(-99.0), mask, scale=0.5)
     np.testing.assert_array_equal(dense_attention(q, k, v, mask, scale=0.5), changed)
+
+
+def test_causal_masks_as_literal_matrices():
+    causal = Mask(causal=True)
+    np.testing.assert_array_equal(causal.dense(3, 3)[0, 0], [[1, 0, 0], [1, 1, 0], [1, 1, 1]])
+    np.testing.assert_array_equal(causal.replace(first=jnp.int32(1)).dense(2, 4)[0, 0], [[1, 1, 0, 0], [1, 1, 1, 0]])
+    banded = causal.replace(window=jnp.int32(2))
+    np.testing.assert_array_equal(banded.dense(4, 4)[0, 0], [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]])
+    prefix = causal.replace(prefix_BM=jnp.array([[True, True, False, False]]))
+    np.testing.assert_array_equal(prefix.dense(4, 4)[0, 0], [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
+    two = Mask(causal=True, packed_BL=jnp.array([[1, 1, 2, 2]]), prefix_BM=jnp.array([[True, True, True, False]]))
+    np.testing.assert_array_equal(two.dense(4, 4)[0, 0], [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]])
+    across = Mask(packed_BL=jnp.array([[1, 2]]), packed_BM=jnp.array([[1, 1, 2, 0]]))
+    np.testing.assert_array_equal(across.dense(2, 4)[0, 0], [[1, 1, 0, 0], [0, 0, 1, 0]])

@@ -46,7 +46,7 @@ def test_bf16_products_accumulate_in_float32():
 
 
 def test_einsum_is_a_kernel_and_a_bias():
-    layer = Einsum((4, 6), ('embed', 'mlp'), jnp.float32)
+    layer = Einsum((4, 6), ('embed', 'mlp'), jnp.float32, truncated_normal(0.02))
     x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
     boxed = layer.init(jax.random.key(0), 'BLD,DF->BLF', x)
     params = nn.unbox(boxed)['params']

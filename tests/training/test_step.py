@@ -140,6 +140,9 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted():
 
 
 class NotFiniteAtFirst:
+    def __init__(self, config):
+        del config
+
     def weights(self, batch):
         return {'loss': jnp.float32(1)}
 

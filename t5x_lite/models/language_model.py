@@ -1,0 +1,148 @@
+"""Decoders (GPT) and encoder-decoders (T5): language models that differ in fields of ModelConfig.
+
+A batch is a dict of arrays [B, L], int32 unless said; a worked example of each layout is in t5x_lite/data/.
+
+    tokens                       what a decoder, or the encoder of an encoder-decoder, reads
+    sequence_ids                 0 padding; 1, 2, ... the sequences packed in a row, between which there is no attention
+    positions                    of tokens in their sequence
+    prefix                       1 where every position of the sequence may look (prefix LM); absent: none
+    decoder_tokens, decoder_sequence_ids, decoder_positions    [B, T], of an encoder-decoder
+
+Modules return `lm_logits` float32 [B, L or T, V'], for the token that follows each position, and `hidden`.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from t5x_lite.config import Layout, ModelConfig, PositionInit, Positions
+from t5x_lite.models.attention import Cache, Mask
+from t5x_lite.models.layers import (
+    DropoutKey, Einsum, Embedding, compute_dtype, dropout as _dropout, hide_padded, initializer, padded_vocabulary, sinusoidal,
+)  # fmt: skip
+from t5x_lite.models.transformer import EMBEDDING_KEY, Context, Stack, stack_flops
+
+Batch = dict[str, jax.Array]
+
+_DECODER_KEY = 1 << 18  # of dropout in a decoder beside an encoder
+
+
+class Embeddings(nn.Module):
+    """Word embeddings, with positions added where they are learned; and the output layer, tied or not."""
+
+    config: ModelConfig
+
+    def setup(self):
+        config, dtype = self.config, compute_dtype(self.config)
+        init = initializer(config, 1)
+        self.word = Embedding((config.vocab_size, config.d_model), ('vocab', 'embed'), dtype, init, padded_vocabulary(config))
+        if config.positions == Positions.learned:
+            positions = sinusoidal(config.init_stddev) if config.position_init == PositionInit.sinusoidal else init
+            self.position = Embedding((config.max_positions, config.d_model), ('positions', 'embed'), dtype, positions)
+        if not config.tie_embeddings:
+            shape = (config.d_model, padded_vocabulary(config))
+            self.output = Einsum(shape, ('embed', 'vocab'), dtype, initializer(config, config.d_model), use_bias=False)
+
+    def __call__(self, tokens_BL: jax.Array, positions_BL: jax.Array, key: DropoutKey | None) -> jax.Array:
+        x_BLD = self.word(tokens_BL)
+        if self.config.positions == Positions.learned:
+            x_BLD = x_BLD + self.position(positions_BL)
+        return _dropout(x_BLD, self.config.dropout, key if key is None else key.fold(EMBEDDING_KEY), 0)
+
+    def logits(self, x_BLD: jax.Array) -> jax.Array:
+        """float32 [B, L, V']; columns that pad the vocabulary take no probability."""
+        config = self.config
+        if config.scale_logits:
+            x_BLD = x_BLD * jnp.asarray(config.d_model**-0.5, x_BLD.dtype)
+        if config.tie_embeddings:
+            logits_BLV = self.word.attend(x_BLD)
+        else:
+            logits_BLV = self.output('BLD,DV->BLV', x_BLD).astype(jnp.float32)
+        return hide_padded(logits_BLV, config)
+
+
+def _positions(batch: Batch, prefix: str = '') -> jax.Array:
+    if f'{prefix}positions' in batch:
+        return batch[f'{prefix}positions']
+    return jax.lax.broadcasted_iota(jnp.int32, batch[f'{prefix}tokens'].shape, 1)
+
+
+class Decoder(nn.Module):
+    """A stack of causal layers: GPT-1 (post-norm), GPT-2 and GPT-3 (pre-norm)."""
+
+    config: ModelConfig
+    layout = Layout.decoder
+
+    def setup(self):
+        self.embeddings = Embeddings(self.config)
+        self.decoder = Stack(self.config, self.config.num_layers, causal=True)
+
+    def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
+        mask = Mask(packed_BL=batch['sequence_ids'], prefix_BM=batch['prefix'] > 0 if 'prefix' in batch else None)
+        x_BLD = self.embeddings(batch['tokens'], _positions(batch), dropout)
+        hidden_BLD = self.decoder(x_BLD, Context(mask, key=dropout))
+        return {'hidden': hidden_BLD, 'lm_logits': self.embeddings.logits(hidden_BLD)}
+
+    def decode(self, tokens_BL: jax.Array, positions_BL: jax.Array, keys_BM: jax.Array, cache: Cache, prefix_BM: jax.Array | None = None) -> jax.Array:
+        """Logits [B, L, V'] of the tokens of one pass, with what earlier passes left in the collection 'cache'.
+
+        Args:
+          positions_BL: in their sequence; at least 0, padding too.
+          keys_BM: bool, False for the slots of the cache that hold padding.
+          prefix_BM: bool, slots that every position may look at.
+        """
+        context = Context(Mask(keys_BM=keys_BM, prefix_BM=prefix_BM), cache=cache)
+        return self.embeddings.logits(self.decoder(self.embeddings(tokens_BL, positions_BL, None), context))
+
+    @staticmethod
+    def forward_flops(config: ModelConfig, length: int, predictions: int) -> int:
+        """Of one sequence; attention is counted for all pairs of positions, of which a causal one needs half."""
+        del predictions  # every token is one
+        return stack_flops(config, config.num_layers, length) + 2 * length * config.d_model * config.vocab_size
+
+
+class EncoderDecoder(nn.Module):
+    """Two stacks, the second reading the first: T5 (Raffel et al., 2020)."""
+
+    config: ModelConfig
+    layout = Layout.encoder_decoder
+
+    def setup(self):
+        config = self.config
+        self.embeddings = Embeddings(config)
+        self.encoder = Stack(config, config.num_layers, causal=False)
+        self.decoder = Stack(config, config.num_decoder_layers or config.num_layers, causal=True, cross=True, first_key=_DECODER_KEY)
+
+    def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
+        encoded_BMD = self.encode(batch, dropout)
+        key = None if dropout is None else dropout.fold(_DECODER_KEY)
+        x_BLD = self.embeddings(batch['decoder_tokens'], _positions(batch, 'decoder_'), key)
+        ids_BL = batch['decoder_sequence_ids']
+        context = Context(Mask(packed_BL=ids_BL), memory_BMD=encoded_BMD, memory_mask=Mask(packed_BL=ids_BL, packed_BM=batch['sequence_ids']), key=dropout)
+        hidden_BLD = self.decoder(x_BLD, context)
+        return {'encoded': encoded_BMD, 'hidden': hidden_BLD, 'lm_logits': self.embeddings.logits(hidden_BLD)}
+
+    def encode(self, batch: Batch, dropout: DropoutKey | None = None) -> jax.Array:
+        """The encoder's output [B, L, D]."""
+        x_BLD = self.embeddings(batch['tokens'], _positions(batch), dropout)
+        return self.encoder(x_BLD, Context(Mask(packed_BL=batch['sequence_ids']), key=dropout))
+
+    def decode(
+        self,
+        tokens_BL: jax.Array,
+        positions_BL: jax.Array,
+        keys_BM: jax.Array,
+        cache: Cache,
+        *,
+        memory_keys_BM: jax.Array,
+        memory_BMD: jax.Array | None = None,
+    ) -> jax.Array:
+        """As `Decoder.decode`. `memory_BMD` (what `encode` gave) is needed by the first pass only, `memory_keys_BM` (False for padding) by all."""
+        context = Context(Mask(keys_BM=keys_BM), memory_BMD=memory_BMD, memory_mask=Mask(keys_BM=memory_keys_BM), cache=cache)
+        return self.embeddings.logits(self.decoder(self.embeddings(tokens_BL, positions_BL, None), context))
+
+    @staticmethod
+    def forward_flops(config: ModelConfig, length: int, predictions: int) -> int:
+        """Of one example of `length` inputs and `predictions` targets."""
+        decoder = stack_flops(config, config.num_decoder_layers or config.num_layers, predictions, memory=length)
+        return stack_flops(config, config.num_layers, length) + decoder + 2 * predictions * config.d_model * config.vocab_size
