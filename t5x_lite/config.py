@@ -84,6 +84,11 @@ class Decoding(enum.Enum):
     beam = 'beam'
 
 
+class BeamScore(enum.Enum):
+    gnmt = 'gnmt'  # over ((5 + length) / 6) ** length_penalty (Wu et al., 2016), as in T5
+    transformers = 'transformers'  # over length ** length_penalty, with that library's rules
+
+
 class DType(enum.Enum):
     float32 = 'float32'
     bfloat16 = 'bfloat16'
@@ -327,14 +332,16 @@ class DecodeConfig:
     """Generation, for predict and for tasks that are judged by text."""
 
     method: Decoding = Decoding.greedy
-    max_new_tokens: int = 128
+    max_new_tokens: int = 0  # 0: 128, or as many as the positions allow
     temperature: float = 1.0
     top_k: int = 0  # 0: all
     top_p: float = 1.0  # 1: all
     min_p: float = 0.0  # tokens less likely than this share of the likeliest are left out
     repetition_penalty: float = 1.0
     beams: int = 4
-    length_penalty: float = 0.6  # alpha of ((5 + length) / 6) ** alpha (Wu et al., 2016)
+    length_penalty: float = 0.6
+    beam_score: BeamScore = BeamScore.gnmt
+    early_stopping: bool = False  # of beam search, once so many answers have ended as there are beams
     samples: int = 1  # answers a prompt
     stop: tuple[str, ...] = ()  # texts at which an answer ends
     shots: int = 0  # demonstrations in front of a prompt, drawn by seed from the task's training part
