@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from t5x_lite.config import ARCHITECTURE, Config, ModelConfig, UserError, finalize, from_json, resolve, to_dict
+from t5x_lite.config import ARCHITECTURE, Config, Layout, ModelConfig, UserError, finalize, from_json, resolve, to_dict
 from t5x_lite.data import tables, tokenizers
 from t5x_lite.data.corpus import Corpus
 from t5x_lite.data.pipeline import DataFunction
@@ -25,7 +25,10 @@ class Run:
 
 
 # Fields that weights fix and no shape shows; `init_from` must agree in them.
-_UNSEEN = ('vocab_size', 'num_heads', 'activation', 'norm_place', 'norm_eps')
+_UNSEEN = (
+    'vocab_size', 'num_heads', 'head_size', 'activation', 'norm', 'norm_place', 'norm_eps', 'positions', 'relative_max_distance', 'scale_attention',
+    'causal', 'local_window', 'scale_logits',
+)  # fmt: skip
 
 
 def assemble(config: Config, *, training: bool = True, trained_with: str = '', workdir: str = '') -> Run:
@@ -61,6 +64,7 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
             'or start at random with --config.init_architecture=False'
         )
     config = finalize(config)
+    config.data.layout = _layout(config)
 
     tokenizer_path, has_data = _tokenizer(config), bool(config.data.path or config.data.train or config.data.validation)
     if has_data and not config.data.source:
@@ -114,6 +118,19 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
     return Run(config, initial, tokenizer_path, train, validation)
 
 
+def _layout(config: Config) -> Layout:
+    """How examples reach the model: the module says so, and a config that says otherwise is wrong."""
+    module = resolve(config.model.module, 'config.model.module', 'apply')
+    given = config.data.layout
+    if not hasattr(module, 'layout'):
+        if given == Layout.auto:
+            raise UserError(f'{config.model.module} does not say how it reads examples; give it an attribute `layout`, or set config.data.layout')
+        return given
+    if given not in (Layout.auto, module.layout):
+        raise UserError(f'config.data.layout={given.name}, and {config.model.module} reads {module.layout.name} examples; leave the field out')
+    return module.layout
+
+
 def load_initial(path: str) -> tuple[ModelConfig, dict[str, Any], str]:
     """(architecture, parameters, tokenizer folder) of a workdir or checkpoint of ours, or of a Hugging Face folder."""
     if folder.is_hf_folder(path):
@@ -153,7 +170,7 @@ def load_for_use(config: Config, workdir: str, step: int | None, *, ema: bool = 
     return config, paths.map_paths(lambda path, _: available[path], expected), step
 
 
-_DRAWN = ('init_stddev', 'position_init')  # how weights began, which no longer matters
+_DRAWN = ('init', 'init_stddev', 'position_init')  # how weights began, which no longer matters
 
 
 def _fill_in(config: Config, saved: Config) -> None:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from t5x_lite.assemble import Run
-from t5x_lite.config import Config, UserError, flatten, nearest, stages
+from t5x_lite.config import Config, Layout, UserError, flatten, nearest, stages
 from t5x_lite.data import pipeline, tokenizers
 from t5x_lite.training import checkpoint, partitioning, paths
 from t5x_lite.training.step import Program, eval_step, make_program, make_train_step
@@ -23,8 +23,10 @@ def check(run: Run) -> Program:
     """
     config = run.config
     mesh = partitioning.make_mesh(config)
-    for _, length, batch, _ in stages(config):
+    for _, length, batch, predictions in stages(config):
         partitioning.check_batch(mesh, batch, length, config.optim.microbatches)
+        if config.data.layout == Layout.encoder_decoder:
+            partitioning.check_batch(mesh, batch, predictions, config.optim.microbatches)
         partitioning.check_batch(mesh, config.eval.batch_size or batch, length, 1, 'config.eval.batch_size')
     program = make_program(config, mesh)
     if run.initial is not None:

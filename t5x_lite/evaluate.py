@@ -8,6 +8,7 @@ Prints the scores, and beside a masked-LM run's what counts alone reach on the s
 
 from collections.abc import Sequence
 import json
+import math
 import os
 
 from absl import flags
@@ -53,6 +54,17 @@ def main(argv: Sequence[str]) -> None:
         print(
             f'on the same {len(contexts):,} masked positions\n'
             f'  most frequent token: accuracy        {unigram.accuracy:.4f}  (the model: {scores["mlm_accuracy"] / max(unigram.accuracy, 1e-9):.1f} times)\n'
+            f'  unigram: loss                        {unigram.cross_entropy:.4f}  (the model: {abs(gain):.2f} nats {"below" if gain >= 0 else "above"})'
+        )
+    if 'lm_loss' in scores:
+        targets = baselines.targets_of(run.validation.evaluation_batches(step - 1 if step else 0))
+        unigram = baselines.own_unigram(targets)
+        scores |= {'perplexity': math.exp(scores['lm_loss']), 'unigram_loss': unigram.cross_entropy, 'most_frequent_token_accuracy': unigram.accuracy}
+        gain = unigram.cross_entropy - scores['lm_loss']
+        print(
+            f'  {"perplexity":<32} {scores["perplexity"]:.2f}\n'
+            f'on the same {len(targets):,} tokens, with the best frequencies that could be known of them\n'
+            f'  most frequent token: accuracy        {unigram.accuracy:.4f}\n'
             f'  unigram: loss                        {unigram.cross_entropy:.4f}  (the model: {abs(gain):.2f} nats {"below" if gain >= 0 else "above"})'
         )
     path = os.path.join(cli.workdir(), 'evaluation.json')

@@ -1,11 +1,14 @@
-"""Apply a run: fill in masked words, or label texts.
+"""Apply a run: fill in masked words, label texts, continue them (GPT) or answer them (T5).
 
     python -m t5x_lite.predict --workdir=runs/tiny --text="The [MASK] of the story."
     python -m t5x_lite.predict --workdir=runs/reviews --text="I want my money back"
     python -m t5x_lite.predict --workdir=runs/pairs --text="first text" --text_b="second text"
     python -m t5x_lite.predict --workdir=runs/reviews --input=new.txt --output=labels.jsonl     # a text a line; - reads standard input
+    python -m t5x_lite.predict --workdir=runs/gpt --text="Once upon a time" --config.decode.method=sample --config.decode.temperature=0.8
+    python -m t5x_lite.predict --workdir=runs/t5 --text="translate English to German: A dog." --config.decode.method=beam
+    python -m t5x_lite.predict --workdir=runs/gpt --text="A dog is an" --choices=" animal| plant"
 
-Each answer is shown with its probabilities; --output writes one JSON object a text.
+Labels and words are shown with their probabilities; generated text appears as it is generated. --output writes one JSON object a text.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,9 +21,10 @@ from absl import flags
 
 from t5x_lite import cli
 from t5x_lite.assemble import load_for_use
-from t5x_lite.config import UserError
+from t5x_lite.config import UserError, resolve
 from t5x_lite.data import tokenizers
-from t5x_lite.evaluation.predictor import Predictor, show
+from t5x_lite.evaluation.generation import Generator
+from t5x_lite.evaluation.predictor import Predictor, TextPredictor, show
 from t5x_lite.training import devices
 from t5x_lite.training.telemetry import as_json
 
@@ -30,6 +34,7 @@ _TEXT_B = flags.DEFINE_string('text_b', None, 'The second text of a pair.')
 _INPUT = flags.DEFINE_string('input', None, 'A file with a text a line (two texts: separated by a tab); - is standard input.')
 _OUTPUT = flags.DEFINE_string('output', None, 'A jsonl file for the answers.')
 _STEP = flags.DEFINE_integer('step', None, 'The checkpoint to use; the newest by default.')
+_CHOICES = flags.DEFINE_string('choices', None, 'Continuations, separated by |, to rank by their probability instead of generating one.')
 _TOP = flags.DEFINE_integer('top', 5, 'Words shown for a mask.', lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'Texts at a time.', lower_bound=1)
 
@@ -62,7 +67,19 @@ def main(argv: Sequence[str]) -> None:
     if _TEXT_B.value is not None and _TEXT.value is None:
         raise UserError('--text_b goes with --text; in an --input, two texts of a line are separated by a tab')
     config, params, _ = load_for_use(_CONFIG.value, cli.workdir(), _STEP.value)
-    predictor = Predictor(config, params, tokenizers.load(f'{cli.workdir()}/tokenizer'), _TOP.value, _BATCH_SIZE.value)
+    tokenizer = tokenizers.load(f'{cli.workdir()}/tokenizer')
+    if hasattr(resolve(config.model.module), 'decode'):
+        generator = Generator(config, params, tokenizer, batch_size=_BATCH_SIZE.value)
+        predictor = TextPredictor(generator, config.decode, config.seed, tuple(_CHOICES.value.split('|')) if _CHOICES.value else ())
+        if _TEXT.value is not None and not _OUTPUT.value and predictor.streams:
+            for piece in predictor.stream(_TEXT.value):
+                print(piece, end='', flush=True)
+            print()
+            return
+    elif _CHOICES.value:
+        raise UserError(f'--choices ranks continuations of a language model, and {config.model.module} is none; leave the flag out')
+    else:
+        predictor = Predictor(config, params, tokenizer, _TOP.value, _BATCH_SIZE.value)
     if not _OUTPUT.value:
         for answer in predictor(_inputs()):
             print(show(answer), flush=True)

@@ -70,6 +70,18 @@ def unigram(counts: np.ndarray, targets: np.ndarray) -> Score:
     return Score(float(np.mean(targets == counts.argmax())), float(-np.log(probabilities[targets]).mean()))
 
 
+def targets_of(batches: Iterable[dict[str, np.ndarray]]) -> np.ndarray:
+    """int64 [n]: the target tokens of batches for language models that count."""
+    return np.concatenate([batch['targets'][batch['target_weights'] > 0] for batch in batches]).astype(np.int64)
+
+
+def own_unigram(targets: np.ndarray) -> Score:
+    """What no prediction without context can beat on int64 [n] targets: their own frequencies."""
+    counts = np.bincount(targets)
+    shares = counts[counts > 0] / len(targets)
+    return Score(float(shares.max()), float(-(shares * np.log(shares)).sum()))
+
+
 def evaluate(corpus, contexts: Contexts, seed: int = 0) -> dict[str, Score]:
     """All baselines by name, the last one the strongest two-sided one, chosen on held-out training text.
 

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite.config import Config, UserError, resolve
+from t5x_lite.config import Config, DecodeConfig, Decoding, UserError, resolve
 from t5x_lite.data.tables import encode_texts
 from t5x_lite.data.tokenizers import Tokenizer
+from t5x_lite.evaluation.generation import Generator
 from t5x_lite.training.step import dummy_batch
 
 _WIDTHS = (16, 32, 64, 128, 256, 512, 1024)  # of batches, so that few shapes are compiled
@@ -107,9 +108,58 @@ class Predictor:
             yield {'text': ' | '.join(text), 'filled': self._tokenizer.decode([int(number) for number in filled]), 'masks': masks}
 
 
+class TextPredictor:
+    """Continuations of prompts, answers to inputs, or the order of given continuations; the same protocol as `Predictor`.
+
+    Args:
+      choices: continuations to rank by their log-probability; (): text is generated.
+    """
+
+    def __init__(self, generator: Generator, decode: DecodeConfig, seed: int, choices: tuple[str, ...] = ()):
+        self._generator, self._decode, self._seed, self._choices = generator, decode, seed, choices
+
+    @property
+    def streams(self) -> bool:
+        """Whether there is one answer a prompt, which can be shown as it is generated."""
+        return not self._choices and self._decode.method != Decoding.beam and (self._decode.method == Decoding.greedy or self._decode.samples == 1)
+
+    def stream(self, prompt: str) -> Iterator[str]:
+        """The prompt, where the answer continues it, then the answer in pieces."""
+        if not self._generator.has_encoder:
+            yield prompt
+        yield from self._generator.stream(prompt, self._decode, self._seed)
+
+    def __call__(self, texts: Iterable[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
+        texts = iter(texts)
+        while chunk := list(itertools.islice(texts, self._generator.batch_size)):
+            for text in chunk:
+                if len(text) > 1:
+                    raise UserError(f'{len(text)} texts in {" | ".join(text)[:80]!r}, and this run takes one at a time; write them as one')
+            prompts = [text for text, in chunk]
+            yield from self._ranked(prompts) if self._choices else self._generated(prompts)
+
+    def _generated(self, prompts: list[str]) -> Iterator[dict[str, Any]]:
+        for prompt, answers in zip(prompts, self._generator(prompts, self._decode, self._seed)):
+            found = [
+                {'text': answer.text, 'log_prob': round(answer.log_prob, 6), 'tokens': len(answer.tokens), 'ended': answer.ended} for answer in answers
+            ]
+            yield {'text': prompt, 'answers': found}
+
+    def _ranked(self, prompts: list[str]) -> Iterator[dict[str, Any]]:
+        count = len(self._choices)
+        scores = self._generator.score([prompt for prompt in prompts for _ in range(count)], list(self._choices) * len(prompts))
+        for row, prompt in enumerate(prompts):
+            ranked = sorted(zip(self._choices, scores[row * count :]), key=lambda pair: -pair[1].log_prob)
+            yield {'text': prompt, 'choices': [{'text': text, 'log_prob': round(score.log_prob, 6), 'tokens': score.tokens} for text, score in ranked]}
+
+
 def show(answer: dict[str, Any]) -> str:
     """An answer in lines for people."""
     lines = [answer['text']]
+    if 'answers' in answer:
+        return '\n'.join(lines + [f'  {found["log_prob"]:9.3f}  {found["text"]}' for found in answer['answers']])
+    if 'choices' in answer:
+        return '\n'.join(lines + [f'  {found["log_prob"]:9.3f}  {found["tokens"]:3d} tokens  {found["text"]}' for found in answer['choices']])
     if 'masks' in answer:
         lines.append(f'  {answer["filled"]}')
         for number, mask in enumerate(answer['masks'], 1):

@@ -119,11 +119,14 @@ def state_shardings(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
 
 
 def batch_shardings(batch: dict[str, Any], mesh: Mesh, length: int) -> dict[str, NamedSharding]:
-    """Rows over data x fsdp; features of [B, length, ...] also over the sequence axis."""
-    return {
-        name: NamedSharding(mesh, PartitionSpec(('data', 'fsdp'), 'sequence') if value.ndim > 1 and value.shape[1] == length else PartitionSpec(('data', 'fsdp')))
-        for name, value in batch.items()
-    }
+    """Rows over data x fsdp; features of [B, length, ...], and those of a decoder beside an encoder, also over the sequence axis."""
+    targets = {name for name in batch if name.startswith('decoder_') or 'decoder_tokens' in batch and name in ('targets', 'target_weights')}
+
+    def sharding(name: str, value: Any) -> NamedSharding:
+        along = value.ndim > 1 and (value.shape[1] == length or name in targets)
+        return NamedSharding(mesh, PartitionSpec(('data', 'fsdp'), 'sequence') if along else PartitionSpec(('data', 'fsdp')))
+
+    return {name: sharding(name, value) for name, value in batch.items()}
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> slice:

@@ -150,7 +150,7 @@ def make_train_step(program: Program) -> Callable[[TrainState, Batch], tuple[Tra
             'grad_norm': norm,
             'learning_rate': jnp.asarray(rate(state.step), jnp.float32),
             'finite': finite,
-            'tokens': jnp.sum(batch['sequence_ids'] > 0),
+            'tokens': sum(jnp.sum(batch[name] > 0) for name in ('sequence_ids', 'decoder_sequence_ids') if name in batch),
         }
         if config.log.layer_norms:
             scalars['layer_norms'] = {
