@@ -8,18 +8,20 @@ from typing import Any
 from t5x_lite.config import Config, Positions, UserError, stages
 
 _AT_LEAST_0 = (
-    'epochs', 'z_loss', 'model.vocab_size', 'model.num_decoder_layers', 'model.head_size', 'model.local_window', 'model.num_labels', 'data.target_len',
-    'data.mlm.max_predictions', 'data.workers', 'data.max_examples', 'optim.learning_rate',
-    'optim.warmup_steps', 'optim.clip_norm', 'optim.end_fraction', 'checkpoint.keep_every_steps', 'eval.every_steps', 'eval.batches', 'eval.batch_size',
-    'log.console_seconds',
+    'epochs', 'z_loss', 'model.vocab_size', 'model.num_decoder_layers', 'model.head_size', 'model.local_window', 'model.num_labels',
+    'data.target_len', 'data.mlm.max_predictions', 'data.workers', 'data.max_examples', 'optim.learning_rate', 'optim.warmup_steps',
+    'optim.clip_norm', 'optim.end_fraction', 'checkpoint.keep_every_steps', 'eval.every_steps', 'eval.batches', 'eval.batch_size',
+    'log.console_seconds', 'decode.max_new_tokens', 'decode.top_k', 'decode.shots', 'decode.length_penalty',
 )  # fmt: skip
 _ABOVE_0 = (
-    'steps', 'batch_size', 'model.default_vocab_size', 'model.relative_buckets', 'model.vocab_multiple', 'model.num_layers', 'model.d_model', 'model.num_heads', 'model.d_ff', 'model.max_positions',
-    'model.num_segments', 'model.norm_eps', 'model.init_stddev', 'data.mlm.duplicates', 'data.prefetch', 'optim.eps', 'optim.microbatches',
-    'checkpoint.every_steps', 'checkpoint.keep_last', 'log.every_steps',
+    'steps', 'batch_size', 'model.default_vocab_size', 'model.relative_buckets', 'model.vocab_multiple', 'model.num_layers', 'model.d_model',
+    'model.num_heads', 'model.d_ff', 'model.max_positions', 'model.num_segments', 'model.norm_eps', 'model.init_stddev', 'data.mlm.duplicates',
+    'data.prefetch', 'optim.eps', 'optim.microbatches', 'checkpoint.every_steps', 'checkpoint.keep_last', 'log.every_steps', 'decode.beams',
+    'decode.samples', 'decode.repetition_penalty', 'data.tasks.maximum', 'data.tasks.temperature',
 )  # fmt: skip
 _SHARES = (
-    'ema_decay', 'label_smoothing', 'model.dropout', 'model.attention_dropout', 'model.hidden_dropout', 'model.output_dropout', 'optim.warmup_fraction', 'optim.b1', 'optim.b2',
+    'ema_decay', 'label_smoothing', 'model.dropout', 'model.attention_dropout', 'model.hidden_dropout', 'model.output_dropout',
+    'optim.warmup_fraction', 'optim.b1', 'optim.b2',
 )  # fmt: skip
 
 
@@ -76,6 +78,7 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
             yield not (wrong := _wrong_pattern(pattern)), f'config.{field}: {pattern!r} is not a regular expression ({wrong})'
     for pattern, decay in optim.decay:
         yield 0 <= decay < math.inf, f'config.optim.decay has {decay} for {pattern!r}; it must be at least 0'
+    yield from _language_checks(config)
     yield from _stage_checks(config)
     sizes = {name: getattr(config.mesh, name) for name in ('data', 'fsdp', 'tensor', 'sequence')}
     yield all(size == -1 or size > 0 for size in sizes.values()), f'config.mesh is {sizes}; an axis is -1 or above 0'
@@ -89,6 +92,22 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
         not profile or config.epochs > 0 or profile[1] <= config.steps,
         (f'config.log.profile_steps is {profile}, and config.steps {config.steps}; profile earlier steps'),
     )
+
+
+def _language_checks(config: Config) -> Iterator[tuple[bool, str]]:
+    """Of objectives of language models, of tasks, and of decoding."""
+    low, high = config.data.lm.prefix_fraction
+    yield 0 <= low <= high <= 1, f'config.data.lm.prefix_fraction is {(low, high)}; expected two shares from 0 to 1, the smaller first'
+    span, decode = config.data.span, config.decode
+    for shown, length, density in [('', span.mean_length, span.noise_density)] + [(f'.denoisers[{n}]', d[1], d[2]) for n, d in enumerate(span.denoisers)]:
+        yield 0 < density < 1, f'config.data.span{shown or ".noise_density"}: a noise density of {density}; it must lie between 0 and 1'
+        yield length >= 1 or (shown and length == 0), f'config.data.span{shown or ".mean_length"}: spans of {length} tokens; the mean must be at least 1'
+    for number, denoiser in enumerate(span.denoisers):
+        yield denoiser[3] > 0, f'config.data.span.denoisers[{number}]: a rate of {denoiser[3]}; it must be above 0'
+    yield 0 <= decode.temperature < math.inf, f'config.decode.temperature is {decode.temperature}; it must be at least 0 (0 is greedy)'
+    yield 0 < decode.top_p <= 1, f'config.decode.top_p is {decode.top_p}; it must be above 0 and at most 1 (1: all)'
+    yield 0 <= decode.min_p < 1, f'config.decode.min_p is {decode.min_p}; it must be at least 0 and below 1'
+    yield '' not in decode.stop, 'config.decode.stop holds an empty text, at which every answer would end; leave it out'
 
 
 def _stage_checks(config: Config) -> Iterator[tuple[bool, str]]:
