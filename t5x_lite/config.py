@@ -325,6 +325,7 @@ class EvalConfig:
     every_steps: int = 1000  # 0: only at the end
     batches: int = 50  # of held-out data (fine-tuning always uses all of it); 0: all
     batch_size: int = 0  # 0: that of training
+    examples: int = 0  # of each task, answered by text; 0: all
 
 
 @dataclasses.dataclass
@@ -345,7 +346,8 @@ class DecodeConfig:
     samples: int = 1  # answers a prompt
     stop: tuple[str, ...] = ()  # texts at which an answer ends
     shots: int = 0  # demonstrations in front of a prompt, drawn by seed from the task's training part
-    calibrate: bool = False  # scores of choices minus those after a prompt without content (Zhao et al., 2021)
+    rank: bool = False  # tasks with classes: the likeliest class instead of generated text
+    calibrate: bool = False  # ranking by likelihood over that after a prompt without content (Zhao et al., 2021)
 
 
 @dataclasses.dataclass

@@ -68,11 +68,11 @@ class Generator:
         self.config, self.params, self.tokenizer, self.mesh, self.batch_size = config, params, tokenizer, mesh, batch_size
         self.has_encoder = self.module.layout == Layout.encoder_decoder
         source = resolve(config.data.source, 'config.data.source', 'get') if config.data.source else None
-        # Text-to-text tasks and denoising end their inputs; a decoder of those reads its prompt from both sides.
-        self._pairs = self.has_encoder or bool(getattr(source, 'pairs', False))
-        self._prefix = not self.has_encoder and bool(getattr(source, 'prefix', False))
-        # A model that learnt documents one by one expects their beginning; one that learnt windows of a stream, or from elsewhere, does not.
-        self._starts = source is not None and not config.data.concatenate or self._pairs
+        # As the data that it learnt from were laid out: text-to-text tasks and denoising end their inputs, and a decoder reads them from both sides.
+        self._ends_inputs = getattr(source, 'ends_inputs', self.has_encoder)
+        self._prefix = not self.has_encoder and getattr(source, 'reads_inputs', False)
+        # A decoder that learnt documents one by one expects their beginning; one that learnt windows of a stream, or elsewhere, does not.
+        self._starts = not self.has_encoder and source is not None and (self._prefix or not config.data.concatenate)
         self._compiled: dict[Any, Any] = {}
 
     def __call__(self, prompts: Sequence[str], decode: DecodeConfig, seed: int = 0) -> list[list[Answer]]:
@@ -118,9 +118,9 @@ class Generator:
         """Log-probabilities of each continuation after its prompt, which may be empty where the model has a beginning token.
 
         Args:
-          ended: whether the end token counts too; by default where the model was trained on pairs.
+          ended: whether the end token counts too; by default where the model learnt answers, not continuations.
         """
-        ended = self._pairs if ended is None else ended
+        ended = self._ends_inputs if ended is None else ended
         rows = []
         for prompt, continuation in zip(prompts, continuations, strict=True):
             targets = self.tokenizer.encode(continuation) + [self.tokenizer.end_id] * ended
@@ -144,9 +144,9 @@ class Generator:
         ids = self.tokenizer.encode(prompt)
         if not ids and not may_be_empty:
             raise UserError('the prompt is empty; give some text to begin with')
-        if self._pairs:
+        if self._ends_inputs:
             ids = ids + [self.tokenizer.end_id]
-        if self._starts and not self.has_encoder:
+        if self._starts:
             ids = [self.tokenizer.start_id] + ids
         if not ids:
             raise UserError('the prompt is empty, and this model has no token to begin with; give some text')
