@@ -12,7 +12,7 @@ from typing import Any
 from t5x_lite.config import UserError, nearest
 from t5x_lite.data.table_files import is_number
 from t5x_lite.evaluation import metrics_text
-from t5x_lite.tasks import named_entities
+from t5x_lite.tasks import named_entities, questions
 from t5x_lite.tasks.text_formats import Example
 
 Classes = Sequence[str]
@@ -99,7 +99,11 @@ READINGS = {
     'label': Reading(_class_of_target, lambda text, _, classes: label(text, classes), -1),
     'number': Reading(_value, lambda text, *_: number(text), -1.0),
     'referent': Reading(lambda example, _: int(example['label']), lambda text, example, _: same_referent(text, example['targets']), -1),
-    'span': Reading(lambda example, _: {'answers': example['answers'], 'context': example['context']}, lambda text, *_: span(text)),
+    # The context's punctuation stands apart, so that of the answers does too: '10 . 5' is what a span can say of '10.5'.
+    'span': Reading(
+        lambda example, _: {'answers': list(map(questions.pad_punctuation, example['answers'])), 'context': example['context']},
+        lambda text, *_: span(text),
+    ),
     'entities': Reading(lambda example, _: example['entities'], lambda text, *_: named_entities.parse(text), ()),
     'label of a question': Reading(_of_group(_class_of_target, 'idx/question'), lambda text, _, classes: label(text, classes), -1),
     'text of a query': Reading(_of_group(lambda example, _: example['answers'], 'idx/passage', 'idx/query'), lambda text, *_: text),
