@@ -47,7 +47,8 @@ class DataFunction:
 
     Attributes:
       stages: in the order of their steps; without config.data.stages there is one.
-      names: of the parts of a source class that has `parts`, the tasks of a mixture; batches then say of each row which, as task_ids (int32[B]).
+      names: of what is mixed, the tasks of a source class that has `parts`, else the paths of the corpora. Batches of tasks say of each row which of
+        them it is of, as task_ids (int32[B]).
       fingerprint: 16 hexadecimal digits of what the examples are made of (texts, tokenizer, source, settings of masking and stages, seed).
         Resuming a run on data with another fingerprint would silently train on something else.
 
@@ -66,12 +67,12 @@ class DataFunction:
         self.stages = _stages(config)
         self._sources: dict[tuple[int, int], list[Any]] = {}
         self._mixtures: dict[tuple[int, int], Mixture] = {}
-        self.names: tuple[str, ...] = ()
+        self._named = hasattr(self._source_class, 'parts')
         for length, most in dict.fromkeys((stage.seq_len, stage.max_predictions) for stage in self.stages):
             # Made at once: what is wrong with one of them should show before the first step.
             self._sources[length, most], weights, names = zip(*self._parts(length, most), strict=True)
             self._mixtures[length, most] = Mixture(weights)
-            self.names = names if hasattr(self._source_class, 'parts') else ()
+            self.names = names
 
     def __reduce__(self):
         # Loader processes open the files themselves; plans and memory maps do not travel.
@@ -132,7 +133,7 @@ class DataFunction:
         for source in self.sources(self.stages[0]):
             if hasattr(source, 'describe'):
                 lines += source.describe().splitlines()
-        if self.names and self.split == 'train':
+        if self._named and self.split == 'train':
             lines.append('shares of the rows: ' + ', '.join(f'{name} {share:.2%}' for name, share in self.shares().items()))
         return lines
 
@@ -153,7 +154,7 @@ class DataFunction:
         return self._make(self.sources(stage), part, local, rows)
 
     def shares(self, step: int = 0) -> dict[str, float]:
-        """{name: share of the rows} of the parts at a step; {} where parts have no names."""
+        """{name: share of the rows} of what is mixed, at a step."""
         stage = self.stage_at(step)
         return dict(zip(self.names, self._mixtures[stage.seq_len, stage.max_predictions].shares.tolist()))
 
@@ -170,7 +171,7 @@ class DataFunction:
             for name, values in sources[number].get(local[here], **options).items():
                 batch.setdefault(name, np.empty((len(part), *values.shape[1:]), values.dtype))[here] = values
         batch['example_weights'] = np.ones(len(part), np.float32)
-        if self.names:
+        if self._named:
             batch['task_ids'] = part.astype(np.int32)
         return batch
 
@@ -226,7 +227,7 @@ class DataFunction:
             'stages': config_lib.stages(self.config),
             'corpora': [_identity(corpus, self.split) for corpus in self._corpora],
             'examples': [getattr(source, 'fingerprint', '') for source in self.sources(self.stages[0])],
-        } | ({'shares': self.shares()} if self.names else {})
+        } | ({'shares': self.shares()} if self._named else {})
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def loader(self, first_step: int, last_step: int, rows: slice | None = None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:

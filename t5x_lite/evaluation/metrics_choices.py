@@ -37,7 +37,8 @@ def rank_classification(
     scores = np.asarray(scores, np.float64) / (1 if lengths is None else np.asarray(lengths, np.float64))
     weights = np.ones(len(scores)) if weights is None else np.asarray(weights, np.float64)
     if len({len(part) for part in (examples, choices, right, scores, weights)}) != 1 or not len(scores):
-        raise ValueError(f'{len(examples)} pairs, {len(right)} answers, {len(scores)} scores, {len(weights)} weights; expected as many of each, and some')
+        sizes = f'{len(examples)} pairs, {len(right)} answers, {len(scores)} scores, {len(weights)} weights'
+        raise ValueError(f'{sizes}; expected as many of each, and some')
     order = np.lexsort((choices, examples))
     examples, choices, right, scores, weights = (part[order] for part in (examples, choices, right, scores, weights))
     if ((np.diff(examples) == 0) & (np.diff(choices) == 0)).any():

@@ -221,7 +221,8 @@ def record(targets: Sequence[Mapping[str, Any]], predictions: Sequence[str]) -> 
 def entities(targets: Sequence[Sequence[tuple[str, str]]], predictions: Sequence[Sequence[tuple[str, str]]]) -> Scores:
     """Micro F1 over the (type, text) of named entities; one named twice counts twice. Without positions, so not quite CoNLL's."""
     _same_length(targets, predictions)
-    hits = sum(sum((collections.Counter(target) & collections.Counter(found)).values()) for target, found in zip(targets, predictions, strict=True))
+    shared = [collections.Counter(target) & collections.Counter(found) for target, found in zip(targets, predictions, strict=True)]
+    hits = sum(counts.total() for counts in shared)
     named, given = sum(map(len, targets)), sum(map(len, predictions))
     ratio = {'entity_precision': (hits, given), 'entity_recall': (hits, named), 'entity_f1': (2 * hits, named + given)}
     return {name: 100 * part / whole if whole else 0.0 for name, (part, whole) in ratio.items()}

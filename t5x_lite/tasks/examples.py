@@ -1,7 +1,8 @@
 """Tasks and mixtures as a data source: config.data.source = 't5x_lite.tasks.examples:TaskExamples'.
 
     --config.data.tasks.names=glue,squad --config.data.tasks.rates=proportional
-    --config.data.train=articles.jsonl --config.data.tasks.inputs='summarize: {text}' --config.data.tasks.targets='{summary}' --config.data.tasks.metrics=rouge
+    --config.data.train=articles.jsonl --config.data.tasks.inputs='summarize: {text}' --config.data.tasks.targets='{summary}'
+    --config.data.tasks.metrics=rouge
 
 Inputs and targets end with the tokenizer's end token in both layouts; in a decoder's rows it stands between them, so a prompt ends with it too.
 """
@@ -32,11 +33,10 @@ class TaskExamples:
       fingerprint: hexadecimal digits of tokens and rows.
     """
 
-    resolved: dict[str, Any] = {}
-
     def __init__(self, task: Task, examples: Sequence[Example], config: Config, split: str, seed: int, seq_len: int, max_predictions: int):
         """`max_predictions`: tokens of targets at most; `seq_len`: those of inputs, in a decoder's row of both together."""
         self.task, self.split, self.seq_len, self.num_examples = task, split, seq_len, len(examples)
+        self.resolved: dict[str, Any] = {}
         self._seed, self._layout, self._targets_at_most = seed, layout_of(config), max_predictions
         self._tokenizer_path = tables.find_tokenizer(config)
         tokenizer = tokenizers.load(self._tokenizer_path)
@@ -100,7 +100,8 @@ class TaskExamples:
         inputs, targets, cut = self._inputs.lengths, self._targets.lengths, self._cut
         lines = [
             f'{self.split}: task {self.task.name}, {self.num_examples:,} examples in {len(self):,} rows ({self.num_examples / len(self):.1f} a row)',
-            f'tokens: inputs {inputs.mean():.1f}, at most {inputs.max()}, {cut[0]:,} cut; targets {targets.mean():.1f}, at most {targets.max()}, {cut[1]:,} cut',
+            f'tokens: inputs {inputs.mean():.1f}, at most {inputs.max()}, {cut[0]:,} cut; '
+            f'targets {targets.mean():.1f}, at most {targets.max()}, {cut[1]:,} cut',
         ]
         return '\n'.join([*lines, f'tokenizer: {self._tokenizer_path}'])
 

@@ -92,8 +92,8 @@ def encoder_decoder(
 def decoder(rows: Rows, inputs: Sequences, targets: Sequences, length: int, pad_id: int, start_id: int) -> dict[str, np.ndarray]:
     """Features of a decoder that reads inputs and targets as one sequence: int32 [B, L]; target_weights float32, 1 on targets only.
 
-    prefix: 1 where all positions of the sequence may look, the shifted inputs up to the place that predicts the first target (seqio's prefix LM). Causal
-    models leave it aside.
+    prefix: 1 where all positions of the sequence may look, the shifted inputs up to the place that predicts the first target (seqio's prefix LM).
+    Causal models leave it aside.
     """
     first, second = inputs.lengths[rows.members], targets.lengths[rows.members]
     lengths = first + second

@@ -25,7 +25,8 @@ def sst2(folder: str, name: str = 'sst2') -> Task:
     """train.tsv and dev.tsv: sentence TAB 0 (negative) or 1 (positive)."""
     labels = ('negative', 'positive')
     preprocess = functools.partial(text_formats.classification, name='sst2', labels=labels, features=('sentence',))
-    return Task(name, _files(folder, ('train', 'dev'), '.tsv', {'sentence': '0', 'label': '1'}), preprocess, ('accuracy',), labels, content=('sentence',))
+    source = _files(folder, ('train', 'dev'), '.tsv', {'sentence': '0', 'label': '1'})
+    return Task(name, source, preprocess, ('accuracy',), labels, content=('sentence',))
 
 
 def stsb(folder: str, name: str = 'stsb') -> Task:
@@ -62,9 +63,8 @@ def _abstract(row: Mapping, prefix: str) -> Example:
 
 def translation(folder: str, source: str, target: str, name: str = '', validation: str = 'val') -> Task:
     """train.en, train.de, val.en, val.de and so on (.gz too), a sentence a line: Multi30k and its like."""
-    files = {
-        split: {code: find(folder, f'{part}.{code}', '') for code in (source, target)} for split, part in (('train', 'train'), ('validation', validation))
-    }
+    parts = {'train': 'train', 'validation': validation}
+    files = {split: {code: find(folder, f'{part}.{code}', '') for code in (source, target)} for split, part in parts.items()}
     preprocess = functools.partial(text_formats.translate, source=source, target=target)
     return Task(name or f'translate_{source}_{target}', Lines(files), preprocess, ('bleu', 'chrf'), content=(source,))
 

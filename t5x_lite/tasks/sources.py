@@ -99,7 +99,7 @@ def plain(value: Any, where: str) -> Any:
 
 @dataclasses.dataclass
 class Lines:
-    """Parallel files, a sentence a line (each may be .gz): {'train': {'en': 'train.en.gz', 'de': 'train.de.gz'}, ...}; a row is {'en': ..., 'de': ...}."""
+    """Parallel files, a sentence a line, each may be .gz: {'train': {'en': 'train.en.gz', 'de': 'train.de.gz'}, ...}; rows {'en': ..., 'de': ...}."""
 
     files: Mapping[str, Mapping[str, str]]
 

@@ -120,7 +120,7 @@ class Task:
             found, missed = self._judge(metric, predictions, examples)
             twice = scores.keys() & found.keys()
             if twice:
-                raise UserError(f'task {self.name}: two of its metrics give {sorted(twice)[0]!r}; leave one of them out')
+                raise UserError(f'task {self.name}: two of its metrics give {min(twice)!r}; leave one of them out')
             scores |= found
             unread |= missed
         return scores | {'unparsed': float(len(unread)), 'unparsed_percent': 100 * len(unread) / len(predictions)}

@@ -159,7 +159,12 @@ def choices(
     count = len(targets) if isinstance(inputs, str) else len(inputs)
     inputs, targets = ([template] * count if isinstance(template, str) else list(template) for template in (inputs, targets))
     return [
-        {'idx': (number, choice), 'inputs': fill(inputs[choice], example), 'targets': fill(targets[choice], example), 'is_correct': choice == example[label]}
+        {
+            'idx': (number, choice),
+            'inputs': fill(inputs[choice], example),
+            'targets': fill(targets[choice], example),
+            'is_correct': choice == example[label],
+        }
         for number, example in enumerate(examples)
         for choice in range(count)
         if choice == example[label] or not only_right
