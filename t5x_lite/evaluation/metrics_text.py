@@ -117,8 +117,7 @@ def span_squad(targets: Sequence[Mapping[str, Any]], predictions: Sequence[tuple
 
     Args:
       targets: 'answers' and 'context' of each.
-      predictions: (first, last) word of each, by white space; None answers nothing. T5's own code counts words here without the punctuation that it
-        counted when it made the targets, which puts right answers in the wrong place; this one counts as `questions.span_answer` does.
+      predictions: (first, last) word of each, by white space; None answers nothing.
     """
     texts = []
     for target, span in zip(targets, predictions, strict=True):

@@ -56,13 +56,6 @@ def _content_words(text: str) -> frozenset[str]:
     return frozenset(word for word in words if word and word not in _DETERMINERS)
 
 
-def choice_target(example: Mapping[str, Any], tokens: Sequence[int]) -> list[Any]:
-    """[(example, choice), is_correct, weight, tokens, and what 'passthrough' holds]: what a score of a choice is held against."""
-    weight = example['weight'] if example.get('weight') is not None else 1
-    passed = [example['passthrough']] if example.get('passthrough') is not None else []
-    return [example['idx'], example['is_correct'], weight, len(tokens), *passed]
-
-
 @dataclasses.dataclass(frozen=True)
 class Reading:
     """How a metric reads examples and predictions."""

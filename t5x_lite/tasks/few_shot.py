@@ -1,6 +1,6 @@
 """Prompts for a model that was not tuned: demonstrations in front of a question (Brown et al., 2020, section 2), zero, one or a few.
 
-    shots = FewShot(task, shots=2, seed=0)
+    shots = FewShot(task, examples_of(config, task, 'train'), shots=2, seed=0)
     shots.prompt(example, 7)          'review: dull\\nlabel: 0\\n\\nreview: fine\\nlabel: 1\\n\\nreview: great fun\\nlabel:'
     shots.choices                     (' 0', ' 1'): what may follow, for ranking by likelihood
     shots.content_free(7)             the same demonstrations, then a question about nothing, for calibration (Zhao et al., 2021)
@@ -30,10 +30,10 @@ class FewShot:
     def __init__(
         self,
         task: Task,
+        pool: Sequence[Example],
         shots: int,
         seed: int = 0,
         *,
-        pool: Sequence[Example] | None = None,
         same: bool = False,
         instruction: str = '',
         separator: str = '\n\n',
@@ -41,7 +41,7 @@ class FewShot:
     ):
         """
         Args:
-          pool: what demonstrations are drawn from; None: the task's training part.
+          pool: what demonstrations are drawn from, the task's training part (where none is published, without what the run sets aside).
           same: the same demonstrations for every question (which `calibrated` needs no more than once, then).
           instruction: in front of everything, its separator included.
           separator: between demonstrations. joint: between a question and its answer.
@@ -50,7 +50,7 @@ class FewShot:
             raise UserError(f'{shots} demonstrations; config.decode.shots must be at least 0')
         self.task, self.shots, self._seed, self._same = task, shots, seed, same
         self._instruction, self._separator, self._joint = instruction, separator, joint
-        self._pool = list(pool) if pool is not None else task.examples('train', seed=seed) if shots else []
+        self._pool = list(pool)
         if len(self._pool) < shots:
             raise UserError(f'task {task.name}: {shots} demonstrations from a training part of {len(self._pool)}; lower --config.decode.shots')
 

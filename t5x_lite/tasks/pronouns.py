@@ -27,14 +27,15 @@ def mark_word(text: str, words: str, index: int) -> str:
 
 def wsc(example: Mapping[str, Any]) -> Example:
     """SuperGLUE's WSC with both spans marked, '# him #' and '* the man *' -> 'True' or 'False'."""
-    words = example['text'].split(' ')
-    for number, mark in ((1, '*'), (2, '#')):
-        first = example[f'span{number}_index']
-        span = example[f'span{number}_text'].split(' ')
-        words[first] = f'{mark} {words[first]}'
-        words[first + len(span) - 1] += f' {mark}'
+    text = example['text']
+    starts = [match.start() for match in re.finditer(r'\S+', text)]
+    # The later span first, so that the other's place still holds.
+    for number, mark in sorted(((1, '*'), (2, '#')), key=lambda span: -example[f'span{span[0]}_index']):
+        start, span = starts[example[f'span{number}_index']], example[f'span{number}_text']
+        if text.startswith(span, start):
+            text = f'{text[:start]}{mark} {span} {mark}{text[start + len(span) :]}'
     label = int(example['label'])
-    return {'inputs': f'wsc text: {" ".join(words)}', 'targets': UNKNOWN if label < 0 else str(bool(label))}
+    return {'inputs': f'wsc text: {text}', 'targets': UNKNOWN if label < 0 else str(bool(label))}
 
 
 def wsc_simple(example: Mapping[str, Any], only_right: bool = False) -> Example | list[Example]:
@@ -52,7 +53,10 @@ def wsc_simple(example: Mapping[str, Any], only_right: bool = False) -> Example 
 
 def dpr_simple(example: Mapping[str, Any]) -> Example:
     """Definite Pronoun Resolution (Rahman & Ng, 2012)."""
-    return {'inputs': f'{PREFIX} {mark_word(example["sentence"], example["pronoun"], 0)}', 'targets': example['candidates'][int(example['label'])]}
+    sentence, pronoun = example['sentence'], example['pronoun']
+    # The first that stands as a word of its own is meant.
+    marked, found = re.subn(rf' {re.escape(pronoun)}(?=[ .,])', lambda _: f' *{pronoun}*', sentence, count=1)
+    return {'inputs': f'{PREFIX} {marked if found else mark_word(sentence, pronoun, 0)}', 'targets': example['candidates'][int(example['label'])]}
 
 
 def wnli_simple(example: Mapping[str, Any]) -> Example:
@@ -78,7 +82,7 @@ def wnli_simple(example: Mapping[str, Any]) -> Example:
     referent = ' '.join(guess[slice(*candidate)]).strip(string.punctuation.replace("'", ''))
     return {
         'inputs': f'{PREFIX} {" ".join([*words[:place], _starred(words[place]), *words[place + 1 :]])}',
-        'targets': referent.removesuffix("'s"),
+        'targets': referent.removesuffix("'s").removesuffix("'"),
         'premise': premise,
         'hypothesis': hypothesis,
         'label': example['label'],

@@ -17,6 +17,7 @@ import numpy as np
 
 from t5x_lite.config import Rates, UserError
 from t5x_lite.data import random
+from t5x_lite.evaluation import metrics_choices
 from t5x_lite.tasks import answers
 from t5x_lite.tasks.sources import Source
 from t5x_lite.tasks.text_formats import UNKNOWN, Example
@@ -45,22 +46,25 @@ class Task:
     hold_out: bool = True
 
     def __post_init__(self):
+        self._tfds_dir = ''
         for metric in self.metrics:
             self._said(lambda metric=metric: answers.metric(metric))
 
     def has(self, split: str) -> bool:
         return split in self.source.splits or (split == 'validation' and self.hold_out and 'train' in self.source.splits)
 
-    def rows(self, split: str, *, seed: int = 0, fraction: float = 0.1, tfds_dir: str = '') -> list[tuple[str, Example]]:
+    def rows(self, split: str, *, seed: int = 0, fraction: float = 0.1, tfds_dir: str | None = None) -> list[tuple[str, Example]]:
         """(where, row) as the source has them.
 
         Args:
           seed, fraction: of the training rows that are set aside, where the source has no validation part.
+          tfds_dir: where TFDS keeps its data; None: as of the last call, at first its default.
         """
+        self._tfds_dir = self._tfds_dir if tfds_dir is None else tfds_dir
         if not self.has(split):
             raise UserError(f'task {self.name} has no {split} part, only {", ".join(self.source.splits)}')
         aside = 'validation' not in self.source.splits and self.hold_out and split in ('train', 'validation')
-        rows = self.source.read('train' if aside else split, tfds_dir)
+        rows = self.source.read('train' if aside else split, self._tfds_dir)
         if aside:
             count = round(fraction * len(rows))
             if not 0 < count < len(rows):
@@ -73,27 +77,32 @@ class Task:
             rows = [row for row, held_out in zip(rows, chosen.tolist(), strict=True) if held_out == (split == 'validation')]
         return rows
 
-    def examples(self, split: str, *, seed: int = 0, fraction: float = 0.1, tfds_dir: str = '') -> list[Example]:
+    def examples(self, split: str, *, seed: int = 0, fraction: float = 0.1, tfds_dir: str | None = None) -> list[Example]:
         """Dicts with 'inputs', 'targets', 'references' and what the metrics need, in the order of the source. Arguments as of `rows`.
 
         Raises:
           UserError: naming the task, and file and line.
         """
+        made = self._made(self.rows(split, seed=seed, fraction=fraction, tfds_dir=tfds_dir))
+        if not made:
+            raise UserError(f'task {self.name}: its {split} part holds no example')
+        return made
+
+    def _made(self, rows: Sequence[tuple[str, Example]]) -> list[Example]:
         made = []
-        for where, row in self.rows(split, seed=seed, fraction=fraction, tfds_dir=tfds_dir):
+        for where, row in rows:
             found = self._said(lambda row=row: self.preprocess(row), where)
             for example in [found] if isinstance(found, Mapping) else found:
                 for key in ('inputs', 'targets'):
                     if not isinstance(example.get(key), str):
                         raise UserError(f'task {self.name}: {where}: {key} is {example.get(key)!r}, not a text; mend the preprocessing or the row')
                 made.append({'references': [example['targets']], **example})
-        if not made:
-            raise UserError(f'task {self.name}: its {split} part holds no example')
         return made
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
-        return tuple(self.labels) or tuple(sorted({example['targets'] for example in self.examples('train')}))
+        # All that can be learnt from, whatever is set aside: they do not depend on a seed.
+        return tuple(self.labels) or tuple(sorted({example['targets'] for example in self._made(self.source.read('train', self._tfds_dir))}))
 
     def score(self, predictions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
         """Percentages of all metrics; 'unparsed' and 'unparsed_percent': predictions that could not be read, which count as wrong.
@@ -124,6 +133,21 @@ class Task:
             scores |= found
             unread |= missed
         return scores | {'unparsed': float(len(unread)), 'unparsed_percent': 100 * len(unread) / len(predictions)}
+
+    def score_choices(self, scores: Any, examples: Sequence[Example], lengths: Any = None) -> dict[str, float]:
+        """Percentages where the likeliest of the classes is the answer: nothing has to be read (see `metrics_choices.rank_classification`).
+
+        Args:
+          scores: [n, classes] log-probabilities of each class as a continuation. lengths: [classes] tokens of each, to divide by; None: as they are.
+        """
+        scores, count = np.asarray(scores, np.float64), len(self.classes)
+        targets = np.array([self._said(lambda example=example: answers.READINGS['label'].target(example, self.classes)) for example in examples], np.int64)
+        if scores.shape != (len(examples), count):
+            raise UserError(f'task {self.name}: scores {scores.shape} of {len(examples)} examples with {count} classes')
+        pairs = np.repeat(np.arange(len(examples)), count), np.tile(np.arange(count), len(examples))
+        right = (targets[:, None] == np.arange(count)).reshape(-1)
+        each = None if lengths is None else np.tile(np.asarray(lengths), len(examples))
+        return self._said(lambda: metrics_choices.rank_classification(*pairs, right, scores.reshape(-1), lengths=each, num_classes=count))
 
     def _judge(self, metric: answers.Metric, predictions: Sequence[str], examples: Sequence[Example]) -> tuple[dict[str, float], set[int]]:
         reading = answers.READINGS[metric.reading]

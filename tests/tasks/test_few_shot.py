@@ -23,10 +23,10 @@ def _task(**more):
 def test_prompts():
     task = _task()
     example = task.examples('validation')[2]
-    assert FewShot(task, 0).prompt(example) == 'review: great fun\nlabel:'
-    prompt = FewShot(task, 1, joint=' -> ', separator='|', instruction='Judge. ').prompt(example)
+    assert FewShot(task, [], 0).prompt(example) == 'review: great fun\nlabel:'
+    prompt = FewShot(task, task.examples('train'), 1, joint=' -> ', separator='|', instruction='Judge. ').prompt(example)
     assert prompt.startswith('Judge. review: ') and prompt.endswith('|review: great fun\nlabel:') and prompt.count('label: -> ') == 1
-    shots = FewShot(task, 2)
+    shots = FewShot(task, task.examples('train'), 2)
     assert shots.choices == (' 0', ' 1') and shots.answer(example) == ' 0'
     shown = shots.demonstrations(example, 5)
     assert shots.prompt(example, 5) == '\n\n'.join([f'{one["inputs"]} {one["targets"]}' for one in shown] + [example['inputs']])
@@ -34,39 +34,39 @@ def test_prompts():
 
 def test_a_demonstration_is_never_the_question():
     task = _task()
-    shots = FewShot(task, 3)
+    shots = FewShot(task, task.examples('train'), 3)
     for number in range(30):
         example = task.examples('train')[0]  # occurs twice
         assert example['inputs'] not in [shown['inputs'] for shown in shots.demonstrations(example, number)]
     with pytest.raises(UserError, match='fewer than 4 training examples differ from question 0'):
-        FewShot(task, 4).prompt(task.examples('train')[0])
+        FewShot(task, task.examples('train'), 4).prompt(task.examples('train')[0])
     with pytest.raises(UserError, match='6 demonstrations from a training part of 5; lower --config.decode.shots'):
-        FewShot(task, 6)
+        FewShot(task, task.examples('train'), 6)
     with pytest.raises(UserError, match='must be at least 0'):
-        FewShot(task, -1)
+        FewShot(task, [], -1)
 
 
 def test_demonstrations_are_a_function_of_seed_and_number():
     task = synthetic.addition(2, 50, 20)
-    examples = task.examples('validation')
-    prompts = [FewShot(task, 3, seed=1).prompt(example, number) for number, example in enumerate(examples)]
-    assert prompts == [FewShot(task, 3, seed=1).prompt(example, number) for number, example in enumerate(examples)]
-    assert prompts != [FewShot(task, 3, seed=2).prompt(example, number) for number, example in enumerate(examples)]
+    examples, pool = task.examples('validation'), task.examples('train')
+    prompts = [FewShot(task, pool, 3, seed=1).prompt(example, number) for number, example in enumerate(examples)]
+    assert prompts == [FewShot(task, pool, 3, seed=1).prompt(example, number) for number, example in enumerate(examples)]
+    assert prompts != [FewShot(task, pool, 3, seed=2).prompt(example, number) for number, example in enumerate(examples)]
     assert len({prompt.rpartition('\n\n')[0] for prompt in prompts}) > 15
-    fixed = [FewShot(task, 3, seed=1, same=True).prompt(example, number) for number, example in enumerate(examples)]
+    fixed = [FewShot(task, pool, 3, seed=1, same=True).prompt(example, number) for number, example in enumerate(examples)]
     assert len({prompt.rpartition('\n\n')[0] for prompt in fixed}) == 1
 
 
 def test_prompts_without_content():
     task = _task(content=('text',))
-    shots = FewShot(task, 2)
+    shots = FewShot(task, task.examples('train'), 2)
     example = task.examples('train')[1]
     free = shots.content_free(3, example)
     head = shots.prompt(example, 3).removesuffix(example['inputs'])
     assert free == [f'{head}review: {text}\nlabel:' for text in ('N/A', '[MASK]', '')]
     with pytest.raises(UserError, match='does not say which columns hold content'):
-        FewShot(_task(), 1).content_free()
-    assert FewShot(synthetic.addition(2, 10, 5), 0).content_free()[0] == 'Q: What is N/A plus N/A?\nA:'
+        FewShot(_task(), task.examples('train'), 1).content_free()
+    assert FewShot(synthetic.addition(2, 10, 5), [], 0).content_free()[0] == 'Q: What is N/A plus N/A?\nA:'
 
 
 def test_calibration():

@@ -72,6 +72,7 @@ def test_questions():
     assert (found['targets'], found['references']) == ('10 . 5', ['10 . 5', '10 . 5 or so'])
     assert questions.squad_span(row)['targets'] == 'start: 2 end: 4'
     assert questions.squad_span(row | {'answers': ['eleven']}) == []
+    assert questions.squad(row | {'context': '"Ten"'})['inputs'] == 'question: How much ? context: " Ten " '
     assert questions.squad(row | {'question': 'How much'})['inputs'].startswith('question: How much context: ')
 
 
@@ -90,6 +91,8 @@ def test_pronouns():
         pronouns.mark_word('He left.', 'she', 0)
     row = {'text': 'Ann saw Eve when she left .', 'span1_text': 'Ann', 'span1_index': 0, 'span2_text': 'she', 'span2_index': 4, 'label': 1, 'idx': 0}
     assert pronouns.wsc(row) == {'inputs': 'wsc text: * Ann * saw Eve when # she # left .', 'targets': 'True'}
+    commas = row | {'text': 'Ann, she said, left.', 'span2_index': 1}
+    assert pronouns.wsc(commas)['inputs'] == 'wsc text: * Ann *, # she # said, left.'
     assert pronouns.wsc_simple(row)['inputs'] == 'wsc: Ann saw Eve when *she* left .'
     assert pronouns.wsc_simple(row | {'label': 0}, only_right=True) == []
     row = {'sentence1': 'The cup fell off the shelf because it was crooked.', 'sentence2': 'The shelf was crooked.', 'label': 1, 'idx': 0}
