@@ -3,7 +3,7 @@
 What cannot be read (no such class, no number) is wrong and counted: it is None here, and a metric gets the reading's `missing` for it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import re
 import string

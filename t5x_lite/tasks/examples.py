@@ -98,12 +98,10 @@ class TaskExamples:
 
     def describe(self) -> str:
         inputs, targets, cut = self._inputs.lengths, self._targets.lengths, self._cut
-        lines = [
-            f'{self.split}: task {self.task.name}, {self.num_examples:,} examples in {len(self):,} rows ({self.num_examples / len(self):.1f} a row)',
-            f'tokens: inputs {inputs.mean():.1f}, at most {inputs.max()}, {cut[0]:,} cut; '
-            f'targets {targets.mean():.1f}, at most {targets.max()}, {cut[1]:,} cut',
-        ]
-        return '\n'.join([*lines, f'tokenizer: {self._tokenizer_path}'])
+        said = f'tokens: inputs {inputs.mean():.1f}, at most {inputs.max()}, {cut[0]:,} cut; '
+        said += f'targets {targets.mean():.1f}, at most {targets.max()}, {cut[1]:,} cut'
+        rows = f'{self.num_examples:,} examples in {len(self):,} rows ({self.num_examples / len(self):.1f} a row)'
+        return '\n'.join([f'{self.split}: task {self.task.name}, {rows}', said, f'tokenizer: {self._tokenizer_path}'])
 
     def _tokenize(self, examples: Sequence[Example], tokenizer: tokenizers.Tokenizer, too_long: TooLong) -> None:
         kept: dict[str, list[list[int]]] = {'inputs': [], 'targets': []}

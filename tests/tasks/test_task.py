@@ -188,7 +188,7 @@ def test_the_likeliest_class_is_the_answer():
     examples = task.examples('validation')
     found = task.score_choices([[-3, -1], [-1, -2], [-1, -9], [-4, -5]], examples)
     assert (found['accuracy'], found['f1'], found['auc_roc']) == (75.0, pytest.approx(200 / 3), 50.0)
-    assert task.score_choices([[-3, -4], [-1, -2], [-1, -1.5], [-4, -5]], examples, lengths=[1, 2])['accuracy'] == 50
+    assert task.score_choices([[-3, -4], [-1, -2], [-1, -1.5], [-4, -5]], examples, lengths=[1, 2])['accuracy'] == 75
     with pytest.raises(UserError, match=r'task mine: scores \(4, 3\) of 4 examples with 2 classes'):
         task.score_choices([[0, 0, 0]] * 4, examples)
 
