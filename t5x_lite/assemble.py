@@ -66,7 +66,7 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
     config = finalize(config)
     config.data.layout = _layout(config)
 
-    tokenizer_path, has_data = _tokenizer(config), bool(config.data.path or config.data.train or config.data.validation)
+    tokenizer_path, has_data = _tokenizer(config), bool(config.data.path or config.data.train or config.data.validation or config.data.tasks.names)
     if has_data and not config.data.source:
         raise UserError('config.data.source is empty; name the class that makes examples, such as bert_flax.objectives:MlmNsp')
     if tokenizer_path:
@@ -165,7 +165,7 @@ def load_for_use(config: Config, workdir: str, step: int | None, *, ema: bool = 
     if not available.keys() & paths.leaves(expected).keys():
         raise UserError(f'{found} holds no parameter of {config.model.module} with its head; fine-tune it: --config.init_from={workdir}')
     checkpoint.plan_merge(expected, params, (), found)
-    if config.data.train or config.data.validation:
+    if config.data.train or config.data.validation or config.data.tasks.names:
         config.data.tokenizer = os.path.join(found, 'tokenizer')  # init_from may be gone
     return config, paths.map_paths(lambda path, _: available[path], expected), step
 
@@ -184,7 +184,7 @@ def _fill_in(config: Config, saved: Config) -> None:
 
 
 def _tokenizer(config: Config) -> str:
-    if config.data.train or config.data.validation:
+    if config.data.train or config.data.validation or config.data.tasks.names:
         return tables.find_tokenizer(config)
     if config.data.path:
         return Corpus(config.data.path[0], 'train').tokenizer_path

@@ -5,7 +5,7 @@ import math
 import re
 from typing import Any
 
-from t5x_lite.config import Config, Positions, UserError, stages
+from t5x_lite.config import Config, Positions, Rates, UserError, stages
 
 _AT_LEAST_0 = (
     'epochs', 'z_loss', 'model.vocab_size', 'model.num_decoder_layers', 'model.head_size', 'model.local_window', 'model.num_labels',
@@ -73,6 +73,14 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
         (f'config.data.weights has {len(data.weights)} values for {len(data.path)} paths; give one a path'),
     )
     yield all(0 < weight < math.inf for weight in data.weights), f'config.data.weights is {data.weights}; each must be above 0'
+    tasks = data.tasks
+    yield 0 < tasks.temperature < math.inf, f'config.data.tasks.temperature is {tasks.temperature}; it must be above 0'
+    yield tasks.maximum > 0, f'config.data.tasks.maximum is {tasks.maximum}; it must be above 0'
+    yield all(0 <= weight < math.inf for weight in tasks.weights), f'config.data.tasks.weights is {tasks.weights}; each must be at least 0'
+    yield (
+        tasks.rates != Rates.given or len(tasks.weights) == len(tasks.names),
+        f'config.data.tasks.weights has {len(tasks.weights)} values for {len(tasks.names)} names; with rates=given, give one a name',
+    )
     for field, patterns in (('init_fresh', config.init_fresh), ('optim.decay', [pattern for pattern, _ in optim.decay])):
         for pattern in patterns:
             yield not (wrong := _wrong_pattern(pattern)), f'config.{field}: {pattern!r} is not a regular expression ({wrong})'

@@ -390,7 +390,8 @@ class Config:
 # Fields that may differ between the runs of one workdir: they change where and how a run goes, not what it computes. (Data are known by
 # what is in them, wherever they lie.)
 FREE_ON_RESUME = (
-    'data.path', 'data.train', 'data.tokenizer', 'data.layout', 'data.workers', 'data.prefetch', 'mesh', 'checkpoint', 'decode', 'log', 'model.scan_layers', 'model.remat', 'model.attention', 'deterministic',
+    'data.path', 'data.train', 'data.tasks.files', 'data.tokenizer', 'data.layout', 'data.workers', 'data.prefetch', 'mesh', 'checkpoint', 'decode', 'log',
+    'model.scan_layers', 'model.remat', 'model.attention', 'deterministic',
 )  # fmt: skip
 
 
@@ -556,7 +557,9 @@ def finalize(config: Config) -> Config:
       UserError: naming the field and the mend.
     """
     config = from_dict(Config, to_dict(config))
-    for part, name in ((config.data, 'path'), (config.data, 'text_columns'), (config.data, 'labels'), (config, 'init_fresh')):
+    tasks = config.data.tasks
+    texts = [(config.data, name) for name in ('path', 'text_columns', 'labels')] + [(tasks, name) for name in ('names', 'files', 'metrics')]
+    for part, name in (*texts, (config, 'init_fresh')):
         value = getattr(part, name)
         if len(value) == 1 and isinstance(value[0], str) and ',' in value[0]:
             setattr(part, name, tuple(item.strip() for item in value[0].split(',') if item.strip()))

@@ -42,10 +42,13 @@ class DataFunction:
     """The batches of one split, 'train' or 'validation'.
 
     Each length of sequence has its own sources (one a corpus) and its own plan, and a counter of examples that is a function of the step.
-    Several corpora mix in exact shares (`Mixture`) by `config.data.weights`, or in proportion to their tokens.
+    Several corpora mix in exact shares (`Mixture`) by `config.data.weights`, or in proportion to their tokens; a source class with
+    `parts(config, split, seed, length, predictions) -> [(source, weight, name)]` says itself what is mixed.
 
     Attributes:
       stages: in the order of their steps; without config.data.stages there is one.
+      names: of what is mixed, the tasks of a source class that has `parts`, else the paths of the corpora. Batches of tasks say of each row which of
+        them it is of, as task_ids (int32[B]).
       fingerprint: 16 hexadecimal digits of what the examples are made of (texts, tokenizer, source, settings of masking and stages, seed).
         Resuming a run on data with another fingerprint would silently train on something else.
 
@@ -63,17 +66,28 @@ class DataFunction:
         self._corpora = self._open(corpora)
         self.stages = _stages(config)
         self._sources: dict[tuple[int, int], list[Any]] = {}
+        self._mixtures: dict[tuple[int, int], Mixture] = {}
+        self._named = hasattr(self._source_class, 'parts')
         for length, most in dict.fromkeys((stage.seq_len, stage.max_predictions) for stage in self.stages):
             # Made at once: what is wrong with one of them should show before the first step.
-            self._sources[length, most] = [
-                self._source_class(config, split, config.seed, length, most, corpus) for corpus in self._corpora or [None]
-            ]
-        sizes = [corpus.num_tokens for corpus in self._corpora] or [1]
-        self._mixture = Mixture(config.data.weights if self._corpora and config.data.weights else sizes)
+            self._sources[length, most], weights, names = zip(*self._parts(length, most), strict=True)
+            self._mixtures[length, most] = Mixture(weights)
+            self.names = names
 
     def __reduce__(self):
         # Loader processes open the files themselves; plans and memory maps do not travel.
         return type(self), (self.config, self.split, self._given)
+
+    def _parts(self, length: int, most: int) -> list[tuple[Any, float, str]]:
+        """(source, weight, name): what a source class that has `parts` says, else a source of each corpus."""
+        config = self.config
+        if hasattr(self._source_class, 'parts'):
+            return self._source_class.parts(config, self.split, config.seed, length, most)
+        weights = config.data.weights or [corpus.num_tokens for corpus in self._corpora]
+        return [
+            (self._source_class(config, self.split, config.seed, length, most, corpus), weight, corpus.path if corpus else '')
+            for corpus, weight in (zip(self._corpora, weights, strict=True) if self._corpora else [(None, 1)])
+        ]
 
     def _open(self, corpora):
         data = self.config.data
@@ -119,6 +133,8 @@ class DataFunction:
         for source in self.sources(self.stages[0]):
             if hasattr(source, 'describe'):
                 lines += source.describe().splitlines()
+        if self._named and self.split == 'train':
+            lines.append('shares of the rows: ' + ', '.join(f'{name} {share:.2%}' for name, share in self.shares().items()))
         return lines
 
     def indices(self, step: int) -> np.ndarray:
@@ -133,8 +149,14 @@ class DataFunction:
 
     def batch(self, step: int, rows: slice | None = None) -> dict[str, np.ndarray]:
         """The batch of a step, or those rows of it; example_weights are all 1."""
-        part, local = self._mixture(self.indices(step))
-        return self._make(self.sources(self.stage_at(step)), part, local, rows)
+        stage = self.stage_at(step)
+        part, local = self._mixtures[stage.seq_len, stage.max_predictions](self.indices(step))
+        return self._make(self.sources(stage), part, local, rows)
+
+    def shares(self, step: int = 0) -> dict[str, float]:
+        """{name: share of the rows} of what is mixed, at a step."""
+        stage = self.stage_at(step)
+        return dict(zip(self.names, self._mixtures[stage.seq_len, stage.max_predictions].shares.tolist()))
 
     def _make(self, sources, part, local, rows):
         """Examples `local` (int64[B]) of sources `part` (int64[B]), or `rows` of them."""
@@ -149,33 +171,45 @@ class DataFunction:
             for name, values in sources[number].get(local[here], **options).items():
                 batch.setdefault(name, np.empty((len(part), *values.shape[1:]), values.dtype))[here] = values
         batch['example_weights'] = np.ones(len(part), np.float32)
+        if self._named:
+            batch['task_ids'] = part.astype(np.int32)
         return batch
 
-    def evaluation_size(self, step: int = 0) -> int:
+    def evaluation_size(self, step: int = 0, only: str = '') -> int:
         """How many batches `evaluation_batches` gives."""
         stage = self.stage_at(step)
         size = self.config.eval.batch_size or stage.batch_size
-        every = -(-sum(len(source) for source in self.sources(stage)) // size)
+        every = -(-sum(len(self.sources(stage)[number]) for number in self._chosen(only)) // size)
         return min(every, self.config.eval.batches) if self._corpora and self.config.eval.batches else every
 
-    def evaluation_batches(self, step: int = 0, rows: slice | None = None) -> Iterator[dict[str, np.ndarray]]:
+    def _chosen(self, only: str) -> list[int]:
+        """The numbers of all parts, or of the one of that name."""
+        if only and only not in self.names:
+            raise UserError(f'no part {only!r} in the {self.split} data, {config_lib.nearest(only, self.names)}')
+        return [self.names.index(only)] if only else list(range(len(self._sources[self.stages[0].seq_len, self.stages[0].max_predictions])))
+
+    def evaluation_batches(self, step: int = 0, rows: slice | None = None, only: str = '') -> Iterator[dict[str, np.ndarray]]:
         """The same batches each time, in the shapes of the stage at `step`, with each example of epoch 0 at most once.
 
         They are the first config.eval.batches (0: all; sources without a corpus always give all), in which several corpora are spread
-        evenly. The last batch is filled up with its first example, at example_weights and masked_weights 0.
+        evenly. The last batch is filled up with its first example, at weights (of example, masked tokens, targets) 0.
+
+        Args:
+          only: the part of this name, one task of a mixture; '': all.
         """
         sources = self.sources(self.stage_at(step))
         size = self.config.eval.batch_size or self.stage_at(step).batch_size
-        lengths = np.array([len(source) for source in sources])
+        chosen_parts = self._chosen(only)
+        lengths = np.array([len(source) if number in chosen_parts else 0 for number, source in enumerate(sources)])
         part = np.repeat(np.arange(len(sources)), lengths)
         local = np.arange(len(part)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         order = np.argsort((local + 0.5) / lengths[part], kind='stable')
-        for first in range(0, self.evaluation_size(step) * size, size):
+        for first in range(0, self.evaluation_size(step, only) * size, size):
             chosen = order[first : first + size]
             filled = np.concatenate([chosen, np.full(size - len(chosen), chosen[0])])
             batch = self._make(sources, part[filled], local[filled], rows)
             padding = (np.arange(size) >= len(chosen))[rows or slice(None)]
-            for name in ('example_weights', 'masked_weights'):
+            for name in ('example_weights', 'masked_weights', 'target_weights'):
                 if name in batch:
                     batch[name][padding] = 0
             yield batch
@@ -193,7 +227,7 @@ class DataFunction:
             'stages': config_lib.stages(self.config),
             'corpora': [_identity(corpus, self.split) for corpus in self._corpora],
             'examples': [getattr(source, 'fingerprint', '') for source in self.sources(self.stages[0])],
-        }
+        } | ({'shares': self.shares()} if self._named else {})
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def loader(self, first_step: int, last_step: int, rows: slice | None = None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:

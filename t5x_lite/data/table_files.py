@@ -89,13 +89,13 @@ def read(source: str, named: tuple[str, ...] = (), complete: bool = False, tfds_
         raise UserError(
             f'{source}: unknown kind of table {kind or "(no extension)"!r}; expected {", ".join(EXTENSIONS)}, each also .gz, or tfds:NAME'
         )
-    text = _read_text(source)
+    text = read_text(source)
     if not text.strip():
         raise UserError(f'{source}: empty; expected rows of text and label')
     return _read_jsonl(source, text) if kind == '.jsonl' else _read_separated(source, text, kind, named, complete)
 
 
-def _read_text(path: str) -> str:
+def read_text(path: str) -> str:
     try:
         with open(path, 'rb') as file:
             data = file.read()

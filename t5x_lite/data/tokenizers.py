@@ -53,6 +53,8 @@ class Tokenizer:
             spellings = ((names or {}).get(role), usual, *_OTHER_SPELLINGS[role])
             self._names[role] = next((name for name in spellings if name in vocab), None)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (vocab.get(self._names[role]) for role in SPECIAL_TOKENS)
+        self.end_id = self.sep_id  # ends a text of its own: </s> or [SEP]
+        self.start_id = self.pad_id if self.cls_id is None else self.cls_id  # what a decoder reads first
         added = {index for index, token in backend.get_added_tokens_decoder().items() if token.special}
         self.special_ids = frozenset(added | {vocab[name] for name in self._names.values() if name})
         prefix = getattr(backend.model, 'continuing_subword_prefix', None)

@@ -160,7 +160,7 @@ def test_corpora_mix(corpus, second):
         assert all((batch[name][row] == expected[name][0]).all() for name in expected)
     by_tokens = DataFunction(config_for(PACKED, batch_size=40), 'train', [corpus, second])
     share = corpus.num_tokens / (corpus.num_tokens + second.num_tokens)
-    assert abs(by_tokens._mixture.shares[0] - share) < 1e-4
+    assert abs(by_tokens.shares()[corpus.path] - share) < 1e-4
     rows = slice(10, 20)
     assert same({name: values[rows] for name, values in batch.items()}, data.batch(2, rows))
 

@@ -1,0 +1,177 @@
+"""Tasks and mixtures as a data source: config.data.source = 't5x_lite.tasks.examples:TaskExamples'.
+
+    --config.data.tasks.names=glue,squad --config.data.tasks.rates=proportional
+    --config.data.train=articles.jsonl --config.data.tasks.inputs='summarize: {text}' --config.data.tasks.targets='{summary}'
+    --config.data.tasks.metrics=rouge
+
+Inputs and targets end with the tokenizer's end token in both layouts; in a decoder's rows it stands between them, so a prompt ends with it too.
+"""
+
+from collections.abc import Sequence
+import functools
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from t5x_lite.config import Config, Layout, TooLong, UserError
+from t5x_lite.data import packing, random, tables, tokenizers
+from t5x_lite.tasks import builtin, layouts, registry
+from t5x_lite.tasks.task import Task
+from t5x_lite.tasks.text_formats import Example
+
+
+class TaskExamples:
+    """One task's split, tokenised at once, as an endless sequence of rows; `parts` makes those of a mixture.
+
+    Train: every epoch has its own order by (seed, task, epoch). Validation: the order of the source, again and again. A row holds one example, or with
+    config.data.tasks.pack several of this task, attention isolated; which share a row is drawn once.
+
+    Attributes:
+      num_examples: of the split; `len` counts rows.
+      resolved: nothing is left to the data.
+      fingerprint: hexadecimal digits of tokens and rows.
+    """
+
+    def __init__(self, task: Task, examples: Sequence[Example], config: Config, split: str, seed: int, seq_len: int, max_predictions: int):
+        """`max_predictions`: tokens of targets at most; `seq_len`: those of inputs, in a decoder's row of both together."""
+        self.task, self.split, self.seq_len, self.num_examples = task, split, seq_len, len(examples)
+        self.resolved: dict[str, Any] = {}
+        self._seed, self._layout, self._targets_at_most = seed, layout_of(config), max_predictions
+        self._tokenizer_path = tables.find_tokenizer(config)
+        tokenizer = tokenizers.load(self._tokenizer_path)
+        if tokenizer.end_id is None:
+            raise UserError(f'the tokenizer {self._tokenizer_path} has no token that ends a text (</s>, [SEP]); tasks need one')
+        self._pad, self._start = tokenizer.pad_id or 0, tokenizer.start_id
+        self._tokenize(examples, tokenizer, config.data.tasks.too_long)
+        pack = config.data.tasks.pack
+        self._rows = self._plan(random.key(seed, 'tasks.pack', task.name)) if pack else packing.alone(len(examples))
+
+    @staticmethod
+    def predictions(config: Config, seq_len: int) -> int:
+        """Tokens of targets at most, where config.data.target_len leaves it open."""
+        return config.data.target_len or seq_len
+
+    @staticmethod
+    def parts(config: Config, split: str, seed: int, seq_len: int, max_predictions: int) -> list[tuple['TaskExamples', float, str]]:
+        """(source, weight, name) of each task of the config.
+
+        Weights are of rows, and rates of examples: a task's weight is its rate times its rows per example. Of tasks that are learnt, those at rate 0
+        stay out; of the validation part, tasks weigh as many rows as they have.
+
+        Raises:
+          UserError: no task, no such task, nothing to learn.
+        """
+        tasks = [task for task in of_config(config) if task.has(split)]
+        if not tasks:
+            raise UserError(f'none of config.data.tasks.names has a {split} part; add a task that has one')
+        found = {task.name: examples_of(config, task, split) for task in tasks}
+        if split == 'train' and config.data.max_examples:
+            found = {name: _subset(examples, config.data.max_examples, seed, name) for name, examples in found.items()}
+        if split == 'train' and config.data.tasks.names:
+            rates = registry.rates(config.data.tasks, lambda name: len(found[name]) if name in found else 0)
+            tasks = [task for task in tasks if rates[task.name] > 0]
+            if not tasks:
+                raise UserError('every task of config.data.tasks.names has rate 0; give one of them more')
+        else:
+            rates = {task.name: len(found[task.name]) for task in tasks}
+        made = []
+        for task in tasks:
+            source = TaskExamples(task, found[task.name], config, split, seed, seq_len, max_predictions)
+            made.append((source, rates[task.name] * len(source) / source.num_examples, task.name))
+        return made
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        arrays = self._inputs.ids, self._inputs.lengths, self._targets.ids, self._targets.lengths, self._rows.members, self._rows.starts
+        return hashlib.sha256(repr((self.task.name, self._layout.name)).encode() + b''.join(array.tobytes() for array in arrays)).hexdigest()[:16]
+
+    def get(self, indices) -> dict[str, np.ndarray]:
+        """Features of int64 [n] indices, by layout: see tasks/layouts.py."""
+        rows = self._rows.take(self._positions(np.asarray(indices, np.int64)))
+        if self._layout == Layout.decoder:
+            return layouts.decoder(rows, self._inputs, self._targets, self.seq_len, self._pad, self._start)
+        return layouts.encoder_decoder(rows, self._inputs, self._targets, self.seq_len, self._targets_at_most, self._pad, self._start)
+
+    def describe(self) -> str:
+        inputs, targets, cut = self._inputs.lengths, self._targets.lengths, self._cut
+        said = f'tokens: inputs {inputs.mean():.1f}, at most {inputs.max()}, {cut[0]:,} cut; '
+        said += f'targets {targets.mean():.1f}, at most {targets.max()}, {cut[1]:,} cut'
+        rows = f'{self.num_examples:,} examples in {len(self):,} rows ({self.num_examples / len(self):.1f} a row)'
+        return '\n'.join([f'{self.split}: task {self.task.name}, {rows}', said, f'tokenizer: {self._tokenizer_path}'])
+
+    def _tokenize(self, examples: Sequence[Example], tokenizer: tokenizers.Tokenizer, too_long: TooLong) -> None:
+        kept: dict[str, list[list[int]]] = {'inputs': [], 'targets': []}
+        self._cut = [0, 0]
+        for first in range(0, len(examples), 4096):  # bounds the memory of Python lists of texts
+            some = examples[first : first + 4096]
+            both = [tokenizer.encode_batch([example[key] for example in some]) for key in kept]
+            for number, (inputs, targets) in enumerate(zip(*both, strict=True), first):
+                room = min(self._targets_at_most, self.seq_len - 1) if self._layout == Layout.decoder else self._targets_at_most
+                self._keep(kept['targets'], targets, room, 1, number, too_long, tokenizer.end_id)
+                room = self.seq_len - len(kept['targets'][-1]) if self._layout == Layout.decoder else self.seq_len
+                self._keep(kept['inputs'], inputs, room, 0, number, too_long, tokenizer.end_id)
+        self._inputs, self._targets = (layouts.Sequences.of(sequences) for sequences in kept.values())
+
+    def _keep(self, into: list[list[int]], tokens: list[int], room: int, side: int, number: int, too_long: TooLong, end: int) -> None:
+        if len(tokens) >= room:
+            if too_long == TooLong.refuse:
+                what, flag = (('inputs', 'seq_len'), ('targets', 'target_len'))[side]
+                raise UserError(
+                    f'task {self.task.name}: {what} of {self.split} example {number} have {len(tokens) + 1:,} tokens, and there is room for {room}; '
+                    f'raise --config.data.{flag}, or cut such with --config.data.tasks.too_long=truncate'
+                )
+            self._cut[side] += 1
+        into.append([*tokens[: room - 1], end])
+
+    def _plan(self, root: int) -> packing.Rows:
+        if self._layout == Layout.decoder:
+            return packing.pack(self._inputs.lengths + self._targets.lengths, self.seq_len, root)
+        return layouts.pack_pairs(self._inputs.lengths, self._targets.lengths, self.seq_len, self._targets_at_most, root)
+
+    def _positions(self, indices: np.ndarray) -> np.ndarray:
+        epochs, positions = np.divmod(indices, len(self))
+        if self.split != 'train':
+            return positions
+        rows = np.empty_like(positions)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            rows[here] = random.permute(positions[here], len(self), random.key(self._seed, 'tasks.order', self.task.name, epoch))
+        return rows
+
+
+def of_config(config: Config) -> list[Task]:
+    """The tasks of a config: config.data.tasks.names, or the one that its templates make of config.data.train."""
+    data, tasks = config.data, config.data.tasks
+    registry.load(tasks.files)
+    if tasks.names:
+        return registry.tasks_of(tasks.names)
+    if not tasks.inputs or not tasks.targets:
+        raise UserError(
+            'no task: give --config.data.tasks.names, or a table in --config.data.train with --config.data.tasks.inputs and .targets'
+        )
+    if not (data.train or data.validation):
+        raise UserError('--config.data.train is empty; give the table that config.data.tasks.inputs and .targets are templates of')
+    return [builtin.of_table(data.train, data.validation, tasks.inputs, tasks.targets, tasks.metrics)]
+
+
+def examples_of(config: Config, task: Task, split: str) -> list[Example]:
+    """The examples of a task as training and evaluation of this config see them, whole, before any subset."""
+    data = config.data
+    return task.examples(split, seed=config.seed, fraction=data.validation_fraction, tfds_dir=data.tfds_dir)
+
+
+def layout_of(config: Config) -> Layout:
+    layout = config.data.layout
+    if layout not in (Layout.decoder, Layout.encoder_decoder):
+        raise UserError(f'config.data.layout is {layout.name}; tasks are text to text: decoder or encoder_decoder')
+    return layout
+
+
+def _subset(examples: Sequence[Example], count: int, seed: int, name: str) -> list[Example]:
+    if count >= len(examples):
+        return list(examples)
+    return [examples[place] for place in np.sort(random.permute(np.arange(count), len(examples), random.key(seed, 'tasks.subset', name))).tolist()]

@@ -1,0 +1,196 @@
+"""Where the rows of tasks come from: tables, parallel lines, SQuAD's json, columns of tagged words, TFDS, or a generator.
+
+A source names its splits and reads one: `read('train')` -> [(where, row), ...], rows as dicts of plain Python values, `where` for messages.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import json
+from typing import Any, Protocol
+
+import numpy as np
+
+from t5x_lite.config import UserError
+from t5x_lite.data import table_files
+
+Row = tuple[str, dict[str, Any]]
+TFDS = 'tfds:'
+
+
+class Source(Protocol):
+    @property
+    def splits(self) -> tuple[str, ...]: ...
+
+    def read(self, split: str, tfds_dir: str = '') -> list[Row]: ...
+
+
+@dataclasses.dataclass
+class Files:
+    """Tables: csv, tsv, jsonl, each also .gz, or tfds:NAME:split.
+
+    Attributes:
+      train, validation, test: paths; '': no such part.
+      columns: names of ours for columns of the file, {'sentence': '5'}: names, or numbers from 0 where there is no header. {}: all, as they are.
+    """
+
+    train: str = ''
+    validation: str = ''
+    test: str = ''
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(split for split in ('train', 'validation', 'test') if getattr(self, split))
+
+    def read(self, split: str, tfds_dir: str = '') -> list[Row]:
+        return read_table(getattr(self, split), self.columns, tfds_dir)
+
+
+@dataclasses.dataclass
+class Tfds:
+    """A data set of TFDS, `name` as 'glue/cola'; its splits by ours, {'validation': 'validation_matched'}."""
+
+    name: str
+    parts: Mapping[str, str] = dataclasses.field(default_factory=lambda: {'train': 'train', 'validation': 'validation'})
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.parts)
+
+    def read(self, split: str, tfds_dir: str = '') -> list[Row]:
+        return read_table(f'{TFDS}{self.name}:{self.parts[split]}', {}, tfds_dir, named_classes=False)
+
+
+def read_table(path: str, columns: Mapping[str, str], tfds_dir: str = '', named_classes: bool = True) -> list[Row]:
+    """The rows of a table.
+
+    Args:
+      named_classes: class labels of TFDS by name; else as ids.
+    """
+    table = table_files.read(path, tuple(columns.values()), bool(columns), tfds_dir)
+    wanted = dict(columns) or {name: name for name in table.columns}
+    places = {ours: table.column(name, 'columns of the task') for ours, name in wanted.items()}
+    rows = []
+    for number, cells in enumerate(table.rows):
+        row = {}
+        for name, place in places.items():
+            classes = table.class_names.get(table.columns[place]) if named_classes else None
+            value = cells[place]
+            row[name] = classes[value] if classes and 0 <= value < len(classes) else plain(value, table.where(number))
+        rows.append((table.where(number), row))
+    return rows
+
+
+def plain(value: Any, where: str) -> Any:
+    """Texts for bytes, lists for arrays, numbers of Python."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode('utf-8')
+        except UnicodeDecodeError as error:
+            raise UserError(f'{where}: not UTF-8 text (byte {error.start})') from error
+    if isinstance(value, Mapping):
+        return {key: plain(part, where) for key, part in value.items()}
+    if isinstance(value, np.ndarray) and value.ndim:
+        return [plain(part, where) for part in value]
+    if isinstance(value, (list, tuple)):
+        return [plain(part, where) for part in value]
+    return plain(value.item(), where) if isinstance(value, (np.generic, np.ndarray)) else value
+
+
+@dataclasses.dataclass
+class Lines:
+    """Parallel files, a sentence a line, each may be .gz: {'train': {'en': 'train.en.gz', 'de': 'train.de.gz'}, ...}; rows {'en': ..., 'de': ...}."""
+
+    files: Mapping[str, Mapping[str, str]]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.files)
+
+    def read(self, split: str, tfds_dir: str = '') -> list[Row]:
+        del tfds_dir
+        paths = self.files[split]
+        texts = {}
+        for name, path in paths.items():
+            lines = table_files.read_text(path).split('\n')  # nothing else ends a line: U+2028 may be in a sentence
+            texts[name] = [line.removesuffix('\r') for line in (lines[:-1] if lines[-1] == '' else lines)]
+        counts = {paths[name]: len(lines) for name, lines in texts.items()}
+        if len(set(counts.values())) > 1:
+            raise UserError(f'{" and ".join(f"{path} ({count:,} lines)" for path, count in counts.items())} are not parallel; they need equal lines')
+        first = next(iter(paths.values()))
+        return [
+            (f'{first}:{number}', dict(zip(texts, sentences, strict=True))) for number, sentences in enumerate(zip(*texts.values(), strict=True), 1)
+        ]
+
+
+@dataclasses.dataclass
+class SquadJson:
+    """SQuAD 1.1's own files (.json, .json.gz): rows {'id', 'title', 'context', 'question', 'answers'}, answers as texts."""
+
+    train: str = ''
+    validation: str = ''
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(split for split in ('train', 'validation') if getattr(self, split))
+
+    def read(self, split: str, tfds_dir: str = '') -> list[Row]:
+        del tfds_dir
+        path = getattr(self, split)
+        try:
+            articles = json.loads(table_files.read_text(path))['data']
+            return [
+                (f'{path}[{question["id"]}]', {
+                    'id': question['id'],
+                    'title': article['title'],
+                    'context': paragraph['context'],
+                    'question': question['question'],
+                    'answers': [answer['text'] for answer in question['answers']],
+                })
+                for article in articles
+                for paragraph in article['paragraphs']
+                for question in paragraph['qas']
+            ]  # fmt: skip
+        except json.JSONDecodeError as error:
+            raise UserError(f'{path}:{error.lineno}: not JSON ({error.msg})') from error
+        except (KeyError, TypeError) as error:
+            raise UserError(f'{path}: not a file of SQuAD 1.1 ({type(error).__name__}: {error}); expected data, paragraphs, qas, answers') from error
+
+
+@dataclasses.dataclass
+class TaggedWords:
+    """CoNLL's files (.gz too): a word a line, its tag in the last column, blank lines between sentences: rows {'tokens', 'tags'}."""
+
+    train: str = ''
+    validation: str = ''
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(split for split in ('train', 'validation') if getattr(self, split))
+
+    def read(self, split: str, tfds_dir: str = '') -> list[Row]:
+        del tfds_dir
+        path, rows, words, first = getattr(self, split), [], [], 1
+        for number, line in enumerate([*table_files.read_text(path).split('\n'), ''], 1):
+            columns = line.split()
+            if columns and len(columns) < 2:
+                raise UserError(f'{path}:{number}: {line.strip()!r} has no tag; expected a word and its tag')
+            if columns and columns[0] != '-DOCSTART-':
+                first = first if words else number
+                words.append((columns[0], columns[-1]))
+            elif words:
+                rows.append((f'{path}:{first}', {'tokens': [word for word, _ in words], 'tags': [tag for _, tag in words]}))
+                words = []
+        return rows
+
+
+@dataclasses.dataclass
+class Made:
+    """Rows that a function of the split makes; it must give the same each time."""
+
+    make: Callable[[str], list[dict[str, Any]]]
+    splits: tuple[str, ...] = ('train', 'validation')
+
+    def read(self, split: str, tfds_dir: str = '') -> list[Row]:
+        del tfds_dir
+        return [(f'{split}[{number}]', row) for number, row in enumerate(self.make(split))]
