@@ -47,8 +47,7 @@ class DataFunction:
 
     Attributes:
       stages: in the order of their steps; without config.data.stages there is one.
-      names: of what is mixed, the tasks of a source class that has `parts`, else the paths of the corpora. Batches of tasks say of each row which of
-        them it is of, as task_ids (int32[B]).
+      names: of what is mixed, the tasks of a source class that has `parts`, else the paths of the corpora.
       fingerprint: 16 hexadecimal digits of what the examples are made of (texts, tokenizer, source, settings of masking and stages, seed).
         Resuming a run on data with another fingerprint would silently train on something else.
 
@@ -158,6 +157,15 @@ class DataFunction:
         stage = self.stage_at(step)
         return dict(zip(self.names, self._mixtures[stage.seq_len, stage.max_predictions].shares.tolist()))
 
+    def counts(self, step: int) -> dict[str, int]:
+        """{name: rows} of what is mixed in the batch of a step."""
+        return dict(zip(self.names, np.bincount(self.parts(step), minlength=len(self.names)).tolist()))
+
+    def parts(self, step: int) -> np.ndarray:
+        """int64[B]: the place in `names` of what each row of a step's batch is of."""
+        stage = self.stage_at(step)
+        return self._mixtures[stage.seq_len, stage.max_predictions](self.indices(step))[0]
+
     def _make(self, sources, part, local, rows):
         """Examples `local` (int64[B]) of sources `part` (int64[B]), or `rows` of them."""
         # Where the width of a batch follows from what is in it, it follows from the whole of it.
@@ -171,8 +179,6 @@ class DataFunction:
             for name, values in sources[number].get(local[here], **options).items():
                 batch.setdefault(name, np.empty((len(part), *values.shape[1:]), values.dtype))[here] = values
         batch['example_weights'] = np.ones(len(part), np.float32)
-        if self._named:
-            batch['task_ids'] = part.astype(np.int32)
         return batch
 
     def evaluation_size(self, step: int = 0, only: str = '') -> int:

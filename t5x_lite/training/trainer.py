@@ -23,6 +23,7 @@ Evaluate = Callable[[Any], dict[str, float]]
 
 # Steps whose metrics may be on their way while the next are computed: the host never waits for the newest.
 _IN_FLIGHT = 2
+_SHARE = 'share/'  # of the rows, in metrics.jsonl: of each task of a mixture, or corpus
 
 _DISK_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
@@ -231,12 +232,15 @@ class Trainer:
             for name, (total, weight) in metrics['metrics'].items():
                 window.add(name, float(total), float(weight))
         window.add('tokens', tokens)
+        if len(self._data.names) > 1:
+            for name, rows in self._data.counts(step - 1).items():
+                window.add(f'{_SHARE}{name}', rows, stage.batch_size)
         clock.tokens += tokens
         clock.steps += 1
         rate = float(metrics['learning_rate'])
         flops = self.step_flops(stage)
         shown = {name: value for name, value in window.means().items() if name not in ('steps_skipped', 'tokens')}
-        console.step(step, tokens, shown | {'lr': rate}, peak, flops)
+        console.step(step, tokens, {name: value for name, value in shown.items() if not name.startswith(_SHARE)} | {'lr': rate}, peak, flops)
         if step % config.log.every_steps and step != config.steps:
             return
         seconds = clock.seconds(compile_seconds.get('compile_seconds', 0.0))
