@@ -202,7 +202,7 @@ def _check_same(tokenizer: tokenizers.Tokenizer, path: str, source_path: str, ro
             return  # weights without a tokenizer beside them: their number of pieces is all there is to compare
         raise UserError(
             f'the tokenizer {path} has {tokenizer.vocab_size:,} pieces, the weights {rows:,}, and there is no tokenizer beside them '
-            f'({source_path}); put its tokenizer.json or vocab.txt there, and prepare the data with it'
+            f'({source_path}); put its files there ({tokenizers.MAY_HOLD}), and prepare the data with it'
         ) from error
     if source.vocab_size != tokenizer.vocab_size:
         raise UserError(

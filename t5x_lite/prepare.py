@@ -1,8 +1,13 @@
 """Prepares raw text for training: trains or takes a tokenizer, and writes tokens with their document and sentence boundaries.
 
     python -m t5x_lite.prepare --input=books/ --output=corpora/books --tokenizer=wordpiece --vocab_size=30522
+    python -m t5x_lite.prepare --input=books/ --output=corpora/books_gpt --tokenizer=byte_bpe --vocab_size=50257
     python -m t5x_lite.prepare --input='wiki/*.jsonl.gz' --field=text --output=corpora/wiki --tokenizer=corpora/books/tokenizer
+    python -m t5x_lite.prepare --input=shakespeare.txt --output=corpora/shakespeare --tokenizer=characters --validation_input=held_out.txt
     python -m t5x_lite.prepare --input=tfds:wikipedia/20230601.en --tfds_dir=/data/tfds --output=corpora/wiki --vocab_size=30522
+
+Byte-level BPE and characters take white space for text: it is kept as it is, newlines included, and sentences only mark places in it. Other
+tokenizers see single spaces.
 
 Repeating a command finishes what was interrupted.
 """
@@ -10,7 +15,7 @@ Repeating a command finishes what was interrupted.
 from absl import flags
 
 from t5x_lite import cli
-from t5x_lite.data import preparation
+from t5x_lite.data import preparation, tokenizers
 
 _DEFAULT = preparation.Settings(input=(), output='')
 _FLAGS = (
@@ -22,10 +27,18 @@ _FLAGS = (
     ),
     flags.DEFINE_string('output', None, 'Folder to write.', required=True),
     flags.DEFINE_string(
-        'tokenizer', _DEFAULT.tokenizer, 'wordpiece: train one. Otherwise the folder of a trained one (vocab.txt or tokenizer.json).'
+        'tokenizer',
+        _DEFAULT.tokenizer,
+        f'{", ".join(tokenizers.TRAINERS)}: train one. Otherwise the folder of a trained one ({tokenizers.MAY_HOLD}).',
     ),
-    flags.DEFINE_integer('vocab_size', None, 'Pieces of a tokenizer that is trained, special tokens included (default: 30,522).'),
-    flags.DEFINE_boolean('lowercase', None, 'A tokenizer that is trained ignores case and accents (default: true).'),
+    flags.DEFINE_integer(
+        'vocab_size',
+        None,
+        'Pieces of a tokenizer that is trained, special tokens included (default: '
+        + ', '.join(f'{kind} {size or "all"}' for kind, size in tokenizers.DEFAULT_SIZES.items())
+        + ').',
+    ),
+    flags.DEFINE_boolean('lowercase', None, 'A WordPiece tokenizer that is trained ignores case and accents (default: true).'),
     flags.DEFINE_string('field', _DEFAULT.field, 'Field of jsonl lines, or feature of a TFDS data set, that holds the text.'),
     flags.DEFINE_string(
         'documents',

@@ -34,8 +34,8 @@ class Settings:
     input: tuple[str, ...]
     output: str
     tokenizer: str = 'wordpiece'  # a kind of tokenizers.TRAINERS, or a folder
-    vocab_size: int | None = None  # None: 30,522, or that of the folder
-    lowercase: bool | None = None  # None: yes, or as the folder says
+    vocab_size: int | None = None  # None: tokenizers.DEFAULT_SIZES, or that of the folder
+    lowercase: bool | None = None  # None: WordPiece yes, others no, or as the folder says
     field: str = 'text'
     documents: str = 'file'
     sentences: str = 'auto'
@@ -93,10 +93,13 @@ def _checked(settings: Settings) -> Settings:
         raise UserError('--output is empty; name the folder to write')
     if not trained and settings.lowercase is not None:
         raise UserError(f'--lowercase is for training a tokenizer; the one in {settings.tokenizer} decides for itself')
+    wordpiece = settings.tokenizer == 'wordpiece'
+    if trained and settings.lowercase and not wordpiece:
+        raise UserError(f'--lowercase is for --tokenizer=wordpiece; a {settings.tokenizer} tokenizer keeps case, leave the flag out')
     return dataclasses.replace(
         settings,
-        vocab_size=(settings.vocab_size or 30_522) if trained else settings.vocab_size,
-        lowercase=settings.lowercase is not False if trained else None,
+        vocab_size=(settings.vocab_size or tokenizers.DEFAULT_SIZES[settings.tokenizer]) if trained else settings.vocab_size,
+        lowercase=wordpiece and settings.lowercase is not False if trained else None,
         validation_fraction=0.0 if settings.validation_input else settings.validation_fraction,
         workers=settings.workers or _cores(),
     )
@@ -132,6 +135,8 @@ class _Preparation:
             'names_sha256': hashlib.sha256(names.encode()).hexdigest(),
         }
         self.given = None if settings.tokenizer in tokenizers.TRAINERS else tokenizers.load(settings.tokenizer)
+        # White space is text to some tokenizers: then nothing of it may change.
+        self.whole = self.given.keeps_whitespace if self.given else settings.tokenizer in tokenizers.KEEP_WHITESPACE
         if self.given and settings.vocab_size not in (None, self.given.vocab_size):
             raise UserError(
                 f'--vocab_size={settings.vocab_size}, but {settings.tokenizer} has {self.given.vocab_size} tokens; leave the flag out'
@@ -156,7 +161,7 @@ class _Preparation:
             tokenizer = self._tokenizer(state)
             writers = self._encode(tokenizer, state)
         manifest = self._finish(tokenizer, state, writers)
-        self._summary(manifest)
+        self._summary(manifest, tokenizer)
         return manifest
 
     def close(self) -> None:
@@ -224,7 +229,8 @@ class _Preparation:
         return reader.checksum
 
     def _job(self, **more) -> workers.Job:
-        return workers.Job(self.settings.documents, self.settings.sentences == 'line', self.settings.field, self.settings.seed, **more)
+        settings = self.settings
+        return workers.Job(settings.documents, settings.sentences == 'line', settings.field, settings.seed, whole=self.whole, **more)
 
     def _over(
         self, title: str, reader: sources.Reader, function: Callable, job: workers.Job, wanted=lambda block: True, tokens=None
@@ -313,7 +319,8 @@ class _Preparation:
         if not size:
             raise UserError(f'--tokenizer_characters={settings.tokenizer_characters}: the sample came out empty; give more')
         start = time.monotonic()
-        self.log(f'training a {settings.tokenizer} tokenizer of {settings.vocab_size:,} pieces on {size:,} characters')
+        pieces = f' of {settings.vocab_size:,} pieces' if settings.vocab_size else ''
+        self.log(f'training a {settings.tokenizer} tokenizer{pieces} on {size:,} characters')
         self.pool.apart(
             workers.train, settings.tokenizer, path, settings.vocab_size, settings.lowercase, made,
             every=progress.EVERY, tick=lambda: self.log(f'training the tokenizer, {time.monotonic() - start:.0f} s'),
@@ -382,7 +389,7 @@ class _Preparation:
         shutil.rmtree(self.work, ignore_errors=True)
         return manifest
 
-    def _summary(self, manifest: dict) -> None:
+    def _summary(self, manifest: dict, tokenizer: tokenizers.Tokenizer) -> None:
         self.log(f'{"":12}{"documents":>14}{"sentences":>14}{"tokens":>16}{"characters/token":>18}{"unknown":>10}')
         for split, part in manifest['splits'].items():
             self.log(
@@ -394,6 +401,7 @@ class _Preparation:
         asked, got = self.settings.vocab_size, manifest['vocab_size']
         less = f', less than the {asked:,} asked for: the text has no more that repeats' if asked and got < asked else ''
         self.log(f'{got:,} pieces in the tokenizer{less}')
-        self.log(
-            f'pre-train on it: python -m t5x_lite.train --config=configs/bert.py:tiny --config.data.path={self.folder} --workdir=runs/tiny'
-        )
+        if tokenizer.mask_id is not None:
+            self.log(
+                f'pre-train on it: python -m t5x_lite.train --config=configs/bert.py:tiny --config.data.path={self.folder} --workdir=runs/tiny'
+            )

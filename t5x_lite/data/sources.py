@@ -226,7 +226,7 @@ class Reader:
             while cut > len(data) - 4 and data[cut - 1] & 0xC0 == 0x80:
                 cut -= 1
             cut = cut - 1 if data[cut - 1] >= 0xC0 else len(data)
-        return cut
+        return cut - 1 if data[max(cut - 1, 0) : cut + 1] == b'\r\n' and cut > 1 else cut  # one line end, not two
 
     def _records(self, source: Source) -> Iterator[tuple[Piece, int, bool]]:
         base = self.bytes_on_disk
@@ -308,12 +308,16 @@ class _Window:
         self._reader.problems.append(Problem(self._source.name, self.line + before.count(b'\n'), what))
 
 
-def documents(block: Block, kind: str, field: str) -> Iterator[str | Problem]:
+def documents(block: Block, kind: str, field: str, whole: bool = False) -> Iterator[str | Problem]:
     """The texts of the documents of a block that are not blank, or of the one part that it holds, and what is broken in between.
+
+    Line ends are newlines, whatever they were in the file.
 
     Args:
       kind: one of DOCUMENTS, what a document is in a text file. A jsonl line or TFDS record is always one document.
       field: of jsonl lines, the one that holds the text.
+      whole: white space counts. Blank parts of a long document stay, and what separates documents (newlines before, white space after)
+        belongs to none.
     """
     for piece in block.pieces:
         if block.kind == 'jsonl':
@@ -327,7 +331,15 @@ def documents(block: Block, kind: str, field: str) -> Iterator[str | Problem]:
                 found = text.split('\n')
             else:
                 found = re.split(r'\n[ \t\f\v]*\n', text)
-        yield from (item for item in found if isinstance(item, Problem) or item.strip())
+            if whole and block.kind == 'text' and kind != 'file':
+                found = [_between(item, block.part < 2, block.last) for item in found]
+        yield from (item for item in found if isinstance(item, Problem) or item.strip() or (whole and block.part and item))
+
+
+def _between(text: str, first: bool, last: bool) -> str:
+    """A document, or its first, last or a middle part, without what separates it from its neighbours."""
+    text = text.lstrip('\n') if first else text
+    return text.rstrip() if last else text
 
 
 def document_key(data: bytes, seed: int) -> int:

@@ -169,14 +169,14 @@ def find_tokenizer(config: Config) -> str:
         tried += [folder, *(os.path.join(place, 'tokenizer') for place in (folder, above, os.path.dirname(above)))]
     tried += [os.path.join(path, 'tokenizer') for path in config.data.path]
     for place in tried:
-        if any(os.path.isfile(os.path.join(place, name)) for name in ('tokenizer.json', 'vocab.txt')):
+        if tokenizers.present(place):
             return place
     where = (
         f'none beside {config.init_from or ", ".join(config.data.path)}'
         if tried
         else 'neither config.init_from nor config.data.path names one'
     )
-    raise UserError(f'no tokenizer: {where}; give --config.data.tokenizer=DIR with tokenizer.json or vocab.txt')
+    raise UserError(f'no tokenizer: {where}; give --config.data.tokenizer=DIR with {tokenizers.MAY_HOLD}')
 
 
 class _Tokenized:

@@ -7,9 +7,12 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
+import itertools
+import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import re
 import signal
 import threading
 import zlib
@@ -20,6 +23,7 @@ import numpy as np
 from t5x_lite.data import sentences, shards, sources, tokenizers
 
 IN_FLIGHT = 4  # blocks a process that are read and not yet written
+_LINE = re.compile(r'[^\n]*\n|[^\n]+')
 _BATCH = 1 << 18  # characters tokenised at a time
 
 
@@ -33,6 +37,7 @@ class Job:
     seed: int
     threshold: int = 0  # documents whose key is below are held out
     rate: float = 1.0  # share of lines in the tokenizer's sample
+    whole: bool = False  # white space is text to the tokenizer: all of it is kept
     tokenizer: str = ''  # its folder
     done: tuple[tuple[str, tuple[int, int]], ...] = ()  # (split, documents before this place are in finished shards)
 
@@ -71,13 +76,18 @@ def scan(job: Job, block: sources.Block) -> Scanned:
 
 
 def sample(job: Job, block: sources.Block) -> Sampled:
-    """Lines of the training documents, each with probability job.rate."""
+    """Lines of the training documents, each with probability job.rate; where white space counts, those of a document as a JSON string."""
     texts, problems = _texts(job, block)
-    lines = (line for text in texts if _split(job, block, text) == 'train' for line in text.split('\n') if line.strip())
+    texts = [text for text in texts if _split(job, block, text) == 'train']
+    lines = ((place, line) for place, text in enumerate(texts) for line in (_LINE.findall(text) if job.whole else text.split('\n')))
+    lines = (pair for pair in lines if job.whole or pair[1].strip())
     if job.rate < 1:
         bound = int(job.rate * (1 << 32))
-        lines = (line for number, line in enumerate(lines) if zlib.crc32(b'%d %d %d' % (job.seed, block.index, number)) < bound)
-    return Sampled('\n'.join(lines), problems)
+        lines = (pair for number, pair in enumerate(lines) if zlib.crc32(b'%d %d %d' % (job.seed, block.index, number)) < bound)
+    if not job.whole:
+        return Sampled('\n'.join(line for _, line in lines), problems)
+    found = (''.join(line for _, line in group) for _, group in itertools.groupby(lines, key=lambda pair: pair[0]))
+    return Sampled('\n'.join(json.dumps(text, ensure_ascii=False) for text in found), problems)
 
 
 def encode(job: Job, block: sources.Block) -> Encoded:
@@ -87,7 +97,8 @@ def encode(job: Job, block: sources.Block) -> Encoded:
     for place, text in enumerate(texts):
         split = _split(job, block, text)
         if (block.start, place) >= done.get(split, (0, 0)):
-            found.setdefault(split, []).append((place, sentences.split(text, job.lines)))
+            cut = sentences.cut if job.whole else sentences.split
+            found.setdefault(split, []).append((place, cut(text, job.lines)))
     tokenizer = _tokenizer(job.tokenizer)
     splits = {split: _encode_documents(tokenizer, documents) for split, documents in found.items()}
     return Encoded(block.index, block.start, block.part, block.last, splits, problems)
@@ -116,9 +127,9 @@ def _encode_documents(tokenizer: tokenizers.Tokenizer, documents: list[tuple[int
     )
 
 
-def train(kind: str, sample_path: str, vocab_size: int, lowercase: bool, output: str) -> None:
-    """Trains a tokenizer on the lines of a file."""
-    tokenizers.train(kind, _Lines(sample_path), vocab_size, lowercase).save(output)
+def train(kind: str, sample_path: str, vocab_size: int | None, lowercase: bool, output: str) -> None:
+    """Trains a tokenizer on the lines of a file that `sample` wrote."""
+    tokenizers.train(kind, _Lines(sample_path, kind in tokenizers.KEEP_WHITESPACE), vocab_size, lowercase).save(output)
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -126,20 +137,20 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 class _Lines:
-    """The lines of a file, as often as they are asked for."""
+    """The lines of a file, or the texts that they hold as JSON, as often as they are asked for."""
 
-    def __init__(self, path: str):
-        self._path = path
+    def __init__(self, path: str, as_json: bool):
+        self._path, self._as_json = path, as_json
 
     def __iter__(self) -> Iterator[str]:
         with open(self._path, encoding='utf-8', newline='\n') as file:
             for line in file:
-                yield line.rstrip('\n')
+                yield json.loads(line) if self._as_json else line.rstrip('\n')
 
 
 def _texts(job: Job, block: sources.Block) -> tuple[list[str], list[sources.Problem]]:
     texts, problems = [], []
-    for item in sources.documents(block, job.documents, job.field):
+    for item in sources.documents(block, job.documents, job.field, job.whole):
         (problems if isinstance(item, sources.Problem) else texts).append(item)
     return texts, problems
 

@@ -19,10 +19,6 @@ from t5x_lite.interop import safetensors
 
 FAMILIES = {'bert': 'bert_flax.hf:Bert'}  # model_type in config.json -> class
 CONFIG = 'config.json'
-_TOKENIZER_FILES = (
-    'tokenizer.json', 'tokenizer_config.json', 'vocab.txt', 'special_tokens_map.json', 'added_tokens.json', 'vocab.json', 'merges.txt',
-    'spiece.model', 'sentencepiece.bpe.model', 'tokenizer.model',
-)  # fmt: skip
 
 Params = dict[str, Any]  # nested dicts of float32 arrays, as under flax's 'params'
 
@@ -367,7 +363,7 @@ def _label_fields(labels: tuple[str, ...], count: int) -> dict[str, Any]:
 
 
 def _check_tokenizer(path: str, vocab_size: int) -> None:
-    if any(os.path.exists(os.path.join(path, name)) for name in ('tokenizer.json', 'vocab.txt')):
+    if tokenizers.present(path):
         _check_vocabulary(path, tokenizers.load(path).vocab_size, vocab_size)
 
 
@@ -386,7 +382,7 @@ def _write_tokenizer(source: str, target: str, vocab_size: int) -> int | None:
     """Copies a tokenizer's files as they are, and adds those that transformers needs and an old folder lacks. Returns the id of padding."""
     tokenizer = tokenizers.load(source)
     _check_vocabulary(source, tokenizer.vocab_size, vocab_size)
-    present = [name for name in _TOKENIZER_FILES if os.path.exists(os.path.join(source, name))]
+    present = tokenizers.present(source)
     if not {'tokenizer.json', 'tokenizer_config.json'} <= set(present):
         tokenizer.save(target)
     for name in present:

@@ -26,6 +26,7 @@ import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 
 from t5x_lite.config import Best, CheckpointConfig, Config, UserError, from_json, nearest, to_json
+from t5x_lite.data import tokenizers
 from t5x_lite.training import paths
 from t5x_lite.training.step import TrainState
 
@@ -322,8 +323,8 @@ def copy_tokenizer(source: str, workdir: str) -> str:
     """Copies a tokenizer's files to workdir/tokenizer, so that the run can be used when its data are gone."""
     target = os.path.join(workdir, 'tokenizer')
     os.makedirs(target, exist_ok=True)
-    for name in ('tokenizer.json', 'tokenizer_config.json', 'vocab.txt', 'special_tokens_map.json'):
-        if os.path.exists(os.path.join(source, name)) and os.path.abspath(source) != os.path.abspath(target):
+    for name in tokenizers.present(source):
+        if os.path.abspath(source) != os.path.abspath(target):
             shutil.copyfile(os.path.join(source, name), os.path.join(target, name))
     return target
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from t5x_lite.config import UserError
+from t5x_lite.data import tokenizer as tokenizer_module
 from t5x_lite.data import tokenizers
 from tests.fixtures import make_tokenizer_digests
 
@@ -349,7 +350,7 @@ def test_fuzzed_text_follows_the_rules(tmp_path, lowercase):
 @pytest.mark.parametrize('cached', [1 << 16, 50])
 @pytest.mark.parametrize('lowercase', [True, False])
 def test_flat_encoding_equals_encoding(tmp_path, monkeypatch, lowercase, cached):
-    monkeypatch.setattr(tokenizers, '_CACHED_WORDS', cached)
+    monkeypatch.setattr(tokenizer_module, '_CACHED_WORDS', cached)
     tokenizer = tokenizers.load(folder(tmp_path, fuzz_vocabulary(), do_lower_case=lowercase))
     texts = list(fuzz(2000, seed=2)) + ['', ' ', '\n', 'a\nb', '.', 'a' * 5000]
     for kind in (tokenizer, tokenizer.literal()):
