@@ -24,6 +24,7 @@ from t5x_lite.config import UserError, nearest
 
 SPECIAL_TOKENS = {'pad': '[PAD]', 'unk': '[UNK]', 'cls': '[CLS]', 'sep': '[SEP]', 'mask': '[MASK]'}
 _OTHER_SPELLINGS = {'pad': ('<pad>',), 'unk': ('<unk>',), 'cls': ('<s>',), 'sep': ('</s>',), 'mask': ('<mask>',)}
+_SENTINEL = re.compile(r'<extra_id_(\d+)>')
 _CACHED_WORDS = 1 << 16
 _WORDS = re.compile(r'[^ \n!-/:-@\[-`{-~]+|[\n!-/:-@\[-`{-~]')  # BERT cuts at spaces and around each ASCII punctuation mark
 
@@ -34,6 +35,9 @@ class Tokenizer:
     Attributes:
       vocab_size: one more than the highest id.
       pad_id, unk_id, cls_id, sep_id, mask_id: int, or None where the vocabulary lacks the token.
+      eos_id, bos_id: those that end and begin texts, or None.
+      end_id: ends a text: eos, or sep. start_id: begins what a decoder reads: bos, or cls, or pad.
+      sentinel_ids: tuple of the ids of <extra_id_0>, <extra_id_1>, ... (T5), in that order.
       special_ids: frozenset of the ids of all special tokens.
       is_continuation: bool[vocab_size], true where a piece continues a word ('##ing'): whole-word masking groups by it.
     """
@@ -55,6 +59,12 @@ class Tokenizer:
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (vocab.get(self._names[role]) for role in SPECIAL_TOKENS)
         added = {index for index, token in backend.get_added_tokens_decoder().items() if token.special}
         self.special_ids = frozenset(added | {vocab[name] for name in self._names.values() if name})
+        self.eos_id = next((vocab[name] for name in ('</s>', '[EOS]', '<|endoftext|>') if name in vocab), None)
+        self.bos_id = next((vocab[name] for name in ('<s>', '[BOS]', '<|endoftext|>') if name in vocab), None)
+        numbers = ((int(found[1]), vocab[found[0]]) for found in map(_SENTINEL.fullmatch, vocab) if found)
+        self.sentinel_ids = tuple(index for _, index in sorted(numbers))
+        self.end_id = self.sep_id if self.eos_id is None else self.eos_id
+        self.start_id = next((index for index in (self.bos_id, self.cls_id, self.pad_id) if index is not None), None)
         prefix = getattr(backend.model, 'continuing_subword_prefix', None)
         self.is_continuation = np.array([bool(prefix) and piece.startswith(prefix) for piece in self._pieces])
         self._cache: dict[str, tuple[int, ...]] = {}
