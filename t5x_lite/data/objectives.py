@@ -19,7 +19,7 @@ from t5x_lite.data.masking import MlmMasker
 
 _PLANS_KEPT = 2  # batches near the end of an epoch need two
 _SECTION = 1 << 16  # tokens
-_FULL = 0.985  # of packed rows: real tokens below which more cuts are made
+FULL = 0.985  # of packed rows: real tokens below which more cuts are made
 _ROLES = {'end': 'token that ends a text (</s>, <|endoftext|> or [SEP])', 'start': 'token to begin with (<s>, [CLS] or [PAD])'}
 
 
@@ -244,7 +244,7 @@ class PackedMlm(PiecewiseExamples):
         for slack in self._slacks():
             start, length = self._pieces(root, slack)
             rows = packing.pack(length + 2, self.seq_len, random.key(root, 'rows'))
-            if (length + 2).sum() >= _FULL * len(rows) * self.seq_len:
+            if (length + 2).sum() >= FULL * len(rows) * self.seq_len:
                 break
         return Pieces(start, length, rows)
 
