@@ -19,17 +19,17 @@ class MixtureOfDenoisers(PairExamples):
 
     Rows of targets are as long as the denoiser with most of them needs, unless config.data.target_len or a stage says otherwise.
 
-    A worked example: examples 0 and 1 of seed 0, of the documents (11 12 | 13), (14 15) and (16 17 | 18 19 20 21), L = 10, T = 8, denoisers
+    A worked example: examples 0 and 1 of seed 1, of the documents (11 12 | 13), (14 15) and (16 17 | 18 19 20 21), L = 10, T = 8, denoisers
     ('[NLU]', 2.0, 0.4, 1.0) and ('[S2S]', 0.0, 0.5, 1.0), start [CLS] = 2, end [SEP] = 3, [NLU] = 5, [S2S] = 6, sentinels 30, 29, ...:
 
-        tokens                .
-        sequence_ids          .
-        positions             .
-        decoder_tokens        .
-        decoder_sequence_ids  .
-        decoder_positions     .
-        targets               .
-        target_weights        .
+        tokens                 5 16 17 18 19 30  3  6 14  3       5 11 12 30  3  0  0  0  0  0
+        sequence_ids           1  1  1  1  1  1  1  2  2  2       1  1  1  1  1  0  0  0  0  0
+        positions              0  1  2  3  4  5  6  0  1  2       0  1  2  3  4  0  0  0  0  0
+        decoder_tokens         2 30 20 21  2 15  0  0       2 30 13  0  0  0  0  0
+        decoder_sequence_ids   1  1  1  1  2  2  0  0       1  1  1  0  0  0  0  0
+        decoder_positions      0  1  2  3  0  1  0  0       0  1  2  0  0  0  0  0
+        targets               30 20 21  3 15  3  0  0      30 13  3  0  0  0  0  0
+        target_weights         1  1  1  1  1  1  0  0       1  1  1  0  0  0  0  0
 
     Raises:
       UserError: a mode token that the tokenizer lacks, or fewer sentinels than a row has spans.

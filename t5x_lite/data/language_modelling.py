@@ -16,19 +16,19 @@ class CausalLm(PairExamples):
     A worked example: examples 0 and 1 of seed 0, of the documents (11 12 | 13), (14 15) and (16 17 | 18 19 20 21), L = 8, start [CLS] = 2,
     end [SEP] = 3:
 
-        tokens          CAUSAL_TOKENS
-        targets         .
-        target_weights  .
-        sequence_ids    .
-        positions       .
+        tokens           2 11 12 13  2 14 15  0       2 16 17 18 19 20 21  0
+        targets         11 12 13  3 14 15  3  0      16 17 18 19 20 21  3  0
+        target_weights   1  1  1  1  1  1  1  0       1  1  1  1  1  1  1  0
+        sequence_ids     1  1  1  1  2  2  2  0       1  1  1  1  1  1  1  0
+        positions        0  1  2  3  0  1  2  0       0  1  2  3  4  5  6  0
 
     and, concatenated, L = 5:
 
-        tokens          .
-        targets         .
-        target_weights  .
-        sequence_ids    .
-        positions       .
+        tokens           2 17 18 19 20       2 14 15  3 16
+        targets         17 18 19 20 21      14 15  3 16 17
+        target_weights   1  1  1  1  1       1  1  1  1  1
+        sequence_ids     1  1  1  1  1       1  1  1  1  1
+        positions        0  1  2  3  4       0  1  2  3  4
     """
 
     layouts = (Layout.decoder, Layout.encoder)
@@ -62,26 +62,26 @@ class PrefixLm(PairExamples):
     encoder-decoder holds several pieces whose parts complement each other: for that, of two neighbouring pieces one reads as large a share
     as the other predicts.
 
-    A worked example: example 0 of seed 0, of the documents (11 12 | 13), (14 15) and (16 17 | 18 19 20 21), L = 8, start [CLS] = 2,
+    A worked example: examples 0 and 1 of seed 4, of the documents (11 12 | 13), (14 15) and (16 17 | 18 19 20 21), L = 8, start [CLS] = 2,
     end [SEP] = 3. For a decoder:
 
-        tokens          .
-        targets         .
-        target_weights  .
-        sequence_ids    .
-        positions       .
-        prefix          .
+        tokens           2 16 17 18 19 20 21  0       2 11 12 13  2 14 15  0
+        targets         16 17 18 19 20 21  3  0      11 12 13  3 14 15  3  0
+        target_weights   0  0  0  1  1  1  1  0       0  1  1  1  0  1  1  0
+        sequence_ids     1  1  1  1  1  1  1  0       1  1  1  1  2  2  2  0
+        positions        0  1  2  3  4  5  6  0       0  1  2  3  0  1  2  0
+        prefix           1  1  1  1  0  0  0  0       1  1  0  0  1  1  0  0
 
     and for an encoder-decoder, T = 8:
 
-        tokens                .
-        sequence_ids          .
-        positions             .
-        decoder_tokens        .
-        decoder_sequence_ids  .
-        decoder_positions     .
-        targets               .
-        target_weights        .
+        tokens                16 17 18 11  0  0  0  0      14  0  0  0  0  0  0  0
+        sequence_ids           1  1  1  2  0  0  0  0       1  0  0  0  0  0  0  0
+        positions              0  1  2  0  0  0  0  0       0  0  0  0  0  0  0  0
+        decoder_tokens         2 19 20 21  2 12 13  0       2 15  0  0  0  0  0  0
+        decoder_sequence_ids   1  1  1  1  2  2  2  0       1  1  0  0  0  0  0  0
+        decoder_positions      0  1  2  3  0  1  2  0       0  1  0  0  0  0  0  0
+        targets               19 20 21  3 12 13  3  0      15  3  0  0  0  0  0  0
+        target_weights         1  1  1  1  1  1  1  0       1  1  0  0  0  0  0  0
     """
 
     layouts = (Layout.decoder, Layout.encoder_decoder, Layout.encoder)

@@ -128,26 +128,26 @@ class SpanCorruption(PairExamples):
     vocabulary), and both end with an end token. Lengths follow from that of the text: inputs of 512 take 568 tokens of text, and their
     targets 114. With config.data.concatenate every row holds exactly so many, and there is no padding.
 
-    A worked example: example 0 of seed 0, of the documents (11 12 | 13), (14 15) and (16 17 | 18 19 20 21), L = 8, T = 6, noise density 0.4
-    in spans of 2, start [CLS] = 2, end [SEP] = 3, sentinels 30, 29, ... For an encoder-decoder:
+    A worked example: examples 0 and 1 of seed 0, of the documents (11 12 | 13), (14 15) and (16 17 | 18 19 20 21), L = 8, T = 6, noise
+    density 0.5 in spans of 1.5, start [CLS] = 2, end [SEP] = 3, sentinels 30, 29, ... For an encoder-decoder:
 
-        tokens                .
-        sequence_ids          .
-        positions             .
-        decoder_tokens        .
-        decoder_sequence_ids  .
-        decoder_positions     .
-        targets               .
-        target_weights        .
+        tokens                14 30  3  0  0  0  0  0      16 30 19 20 29  3  0  0
+        sequence_ids           1  1  1  0  0  0  0  0       1  1  1  1  1  1  0  0
+        positions              0  1  2  0  0  0  0  0       0  1  2  3  4  5  0  0
+        decoder_tokens         2 30 15  0  0  0       2 30 17 18 29 21
+        decoder_sequence_ids   1  1  1  0  0  0       1  1  1  1  1  1
+        decoder_positions      0  1  2  0  0  0       0  1  2  3  4  5
+        targets               30 15  3  0  0  0      30 17 18 29 21  3
+        target_weights         1  1  1  0  0  0       1  1  1  1  1  1
 
     and for a decoder, L = 12:
 
-        tokens          .
-        targets         .
-        target_weights  .
-        sequence_ids    .
-        positions       .
-        prefix          .
+        tokens           2 11 30  3 30 12 13  0  0  0  0  0       2 14 30  3 30 15  0  0  0  0  0  0
+        targets         11 30  3 30 12 13  3  0  0  0  0  0      14 30  3 30 15  3  0  0  0  0  0  0
+        target_weights   0  0  0  1  1  1  1  0  0  0  0  0       0  0  0  1  1  1  0  0  0  0  0  0
+        sequence_ids     1  1  1  1  1  1  1  0  0  0  0  0       1  1  1  1  1  1  0  0  0  0  0  0
+        positions        0  1  2  3  4  5  6  0  0  0  0  0       0  1  2  3  4  5  0  0  0  0  0  0
+        prefix           1  1  1  1  0  0  0  0  0  0  0  0       1  1  1  1  0  0  0  0  0  0  0  0
 
     Raises:
       UserError: fewer sentinels than a row has spans.
