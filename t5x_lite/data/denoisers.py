@@ -109,6 +109,8 @@ class _Rest(Noise):
         tokens, _ = self.counts(length)
         return length - tokens + 1, tokens + 1
 
+    planned = lengths
+
     def pairs(self, text, length, keys, sentinel_ids, end_id):
         rest = self.counts(length)[0]
         predicted = np.repeat(np.tile([False, True], len(length)), np.stack([length - rest, rest], axis=1).reshape(-1))

@@ -58,9 +58,9 @@ class PrefixLm(PairExamples):
     (of a piece of one token, only the end token is predicted). Inputs have no end token, since the text goes on; targets end with one, except
     with config.data.concatenate, where the stream has them between documents.
 
-    A piece, its end token included, is at most as long as a row of inputs. Where targets have rows as long (the default), a row of an
+    A piece and its end token are at most as long as a row of inputs. Where targets have rows as long (the default), a row of an
     encoder-decoder holds several pieces whose parts complement each other: for that, of two neighbouring pieces one reads as large a share
-    as the other predicts.
+    as the other predicts. (It takes a token less: two end tokens share a row of targets.)
 
     A worked example: examples 0 and 1 of seed 4, of the documents (11 12 | 13), (14 15) and (16 17 | 18 19 20 21), L = 8, start [CLS] = 2,
     end [SEP] = 3. For a decoder:
@@ -95,7 +95,7 @@ class PrefixLm(PairExamples):
             )
 
     def _longest_of(self, keys):
-        longest = self.seq_len - self._ends
+        longest = self.seq_len - self._ends * (1 + (self.layout is Layout.encoder_decoder))
         return longest if self._mirrored else np.minimum(longest, super()._longest_of(keys))
 
     @property

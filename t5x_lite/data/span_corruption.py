@@ -40,6 +40,12 @@ class Noise:
         tokens, spans = self.counts(length)
         return length - tokens + spans + 1, tokens + np.maximum(spans, 1) + 1
 
+    def planned(self, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What `longest` counts as `lengths`: as in t5, all spans, also those that are too many to stand apart."""
+        tokens, _ = self.counts(length)
+        spans = np.maximum(np.rint(tokens / self.mean_length).astype(np.int64), 1)
+        return length - tokens + spans + 1, tokens + spans + 1
+
     def longest(self, input_length: int, target_length: int | None = None) -> tuple[int, int]:
         """(tokens of text, length of their targets): the most text that a row of inputs holds, as t5's `random_spans_helper` finds it.
 
@@ -51,14 +57,13 @@ class Noise:
           target_length: of a row of targets, where that is given.
         """
         length = np.arange(1, math.ceil((input_length + 2) / (1 - self.density)) + 2)
-        inputs, targets = self.lengths(length)
-        fits = (inputs <= input_length) & (targets <= (target_length or targets.max()))
-        if not fits.any():
+        inputs, targets = self.planned(length)
+        fits = np.flatnonzero((inputs <= input_length) & (targets <= (target_length or targets.max())))
+        if not len(fits):
             return 0, 0
-        found = int(np.flatnonzero(fits)[-1])
-        if target_length is None and self.density == 0.5 and targets[found] > input_length:
-            found -= 1
-        return int(length[found]), int(targets[found])
+        found = fits[-1]
+        shorter = int(target_length is None and self.density == 0.5 and targets[found] > input_length)
+        return int(length[found]) - shorter, int(targets[found]) - shorter
 
     def longest_joined(self, row_length: int) -> int:
         """The most text whose inputs and targets share a row."""
