@@ -123,6 +123,7 @@ class PairExamples(PiecewiseExamples):
     def _plan(self, root):
         both = self.layout is Layout.encoder_decoder
         room = self.seq_len + self.max_predictions if both else self.seq_len
+        best, best_share = None, 0.0
         for slack in (0,) if self._stream is not None else self._slacks():
             if self._stream is not None:
                 start, length, keys = self._windows(root)
@@ -134,9 +135,12 @@ class PairExamples(PiecewiseExamples):
                 rows = pack_pairs(inputs, targets, self.seq_len, self.max_predictions, random.key(root, 'rows'))
             else:
                 rows = packing.pack(inputs + targets, self.seq_len, random.key(root, 'rows'))
-            if inputs.sum() + targets.sum() >= FULL * len(rows) * room:
+            share = (inputs.sum() + targets.sum()) / (len(rows) * room)
+            if share > best_share:
+                best, best_share = KeyedPieces(start, length, rows, keys), share
+            if share >= FULL:
                 break
-        return KeyedPieces(start, length, rows, keys)
+        return best
 
     def _examples(self, plan, entries, root):
         rows = plan.rows.take(entries)
