@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from t5x_lite.config import UserError
+from t5x_lite.config import Layout, UserError
 from t5x_lite.data import random
 from t5x_lite.data.masking import MlmMasker
 from t5x_lite.data.objectives import PlannedExamples
@@ -38,6 +38,11 @@ class MlmNsp(PlannedExamples):
     Raises:
       UserError: the split has fewer than two documents.
     """
+
+    refusals = {
+        Layout.decoder: 'next sentence prediction reads the pooled output of an encoder, which a decoder lacks; use t5x_lite.data.objectives:PackedMlm',
+        Layout.encoder_decoder: 'next sentence prediction reads a pooled output, which no decoder gives; use t5x_lite.data.objectives:PackedMlm',
+    }
 
     def __init__(self, config, split, seed, seq_len, max_predictions, corpus):
         super().__init__(config, split, seed, seq_len, max_predictions, corpus)

@@ -5,7 +5,7 @@ import math
 import re
 from typing import Any
 
-from t5x_lite.config import Config, Positions, Rates, UserError, stages
+from t5x_lite.config import Config, Layout, Positions, Rates, UserError, stages
 
 _AT_LEAST_0 = (
     'epochs', 'z_loss', 'model.vocab_size', 'model.num_decoder_layers', 'model.head_size', 'model.local_window', 'model.num_labels',
@@ -140,7 +140,7 @@ def _stage_checks(config: Config) -> Iterator[tuple[bool, str]]:
         )
         yield batch > 0, f'{in_batch}: the batch size is {batch}; it must be above 0'
         yield (
-            0 < most <= length,
+            0 < most and (most <= length or config.data.layout is Layout.encoder_decoder),
             f'{in_most}: {most} predictions in sequences of {length}; give from 1 to {length}, or 0 to follow config.data.mlm.probability',
         )
         count = config.optim.microbatches

@@ -10,7 +10,7 @@ import numpy as np
 
 from t5x_lite.assemble import Run
 from t5x_lite.config import Config, Layout, UserError, flatten, nearest, stages
-from t5x_lite.data import pipeline, tokenizers
+from t5x_lite.data import showing, tokenizers
 from t5x_lite.training import checkpoint, partitioning, paths
 from t5x_lite.training.step import Program, eval_step, make_program, make_train_step
 
@@ -147,6 +147,6 @@ def example(run: Run, step: int) -> str:
     batch = run.train.batch(step - 1)
     tokenizer = tokenizers.load(run.tokenizer_path)
     shapes = ', '.join(f'{name} {value.dtype}{list(value.shape)}' for name, value in batch.items())
-    real = np.mean(batch['sequence_ids'] > 0)
-    first = pipeline.decode_example(batch, 0, tokenizer, run.config.data.labels)
+    real = showing.real_share(batch)
+    first = showing.decode_example(batch, 0, tokenizer, run.config.data.labels)
     return f'batch of step {step:,}: {shapes}; {real:.1%} of the tokens are real\nits first example:\n{first}'

@@ -7,32 +7,47 @@ a plan for each epoch, computed from lengths alone, and a permutation of it.
 
 import abc
 import dataclasses
+import math
 import threading
 from typing import Any
 
 import numpy as np
 
-from t5x_lite.config import Config, Masking, UserError
+from t5x_lite.config import Config, Layout, Masking, UserError
 from t5x_lite.data import packing, random, tokenizers
 from t5x_lite.data.masking import MlmMasker
 
 _PLANS_KEPT = 2  # batches near the end of an epoch need two
 _SECTION = 1 << 16  # tokens
-_FULL = 0.985  # of packed rows: real tokens below which more cuts are made
+FULL = 0.985  # of packed rows: real tokens below which more cuts are made
+_ROLES = {'end': 'token that ends a text (</s>, <|endoftext|> or [SEP])', 'start': 'token to begin with (<s>, [CLS] or [PAD])'}
 
 
 class PlannedExamples(abc.ABC):
-    """An endless, random-access sequence of examples with a plan an epoch. Subclasses give `_plan` and `_examples`.
+    """An endless, random-access sequence of examples with a plan an epoch. Subclasses give `_plan` and `_examples`, and say what they need.
 
     With dynamic masking each epoch has its own plan and masks; with static masking there are `config.data.mlm.duplicates` of them, then the
     same again, each time in a new order. Epochs number as many examples as epoch 0 (another plan may hold slightly more or fewer: random
     ones are then left out or repeated), so that finding example `i` takes no plan but its own.
+
+    Attributes:
+      layouts: those that the class can express; the first stands for `auto`.
+      refusals: for others, why not: a sentence that says what to use instead.
+      needs: special tokens that the tokenizer must have, as `t5x_lite.data.tokenizers.Tokenizer` names them, without '_id'.
+      concatenates: whether config.data.concatenate means something to it.
     """
 
     from_corpus = True  # tells the pipeline to open config.data.path
+    layouts: tuple[Layout, ...] = (Layout.encoder,)
+    refusals: dict[Layout, str] = {}
+    needs: tuple[str, ...] = ('pad', 'cls', 'sep', 'mask')
+    concatenates = False
 
     def __init__(self, config: Config, split: str, seed: int, seq_len: int, max_predictions: int, corpus: Any):
         """`corpus` is a `t5x_lite.data.corpus.Corpus` or anything with its attributes; `seed` may be any integer."""
+        self.layout = self.layout_of(config)
+        if config.data.concatenate and not self.concatenates:
+            raise UserError(f'config.data.concatenate is for language models; {type(self).__name__} keeps documents apart: leave it out')
         self.corpus, self.split, self.seq_len, self.max_predictions = corpus, split, seq_len, max_predictions
         self.mlm = config.data.mlm
         if split == 'validation' and self.mlm.validation_probability:
@@ -42,15 +57,24 @@ class PlannedExamples(abc.ABC):
         if not 0 <= self.mlm.short_sequence_probability <= 1:
             raise UserError(f'config.data.mlm.short_sequence_probability is {self.mlm.short_sequence_probability}; it must lie from 0 to 1')
         self.tokenizer = tokenizers.load(corpus.tokenizer_path)
-        absent = [role for role in ('pad', 'cls', 'sep', 'mask') if getattr(self.tokenizer, f'{role}_id') is None]
+        absent = [role for role in self.needs if getattr(self.tokenizer, f'{role}_id') is None]
         if absent:
-            name = type(self).__name__
-            raise UserError(f'{corpus.tokenizer_path} has no [{absent[0].upper()}], which {name} needs; prepare with another --tokenizer')
+            name, token = type(self).__name__, _ROLES.get(absent[0], f'[{absent[0].upper()}]')
+            raise UserError(f'{corpus.tokenizer_path} has no {token}, which {name} needs; prepare with another --tokenizer')
         # Another length, corpus or objective draws other numbers from the same seed.
         self._root = random.key(seed, type(self).__name__, split, seq_len, corpus.num_sentences, corpus.num_tokens)
         self._plans: dict[int, Any] = {}
         self._lock = threading.Lock()
         self._size = 0
+
+    @classmethod
+    def layout_of(cls, config: Config) -> Layout:
+        """The layout of the examples; UserError where the class cannot express it."""
+        layout = cls.layouts[0] if config.data.layout is Layout.auto else config.data.layout
+        if layout not in cls.layouts:
+            why = cls.refusals.get(layout, f'it makes examples for {" or ".join(known.name for known in cls.layouts)}')
+            raise UserError(f'config.data.source {cls.__name__} cannot be laid out for config.data.layout={layout.name}: {why}')
+        return layout
 
     def __len__(self) -> int:
         """Examples of epoch 0."""
@@ -96,7 +120,9 @@ class PlannedExamples(abc.ABC):
 
 
 @dataclasses.dataclass
-class _PackedPlan:
+class Pieces:
+    """The plan of an epoch: spans of text, and which of them share a row."""
+
     start: np.ndarray  # int64[pieces], place in the token stream
     length: np.ndarray  # int64[pieces], without special tokens
     rows: packing.Rows
@@ -105,8 +131,71 @@ class _PackedPlan:
         return len(self.rows)
 
 
-class PackedMlm(PlannedExamples):
+class PiecewiseExamples(PlannedExamples):
+    """Examples of documents cut into pieces. Subclasses give `_longest`, and `_plan` by way of `_pieces`.
+
+    A piece is a document. A longer one is cut into pieces of at most `_longest` tokens, at the last end of a sentence that fits. Inside a
+    sentence it is cut only if the sentence is longer than that, or if `_plan` says so for want of short pieces to fill rows up with.
+    """
+
+    short_probability = 0.0  # of pieces (but not documents that fit) that are made shorter, down to 2 tokens: cuts then fall elsewhere each epoch
+
+    def __init__(self, config, split, seed, seq_len, max_predictions, corpus):
+        super().__init__(config, split, seed, seq_len, max_predictions, corpus)
+        self._sentences = np.asarray(corpus.sentence_starts)
+
+    @abc.abstractmethod
+    def _longest(self, root: int, start: np.ndarray):
+        """The most tokens of a piece that begins at `start` (int64[n], place in the token stream): an int, or int64[n]."""
+
+    def _sections(self):
+        """Bounds of documents in the token stream, int64[n + 1]. Very long ones count as several, cut at many places at once."""
+        documents = np.asarray(self.corpus.document_starts)
+        if self._sentences[-1] < _SECTION:
+            return np.unique(self._sentences[documents])
+        offset = self._sentences[:-1] - np.repeat(self._sentences[documents[:-1]], np.diff(documents))
+        section = offset // _SECTION
+        inside = np.flatnonzero(section[1:] > section[:-1]) + 1
+        return np.unique(self._sentences[np.concatenate([documents, inside])])
+
+    def _slacks(self):
+        """What to try in turn as `slack` of `_pieces` until rows are full enough: from cuts at sentence ends alone to a cut whenever one is due."""
+        return self.seq_len, self.seq_len // 8, self.seq_len // 16, self.seq_len // 32, 0
+
+    def _pieces(self, root, slack):
+        """Start (in the token stream) and length of every piece, int64[pieces] each, in the order of the corpus.
+
+        A sentence end counts if a piece of full length would leave at most `slack` tokens to it.
+        """
+        bounds = self._sections()
+        here, last = bounds[:-1], bounds[1:]
+        found = []
+        while len(here):
+            longest = self._longest(root, here)
+            short, target = np.False_, longest
+            if self.short_probability:
+                short = random.uniform(random.bits(root, here, random.key('short'))) < self.short_probability
+                draws = random.bits(root, here, random.key('target'))
+                target = np.where(short, 2 + random.below(draws, np.maximum(1, longest - 1)), longest)
+            before = self._sentences[np.searchsorted(self._sentences, here + target, side='right') - 1]
+            after = self._sentences[np.minimum(np.searchsorted(self._sentences, here, side='right'), len(self._sentences) - 1)]
+            # The last sentence end that counts; else, for a short piece, the first end if the row holds that; else a cut.
+            end = np.where(short & (after <= here + longest), after, here + longest)
+            end = np.where((before > here) & (short | (before >= here + longest - slack)), before, end)
+            end = np.where(last - here <= longest, last, end)
+            found.append((here, end - here))
+            going = end < last
+            here, last = end[going], last[going]
+        start, length = (np.concatenate(parts) for parts in zip(*found))
+        order = np.argsort(start)
+        return start[order], length[order]
+
+
+class PackedMlm(PiecewiseExamples):
     """Masked language modelling without next sentence prediction, over packed rows.
+
+    This is the objective of encoders, Layout.encoder. Decoders and encoder-decoders learn the same text to text: for their layouts this is
+    `t5x_lite.data.text_to_text:TextToTextMlm`.
 
     A unit is a document, as [CLS] ... [SEP] with its own sequence id and positions from 0. A longer one is cut into pieces of at most S - 2
     tokens, at the last end of a sentence that fits. Inside a sentence it is cut only if the sentence is longer than that, or if there are
@@ -130,53 +219,34 @@ class PackedMlm(PlannedExamples):
         masked_weights    1  0                             1  0
     """
 
+    layouts = (Layout.encoder, Layout.encoder_decoder, Layout.decoder)
+
+    def __new__(cls, config, *arguments):
+        if cls.layout_of(config) is Layout.encoder:
+            return super().__new__(cls)
+        from t5x_lite.data.text_to_text import TextToTextMlm  # which builds on what is defined here
+
+        return TextToTextMlm(config, *arguments)
+
     def __init__(self, config, split, seed, seq_len, max_predictions, corpus):
         super().__init__(config, split, seed, seq_len, max_predictions, corpus)
-        self._sentences = np.asarray(corpus.sentence_starts)
+        self.short_probability = self.mlm.short_sequence_probability
         self._masker = MlmMasker(self.mlm, max_predictions, self.tokenizer)
 
-    def _sections(self):
-        """Bounds of documents in the token stream, int64[n + 1]. Very long ones count as several, cut at many places at once."""
-        documents = np.asarray(self.corpus.document_starts)
-        if self._sentences[-1] < _SECTION:
-            return np.unique(self._sentences[documents])
-        offset = self._sentences[:-1] - np.repeat(self._sentences[documents[:-1]], np.diff(documents))
-        section = offset // _SECTION
-        inside = np.flatnonzero(section[1:] > section[:-1]) + 1
-        return np.unique(self._sentences[np.concatenate([documents, inside])])
+    @classmethod
+    def predictions(cls, config: Config, length: int) -> int:
+        return math.ceil(config.data.mlm.probability * length) if cls.layout_of(config) is Layout.encoder else length
+
+    def _longest(self, root, start):
+        return self.seq_len - 2
 
     def _plan(self, root):
-        for slack in (self.seq_len, self.seq_len // 8, self.seq_len // 16, self.seq_len // 32, 0):
+        for slack in self._slacks():
             start, length = self._pieces(root, slack)
             rows = packing.pack(length + 2, self.seq_len, random.key(root, 'rows'))
-            if (length + 2).sum() >= _FULL * len(rows) * self.seq_len:
+            if (length + 2).sum() >= FULL * len(rows) * self.seq_len:
                 break
-        return _PackedPlan(start, length, rows)
-
-    def _pieces(self, root, slack):
-        """Start (in the token stream) and length of every piece, int64[pieces] each, in the order of the corpus.
-
-        A sentence end counts if a piece of full length would leave at most `slack` tokens to it.
-        """
-        longest = self.seq_len - 2
-        bounds = self._sections()
-        here, last = bounds[:-1], bounds[1:]
-        found = []
-        while len(here):
-            short = random.uniform(random.bits(root, here, random.key('short'))) < self.mlm.short_sequence_probability
-            target = np.where(short, 2 + random.below(random.bits(root, here, random.key('target')), max(1, longest - 1)), longest)
-            before = self._sentences[np.searchsorted(self._sentences, here + target, side='right') - 1]
-            after = self._sentences[np.minimum(np.searchsorted(self._sentences, here, side='right'), len(self._sentences) - 1)]
-            # The last sentence end that counts; else, for a short piece, the first end if the row holds that; else a cut.
-            end = np.where(short & (after <= here + longest), after, here + longest)
-            end = np.where((before > here) & (short | (before >= here + longest - slack)), before, end)
-            end = np.where(last - here <= longest, last, end)
-            found.append((here, end - here))
-            going = end < last
-            here, last = end[going], last[going]
-        start, length = (np.concatenate(parts) for parts in zip(*found))
-        order = np.argsort(start)
-        return start[order], length[order]
+        return Pieces(start, length, rows)
 
     def _examples(self, plan, entries, root):
         rows = plan.rows.take(entries)

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ class DataFunction:
     Attributes:
       stages: in the order of their steps; without config.data.stages there is one.
       names: of what is mixed, the tasks of a source class that has `parts`, else the paths of the corpora.
-      fingerprint: 16 hexadecimal digits of what the examples are made of (texts, tokenizer, source, settings of masking and stages, seed).
+      fingerprint: 16 hexadecimal digits of what the examples are made of (texts, tokenizer, source, layout, settings of objectives and stages, seed).
         Resuming a run on data with another fingerprint would silently train on something else.
 
     Raises:
@@ -228,7 +228,7 @@ class DataFunction:
             'seed': self.config.seed,
             'split': self.split,
             'source': data.source,
-            'mlm': config_lib.to_dict(data.mlm),
+            **{name: config_lib.to_dict(getattr(data, name)) for name in ('layout', 'concatenate', 'mlm', 'lm', 'span')},
             'weights': data.weights,
             'stages': config_lib.stages(self.config),
             'corpora': [_identity(corpus, self.split) for corpus in self._corpora],
@@ -262,37 +262,3 @@ def _identity(corpus, split: str):
     """What a prepared corpus holds, wherever it lies."""
     shards = corpus.manifest['splits'][split]['shards']
     return [corpus.manifest['tokenizer_sha256'], *([shard[name] for name in ('sha256', 'documents', 'sentences')] for shard in shards)]
-
-
-def decode_example(batch: dict[str, np.ndarray], row: int, tokenizer, labels: Sequence[str] = ()) -> str:
-    """One row of a batch as the model will see it, for people. `labels`: names of the classes.
-
-    Masked positions read `seen{target}`, such as `[MASK]{cat}`; a line for each segment, padding counted.
-
-        segment 0: [CLS] the [MASK]{cat} sat down{down} [SEP]
-        segment 1: it slept [SEP]
-        padding: 3 of 12
-        next sentence: really next
-    """
-    tokens, ids, types = batch['tokens'][row], batch['sequence_ids'][row], batch['token_types'][row]
-    targets = {}
-    if 'masked_positions' in batch:
-        used = batch['masked_weights'][row] > 0
-        targets = dict(zip(batch['masked_positions'][row][used].tolist(), batch['masked_targets'][row][used].tolist()))
-    lines: list[str] = []
-    last = None
-    for place in np.flatnonzero(ids > 0).tolist():
-        part = int(ids[place]), int(types[place])
-        if part != last:
-            name = f'sequence {part[0]}, ' if 'positions' in batch else ''
-            lines.append(f'{name}segment {part[1]}:')
-            last = part
-        target = f'{{{tokenizer.token(targets[place])}}}' if place in targets else ''
-        lines[-1] += f' {tokenizer.token(int(tokens[place]))}{target}'
-    lines.append(f'padding: {int((ids == 0).sum())} of {len(tokens)}')
-    if 'next_sentence_labels' in batch:
-        lines.append('next sentence: ' + ('random' if batch['next_sentence_labels'][row] else 'really next'))
-    if 'labels' in batch:
-        label = batch['labels'][row]
-        lines.append(f'label: {label}' + (f' ({labels[label]})' if labels else ''))
-    return '\n'.join(lines)

@@ -9,6 +9,7 @@ SplitMix64 (Steele, Lea, Flood, 2014: "Fast splittable pseudorandom number gener
     uniform(draws)                               # float64[5] in [0, 1)
     below(draws, 10)                             # int64[5] in 0..9
     permute(np.arange(5), 5, root)               # a permutation of 0..4, each element computed alone
+    choose(draws, sizes, counts)                 # bool[sum(sizes)], a random subset for each draw
 """
 
 import functools
@@ -104,3 +105,32 @@ def permute(index, count: int, root: int) -> np.ndarray:
         result[outside] = high << low_bits | low
         outside = outside[result[outside] >= count]
     return result.astype(np.int64).reshape(index.shape)
+
+
+_BLOCK = 1 << 16  # groups, and items of a group, that `choose` numbers with 16 bits each
+
+
+def choose(roots: np.ndarray, sizes: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """bool[sum(sizes)]: for each key of `roots` (uint64[n]), which of its `sizes` items (int64[n] < 2^16) are its `counts` chosen ones.
+
+    Every subset of that size is as likely. A group depends on its key, size and count alone. Those with the smallest draws are chosen; group,
+    draw and item share a word that is sorted as a number, which is several times faster than argsort.
+
+        choose(keys, sizes=[3, 4], counts=[1, 2])  ->  [0 1 0  1 0 0 1]
+    """
+    if len(sizes) > _BLOCK:
+        parts = [slice(first, first + _BLOCK) for first in range(0, len(sizes), _BLOCK)]
+        return np.concatenate([choose(roots[part], sizes[part], counts[part]) for part in parts])
+    if sizes.size and (sizes.min() < 0 or sizes.max() >= _BLOCK):
+        raise ValueError(f'sizes lie in {sizes.min()}..{sizes.max()}; expected 0..{_BLOCK - 1}')
+    starts = np.cumsum(sizes) - sizes
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    inside = np.arange(len(group)) - starts[group]
+    words = bits(np.asarray(roots, np.uint64)[group], inside) >> np.uint64(32) << np.uint64(16)
+    words |= group.astype(np.uint64) << np.uint64(48) | inside.astype(np.uint64)
+    words.sort()
+    # Sorting keeps groups where they were: the word at a group's k-th place holds its k-th smallest draw.
+    chosen = inside < np.asarray(counts)[group]
+    result = np.zeros(len(group), bool)
+    result[starts[group[chosen]] + (words[chosen] & np.uint64(_BLOCK - 1)).astype(np.int64)] = True
+    return result

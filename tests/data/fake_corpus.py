@@ -12,9 +12,9 @@ PAD, UNK, CLS, SEP, MASK = range(5)
 
 
 class FakeCorpus:
-    """`documents`: lists of sentences, lists of token ids from 5 up."""
+    """`documents`: lists of sentences, lists of token ids from 5 up. `pieces`: other spellings of some ids, {30: '<extra_id_0>'}."""
 
-    def __init__(self, folder, documents, vocab_size, continuations=(), name='fake', split='train'):
+    def __init__(self, folder, documents, vocab_size, continuations=(), name='fake', split='train', pieces=None):
         sentences = [sentence for document in documents for sentence in document]
         self.path, self.split, self.vocab_size = name, split, vocab_size
         self.tokenizer_path = os.path.join(folder, f'tokenizer{vocab_size}')
@@ -29,7 +29,8 @@ class FakeCorpus:
         }
         if not os.path.isdir(self.tokenizer_path):
             os.makedirs(self.tokenizer_path)
-            pieces = [*SPECIAL, *(f'##{token}' if token in continuations else f'w{token}' for token in range(5, vocab_size))]
+            usual = [*SPECIAL, *(f'##{token}' if token in continuations else f'w{token}' for token in range(5, vocab_size))]
+            pieces = [(pieces or {}).get(number, piece) for number, piece in enumerate(usual)]
             with open(os.path.join(self.tokenizer_path, 'vocab.txt'), 'w', encoding='utf-8') as file:
                 file.write('\n'.join(pieces) + '\n')
 

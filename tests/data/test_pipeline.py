@@ -16,7 +16,8 @@ import pytest
 from t5x_lite.config import UserError
 from t5x_lite.data import preparation, tokenizers
 from t5x_lite.data.mixing import Mixture
-from t5x_lite.data.pipeline import DataFunction, decode_example
+from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.data.showing import decode_example
 from tests.data.fake_corpus import FakeCorpus, config_for, numbered, random_corpus, same
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -271,40 +272,6 @@ def test_fingerprint(corpus, second):
         of(config_for(PACKED)),
     ]
     assert len({of(), *others}) == 7
-
-
-def test_decode_example(tmp_path):
-    corpus = FakeCorpus(tmp_path, [[[5]]], 20)
-    tokenizer = tokenizers.load(corpus.tokenizer_path)
-    batch = {
-        'tokens': [[2, 5, 4, 3, 7, 8, 3, 0, 0]],
-        'token_types': [[0, 0, 0, 0, 1, 1, 1, 0, 0]],
-        'sequence_ids': [[1, 1, 1, 1, 1, 1, 1, 0, 0]],
-        'masked_positions': [[2, 5, 0]],
-        'masked_targets': [[6, 9, 0]],
-        'masked_weights': [[1, 1, 0]],
-        'next_sentence_labels': [1],
-    }
-    batch = {name: np.array(values) for name, values in batch.items()}
-    assert decode_example(batch, 0, tokenizer).splitlines() == [
-        'segment 0: [CLS] w5 [MASK]{w6} [SEP]',
-        'segment 1: w7 w8{w9} [SEP]',
-        'padding: 2 of 9',
-        'next sentence: random',
-    ]
-    packed = {
-        'tokens': np.array([[2, 5, 3, 2, 6, 3]]),
-        'token_types': np.zeros((1, 6), int),
-        'sequence_ids': np.array([[1, 1, 1, 2, 2, 2]]),
-        'positions': np.array([[0, 1, 2, 0, 1, 2]]),
-        'labels': np.array([2]),
-    }
-    assert decode_example(packed, 0, tokenizer).splitlines() == [
-        'sequence 1, segment 0: [CLS] w5 [SEP]',
-        'sequence 2, segment 0: [CLS] w6 [SEP]',
-        'padding: 0 of 6',
-        'label: 2',
-    ]
 
 
 def test_configs_survive_json(corpus):

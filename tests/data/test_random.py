@@ -84,3 +84,21 @@ def test_permutations_scatter_neighbours():
 def test_permute_names_what_lies_outside():
     with pytest.raises(ValueError, match='0..4'):
         random.permute([5], 5, 0)
+
+
+def test_choose():
+    sizes, counts = np.array([3, 0, 4, 6, 5]), np.array([1, 0, 2, 6, 0])
+    roots = random.bits(7, np.arange(5))
+    chosen = random.choose(roots, sizes, counts)
+    assert [part.sum() for part in np.split(chosen, np.cumsum(sizes)[:-1])] == counts.tolist()
+    assert (random.choose(roots[2:3], sizes[2:3], counts[2:3]) == chosen[3:7]).all(), 'a group depends on nothing but itself'
+    with pytest.raises(ValueError, match='sizes lie in 65536..65536'):
+        random.choose(roots[:1], np.array([65536]), counts[:1])
+
+
+def test_every_subset_is_as_likely():
+    groups = 70_000  # more than one block holds
+    chosen = random.choose(random.bits(3, np.arange(groups)), np.full(groups, 5), np.full(groups, 2)).reshape(groups, 5)
+    found = np.bincount(chosen @ (1 << np.arange(5)), minlength=32)
+    assert (found > 0).sum() == 10
+    assert np.abs(found[found > 0] - groups / 10).max() < 4.5 * np.sqrt(groups * 0.1 * 0.9)

@@ -1,0 +1,205 @@
+"""T5's span corruption: lengths, masks, sentinels, and the examples."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from t5x_lite.config import UserError
+from t5x_lite.data import random
+from t5x_lite.data.span_corruption import Noise, SpanCorruption, collapse
+from tests.data.fake_corpus import FakeCorpus
+from tests.data.pair_material import FIRST_SENTINEL, SENTINELS, configured, documented, epoch, make, place, segments, small_corpus, text_corpus
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / '..' / 'shared'
+
+
+@pytest.fixture(scope='module')
+def corpus(tmp_path_factory):
+    return text_corpus(tmp_path_factory.mktemp('corpus'), 200)
+
+
+def test_worked_examples(tmp_path):
+    corpus = small_corpus(tmp_path)
+    fields = {'span__noise_density': 0.5, 'span__mean_length': 1.5}
+    documented(SpanCorruption.__doc__, make(SpanCorruption, corpus, 'encoder_decoder', 8, most=6, seed=0, **fields).get([0, 1]))
+    documented(SpanCorruption.__doc__, make(SpanCorruption, corpus, 'decoder', 12, seed=0, **fields).get([0, 1]))
+
+
+def test_worked_example_of_collapse():
+    lines = [line.split() for line in collapse.__doc__.splitlines()]
+    given = {line[0]: np.array(line[1:], np.int32) for line in lines if len(line) > 4 and line[0] in ('text', 'mask')}
+    mask = given['mask'] > 0
+    for name, chosen in (('collapse(mask)', mask), ('collapse(~mask)', ~mask)):
+        tokens, lengths = collapse(given['text'], np.array([6]), chosen, np.array([99, 98], np.int32))
+        assert [name, *map(str, tokens)] in lines and lengths.tolist() == [len(tokens)]
+
+
+def test_pieces_are_collapsed_alone():
+    text, length = np.arange(10, 20, dtype=np.int32), np.array([4, 1, 5])
+    mask = np.array([0, 0, 1, 1, 1, 1, 0, 0, 1, 0], bool)
+    tokens, lengths = collapse(text, length, mask, np.array([99, 98], np.int32))
+    assert tokens.tolist() == [10, 11, 99, 99, 99, 16, 17, 98, 19] and lengths.tolist() == [3, 1, 5]
+
+
+@pytest.mark.parametrize(('row', 'text', 'targets'), [(512, 568, 114), (256, 284, 58), (128, 141, 29)])
+def test_lengths_as_in_t5(row, text, targets):
+    assert Noise(0.15, 3).longest(row) == (text, targets)
+    assert SpanCorruption.predictions(configured('encoder_decoder', row), row) == targets
+    assert SpanCorruption.predictions(configured('decoder', row), row) == row
+
+
+@pytest.mark.parametrize(('row', 'text', 'targets'), [(128, 141, 29), (64, 70, 14)])
+def test_rows_of_a_stream_have_no_padding(corpus, row, text, targets):
+    examples = make(SpanCorruption, corpus, 'encoder_decoder', row, concatenate=True)
+    batch = epoch(examples)
+    assert batch['targets'].shape[1] == examples.max_predictions == Noise(0.15, 3).longest(row)[1] == targets
+    assert (batch['sequence_ids'] == 1).all() and (batch['decoder_sequence_ids'] == 1).all() and batch['target_weights'].all()
+    assert len(batch['tokens']) == -(-(corpus.num_tokens + corpus.num_documents) // text)
+
+
+@pytest.mark.parametrize('noise', [Noise(0.15, 3), Noise(0.5, 3), Noise(0.5, 1), Noise(0.9, 1), Noise(0.15, 64)])
+def test_masks(noise):
+    """As many tokens and spans as counted; kept text first and corrupted last; both in random segments."""
+    length = np.repeat(np.arange(1, 200), 5)
+    mask = np.split(noise.mask(length, random.bits(1, np.arange(len(length)))), np.cumsum(length)[:-1])
+    tokens, spans = noise.counts(length)
+    for size, found, expected_tokens, expected_spans in zip(length, mask, tokens, spans):
+        assert len(found) == size and found.sum() == expected_tokens
+        assert (np.diff(np.append(False, found).astype(int)) == 1).sum() == expected_spans
+        if size > 1:
+            assert not found[0] and found[-1]
+    inputs, targets = noise.lengths(length)
+    assert (np.diff(inputs) >= 0).all() and (np.diff(targets) >= 0).all(), 'more text never gives less'
+
+
+def test_density_and_span_lengths():
+    length = np.full(3000, 568)
+    keys = random.bits(5, np.arange(3000))
+    mask = Noise(0.15, 3).mask(length, keys).reshape(3000, 568)
+    assert mask.sum() == 3000 * 85
+    ends = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(int), axis=1)
+    spans = np.flatnonzero(ends.reshape(-1) == -1) - np.flatnonzero(ends.reshape(-1) == 1)
+    assert len(spans) == 3000 * 28 and abs(spans.mean() - 85 / 28) < 1e-9
+    # 85 tokens cut into 28 parts at random: a part is k long with probability C(84 - k, 26) / C(84, 27).
+    expected = np.array([27 / 84, 27 * 57 / (84 * 83), 27 * 57 * 56 / (84 * 83 * 82)])
+    assert np.allclose(np.bincount(spans)[1:4] / len(spans), expected, atol=0.006)
+    # Away from both ends (the first token stays, the last never does), every token is as likely to be corrupted.
+    share = mask.mean(0)
+    assert np.abs(share[60:500] - 0.15).max() < 0.04 and abs(share[60:500].mean() - 0.15) < 0.006
+
+
+@pytest.mark.parametrize('layout', ['encoder_decoder', 'decoder'])
+@pytest.mark.parametrize('concatenate', [False, True])
+def test_the_text_can_be_put_together_again(corpus, layout, concatenate):
+    for inputs, targets in segments(epoch(make(SpanCorruption, corpus, layout, 64, concatenate=concatenate))):
+        inputs, targets = inputs[:-1], targets[:-1]
+        spans, order = {}, []
+        for token in targets:
+            if FIRST_SENTINEL - SENTINELS < token <= FIRST_SENTINEL:
+                order.append(token)
+                spans[token] = []
+            else:
+                spans[order[-1]].append(token)
+        assert order == [FIRST_SENTINEL - number for number in range(len(order))], 'falling, each once'
+        text = [part for token in inputs for part in spans.get(token, [token])]
+        assert len(text) == len(inputs) + len(targets) - 2 * len(order) or (len(text) == 1 and order)
+        tokens = place(text)
+        if concatenate:
+            assert np.isin(np.diff(tokens[tokens >= 0]), [1, 1 - corpus.num_tokens]).all()
+        else:
+            assert (np.diff(tokens) == 1).all()
+
+
+def test_both_sides_are_filled(corpus):
+    """As far as both can be: each pair ends with an end token on either side, which many short documents have more of."""
+    examples = make(SpanCorruption, corpus, 'encoder_decoder', 128)
+    batch = epoch(examples)
+    shares = [(batch[name] > 0).mean() for name in ('sequence_ids', 'decoder_sequence_ids')]
+    assert max(shares) > 0.97 and min(shares) > 0.9
+
+
+def test_too_few_sentinels_are_refused(tmp_path, corpus):
+    few = FakeCorpus(tmp_path, [[[5, 6, 7]]], 20, pieces={19: '<extra_id_0>', 18: '<extra_id_1>'})
+    message = (
+        'config.data.span: noise density 0.15 in spans of 3.0 at config.data.seq_len=512 needs 28 sentinels .*has 2; '
+        'prepare with a tokenizer that has more, or give longer spans'
+    )
+    with pytest.raises(UserError, match=message):
+        make(SpanCorruption, few, 'encoder_decoder', 512)
+    assert len(make(SpanCorruption, few, 'encoder_decoder', 32))
+    with pytest.raises(UserError, match='needs 105 sentinels .*has 100'):
+        make(SpanCorruption, corpus, 'decoder', 2304)
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'message'),
+    [
+        ('noise_density', 0.0, 'config.data.span: the noise density is 0.0; it must lie between 0 and 1'),
+        ('noise_density', 1.0, 'the noise density is 1.0'),
+        ('mean_length', 0.5, 'config.data.span: the mean length of a span is 0.5; it must be at least 1'),
+    ],
+)
+def test_settings_out_of_range_are_refused(corpus, field, value, message):
+    with pytest.raises(UserError, match=message):
+        make(SpanCorruption, corpus, 'encoder_decoder', 64, most=20, **{f'span__{field}': value})
+
+
+# ---- what the reference computes
+
+
+def golden(*functions):
+    path = SHARED / 'golden' / 'span_corruption.json'
+    if not path.exists():
+        return [pytest.param(None, marks=pytest.mark.skip(reason=f'{path} is absent'))]
+    return [case for case in json.loads(path.read_text())['cases'] if case['function'].startswith(functions)]
+
+
+def noise_of(given):
+    return Noise(given['noise_density'], given['mean_noise_span_length'])
+
+
+@pytest.mark.parametrize('case', golden('random_spans_helper'))
+def test_golden_lengths(case):
+    """Two kinds of cases differ by choice. Without sentinels there are no pairs of ours. And where so little text is corrupted that t5's helper
+    counts no span or no token, its mask has one all the same, and what it made would not fit; ours counts it."""
+    given, noise = case['input'], noise_of(case['input'])
+    if (given['extra_tokens_per_span_inputs'], given['extra_tokens_per_span_targets']) != (1, 1):
+        pytest.skip('no sentinels')
+    text, targets = case['expected']
+    tokens = round(text * noise.density)
+    if round(tokens / noise.mean_length):
+        assert noise.longest(given['inputs_length']) == (text, targets)
+    else:
+        found = noise.longest(given['inputs_length'])[0]
+        inputs = noise.lengths(np.array([found, found + 1]))[0]
+        assert inputs[0] <= given['inputs_length'] < inputs[1]
+
+
+@pytest.mark.parametrize('case', golden('noise mask counts', 'random_spans_noise_mask'))
+def test_golden_counts(case):
+    given, expected = case['input'], case['expected']
+    if 'length' not in given or 'num_noise_tokens' not in expected:
+        pytest.skip('rolled masks and masks without noise are none of ours')
+    tokens, spans = noise_of(given).counts(np.array([max(given['length'], 2)]))  # of one token, t5 takes the counts of two
+    length = max(given['length'], 2)
+    assert tokens[0] == expected['num_noise_tokens']
+    # More spans than tokens that stay cannot be; the reference counts them.
+    assert spans[0] == min(expected['num_noise_spans'], length - expected['num_noise_tokens'])
+    if 'mask' in expected:
+        mask = np.array(expected['mask'], bool)
+        ours = noise_of(given).mask(np.array([len(mask)]), random.bits(0, [1]))
+        assert ours.sum() == mask.sum() and ours[0] == mask[0] and ours[-1] == mask[-1]
+
+
+@pytest.mark.parametrize('case', golden('unique sentinel', 'noise_span_to_unique', 'denoise'))
+def test_golden_sentinels(case):
+    given, expected = case['input'], case['expected']
+    text, mask = np.array(given['tokens'], np.int32), np.array(given['noise_mask'], bool)
+    sentinels = np.arange(given['vocab_size'] - 1, given['vocab_size'] - 1 - len(text), -1, dtype=np.int32)
+    if not isinstance(expected, dict):
+        expected = {'inputs': expected}
+    for name, chosen in (('inputs', mask), ('targets', ~mask)):
+        if name in expected:
+            assert collapse(text, np.array([len(text)]), chosen, sentinels)[0].tolist() == expected[name]
