@@ -10,15 +10,16 @@ import jax
 import numpy as np
 import pytest
 
-from configs import bert as bert_configs
+from configs import bert as bert_configs, gpt as gpt_configs, t5 as t5_configs
 from t5x_lite import cli
 from t5x_lite.assemble import assemble
-from t5x_lite.config import Config, UserError, finalize, from_dict, resolve, stages, to_dict
+from t5x_lite.config import Config, Layout, UserError, finalize, from_dict, resolve, stages, to_dict
+from t5x_lite.data import features, packing
 from t5x_lite.training import partitioning
 from t5x_lite.training.step import eval_step, make_program, make_train_step
 
 FOLDER = Path(__file__).resolve().parents[1] / 'configs'
-VARIANTS = {'bert': tuple(bert_configs.SIZES)}
+VARIANTS = {'bert': tuple(bert_configs.SIZES), 'gpt': gpt_configs.VARIANTS, 't5': tuple(t5_configs.SIZES)}
 SHIPPED = [(path.stem, variant) for path in sorted(FOLDER.glob('*.py')) for variant in VARIANTS.get(path.stem, (None,))]
 
 
@@ -29,6 +30,8 @@ def config_of(name: str, variant: str | None) -> Config:
 
 def batch_of(config: Config, length: int, size: int, predictions: int) -> dict[str, jax.ShapeDtypeStruct]:
     """What `config.data.source` makes, by shape alone."""
+    if config.data.layout != Layout.encoder:
+        return features_of(config.data.layout, length, size, predictions)
     whole, numbers = jax.ShapeDtypeStruct((size, length), np.int32), jax.ShapeDtypeStruct((size, predictions), np.int32)
     batch = {'tokens': whole, 'token_types': whole, 'sequence_ids': whole, 'example_weights': jax.ShapeDtypeStruct((size,), np.float32)}
     source = config.data.source.split(':')[1]
@@ -38,6 +41,17 @@ def batch_of(config: Config, length: int, size: int, predictions: int) -> dict[s
     batch |= {'masked_positions': numbers, 'masked_targets': numbers, 'masked_weights': weights}
     more = {'MlmNsp': {'next_sentence_labels': jax.ShapeDtypeStruct((size,), np.int32)}, 'PackedMlm': {'positions': whole}}
     return batch | more[source]
+
+
+def features_of(layout: Layout, length: int, size: int, predictions: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Of decoders and encoder-decoders, by a row of each (t5x_lite.data.features)."""
+    rows, one, none = packing.alone(1), np.ones(1, np.int32), np.ones(1, np.int64)
+    if layout == Layout.decoder:
+        batch = features.of_decoder(rows, one, none, one, none, length, start_id=0, pad_id=0, prefix=False)
+    else:
+        batch = features.of_encoder_decoder(rows, one, none, one, none, length, predictions, start_id=0, pad_id=0)
+    batch['example_weights'] = np.ones(1, np.float32)
+    return {name: jax.ShapeDtypeStruct((size, *values.shape[1:]), values.dtype) for name, values in batch.items()}
 
 
 @pytest.mark.parametrize('name, variant', SHIPPED)

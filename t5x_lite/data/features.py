@@ -5,9 +5,33 @@ The conventions are those of seqio's feature converters: what a decoder reads is
 beginning with a start token; `sequence_ids` count 1, 2, ... within a row, `positions` restart at 0, and all are 0 in padding.
 """
 
+import dataclasses
+
 import numpy as np
 
 from t5x_lite.data.packing import Layout, Rows
+
+
+@dataclasses.dataclass
+class Sequences:
+    """Token sequences end to end."""
+
+    ids: np.ndarray  # int32[tokens]
+    lengths: np.ndarray  # int64[sequences]
+
+    @classmethod
+    def of(cls, sequences: list[list[int]]) -> 'Sequences':
+        lengths = np.array([len(sequence) for sequence in sequences], np.int64)
+        return cls(np.fromiter((token for sequence in sequences for token in sequence), np.int32, int(lengths.sum())), lengths)
+
+    def __post_init__(self):
+        self._starts = np.cumsum(self.lengths) - self.lengths
+
+    def flat(self, members: np.ndarray) -> np.ndarray:
+        """int32: the tokens of these sequences, one after the other."""
+        lengths = self.lengths[members]
+        inside = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return self.ids[np.repeat(self._starts[members], lengths) + inside]
 
 
 def shifted(targets: np.ndarray, sequence_ids: np.ndarray, positions: np.ndarray, start_id: int, pad_id: int) -> np.ndarray:

@@ -11,7 +11,7 @@ class CausalLm(PairExamples):
     """Each token predicts the next (Radford et al., 2018, 2019; Brown et al., 2020).
 
     A sequence is a piece of a document and an end token, and is read from a start token on. With config.data.concatenate it is a whole row of
-    the stream of documents, in which end tokens stand between them, and none is added.
+    the stream of documents, in which end tokens stand between them; none is added, and it is read from the token before it on.
 
     A worked example: examples 0 and 1 of seed 0, of the documents (11 12 | 13), (14 15) and (16 17 | 18 19 20 21), L = 8, start [CLS] = 2,
     end [SEP] = 3:
@@ -24,7 +24,7 @@ class CausalLm(PairExamples):
 
     and, concatenated, L = 5:
 
-        tokens           2 17 18 19 20       2 14 15  3 16
+        tokens          16 17 18 19 20       3 14 15  3 16
         targets         17 18 19 20 21      14 15  3 16 17
         target_weights   1  1  1  1  1       1  1  1  1  1
         sequence_ids     1  1  1  1  1       1  1  1  1  1
@@ -37,12 +37,20 @@ class CausalLm(PairExamples):
         'whose encoder reads the first part of a text'
     }
     reads_inputs = False
+    ends_inputs = False
 
     def prepare(self, config):
         self._ends = not config.data.concatenate
 
     def _longest_of(self, keys):
         return self.seq_len - self._ends
+
+    def _examples(self, plan, entries, root):
+        batch = super()._examples(plan, entries, root)
+        if not self._ends:  # then a row is one window
+            before = plan.start[plan.rows.take(entries).members] - 1
+            batch['tokens'][:, 0] = self._stream.read(before % len(self._stream), np.ones_like(before))
+        return batch
 
     def _lengths(self, length, keys):
         return np.zeros_like(length), length + self._ends
@@ -85,6 +93,7 @@ class PrefixLm(PairExamples):
     """
 
     layouts = (Layout.decoder, Layout.encoder_decoder, Layout.encoder)
+    ends_inputs = False
 
     def prepare(self, config):
         self._ends = not config.data.concatenate

@@ -31,6 +31,7 @@ class PairExamples(PiecewiseExamples):
 
     Attributes:
       reads_inputs: False for objectives whose inputs are always empty; they have no `prefix`.
+      ends_inputs: whether inputs end with an end token, as a prompt then must.
 
     Raises:
       UserError: a layout that cannot be, a row too short for a pair, a split shorter than a window.
@@ -40,6 +41,7 @@ class PairExamples(PiecewiseExamples):
     needs = ('end', 'start')
     concatenates = True
     reads_inputs = True
+    ends_inputs = True
 
     def __init__(self, config: Config, split, seed, seq_len, max_predictions, corpus):
         super().__init__(config, split, seed, seq_len, max_predictions, corpus)

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from t5x_lite.config import Config, Layout, TooLong, UserError
-from t5x_lite.data import packing, random, tables, tokenizers
-from t5x_lite.tasks import builtin, layouts, registry
+from t5x_lite.data import features, packing, packing_pairs, random, tables, tokenizers
+from t5x_lite.tasks import builtin, registry
 from t5x_lite.tasks.task import Task
 from t5x_lite.tasks.text_formats import Example
 
@@ -32,6 +32,8 @@ class TaskExamples:
       resolved: nothing is left to the data.
       fingerprint: hexadecimal digits of tokens and rows.
     """
+
+    reads_inputs = ends_inputs = True  # as a prompt is then laid out
 
     def __init__(self, task: Task, examples: Sequence[Example], config: Config, split: str, seed: int, seq_len: int, max_predictions: int):
         """`max_predictions`: tokens of targets at most; `seq_len`: those of inputs, in a decoder's row of both together."""
@@ -90,11 +92,13 @@ class TaskExamples:
         return hashlib.sha256(repr((self.task.name, self._layout.name)).encode() + b''.join(array.tobytes() for array in arrays)).hexdigest()[:16]
 
     def get(self, indices) -> dict[str, np.ndarray]:
-        """Features of int64 [n] indices, by layout: see tasks/layouts.py."""
+        """Features of int64 [n] indices, by layout: see data/features.py."""
         rows = self._rows.take(self._positions(np.asarray(indices, np.int64)))
+        both = [part for side in (self._inputs, self._targets) for part in (side.flat(rows.members), side.lengths[rows.members])]
+        options = {'start_id': self._start, 'pad_id': self._pad}
         if self._layout == Layout.decoder:
-            return layouts.decoder(rows, self._inputs, self._targets, self.seq_len, self._pad, self._start)
-        return layouts.encoder_decoder(rows, self._inputs, self._targets, self.seq_len, self._targets_at_most, self._pad, self._start)
+            return features.of_decoder(rows, *both, self.seq_len, **options)
+        return features.of_encoder_decoder(rows, *both, self.seq_len, self._targets_at_most, **options)
 
     def describe(self) -> str:
         inputs, targets, cut = self._inputs.lengths, self._targets.lengths, self._cut
@@ -114,7 +118,7 @@ class TaskExamples:
                 self._keep(kept['targets'], targets, room, 1, number, too_long, tokenizer.end_id)
                 room = self.seq_len - len(kept['targets'][-1]) if self._layout == Layout.decoder else self.seq_len
                 self._keep(kept['inputs'], inputs, room, 0, number, too_long, tokenizer.end_id)
-        self._inputs, self._targets = (layouts.Sequences.of(sequences) for sequences in kept.values())
+        self._inputs, self._targets = (features.Sequences.of(sequences) for sequences in kept.values())
 
     def _keep(self, into: list[list[int]], tokens: list[int], room: int, side: int, number: int, too_long: TooLong, end: int) -> None:
         if len(tokens) >= room:
@@ -130,7 +134,7 @@ class TaskExamples:
     def _plan(self, root: int) -> packing.Rows:
         if self._layout == Layout.decoder:
             return packing.pack(self._inputs.lengths + self._targets.lengths, self.seq_len, root)
-        return layouts.pack_pairs(self._inputs.lengths, self._targets.lengths, self.seq_len, self._targets_at_most, root)
+        return packing_pairs.pack_pairs(self._inputs.lengths, self._targets.lengths, self.seq_len, self._targets_at_most, root)
 
     def _positions(self, indices: np.ndarray) -> np.ndarray:
         epochs, positions = np.divmod(indices, len(self))

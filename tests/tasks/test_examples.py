@@ -11,8 +11,7 @@ from t5x_lite.config import Config, Layout, Rates, TooLong, UserError, finalize
 from t5x_lite.data import packing
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.tasks import examples as examples_lib
-from t5x_lite.tasks import layouts, registry
-from t5x_lite.tasks.layouts import Sequences
+from t5x_lite.tasks import registry
 from tests.data.fake_corpus import same
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / '..' / 'shared' / 'golden' / 'packing.json'
@@ -92,17 +91,6 @@ def test_every_example_lies_in_one_row(config, pack):
     assert batch['target_weights'].dtype == np.float32 and (batch['target_weights'] == (batch['decoder_sequence_ids'] > 0)).all()
 
 
-def test_worked_example_of_layouts():
-    inputs, targets = Sequences.of([[7, 8, 5, 1], [8, 4, 1]]), Sequences.of([[3, 9, 1], [4, 1]])
-    rows = packing.Rows(np.array([0, 1]), np.array([0, 2]))
-    lines = ' '.join(layouts.__doc__.split())
-    both = layouts.encoder_decoder(rows, inputs, targets, 7, 5, 0, 0)
-    one = layouts.decoder(rows, inputs, targets, 12, 0, 0)
-    for batch, names in ((both, ('tokens', 'decoder_tokens', 'sequence_ids', 'targets')), (one, ('tokens', 'targets', 'target_weights', 'prefix'))):
-        for name in names:
-            assert f'{name} {" ".join(str(int(value)) for value in batch[name][0])}' in lines, name
-
-
 @pytest.mark.parametrize('pack', [False, True])
 def test_decoder(config, pack):
     config.data.layout, config.data.target_len, config.data.tasks.names, config.data.tasks.pack = Layout.decoder, 0, ('short',), pack
@@ -122,20 +110,6 @@ def test_decoder(config, pack):
             assert (batch['positions'][row][here] == np.arange(here.sum())).all()
             count += 1
     assert count == source.num_examples == 200
-
-
-def test_packing_of_pairs():
-    rng = np.random.default_rng(0)
-    inputs, targets = rng.integers(1, 65, 900), rng.integers(1, 33, 900)
-    rows = layouts.pack_pairs(inputs, targets, 64, 32, 7)
-    assert sorted(rows.members.tolist()) == list(range(900))
-    for row in range(len(rows)):
-        members = rows.members[rows.starts[row] : rows.starts[row + 1]]
-        assert len(members) and inputs[members].sum() <= 64 and targets[members].sum() <= 32
-    assert inputs.sum() / 64 / len(rows) > 0.8, 'rows are nearly full'
-    again = layouts.pack_pairs(inputs, targets, 64, 32, 7)
-    assert (again.members == rows.members).all() and (again.starts == rows.starts).all()
-    assert len(layouts.pack_pairs(inputs[:0], targets[:0], 64, 32, 7)) == 0
 
 
 def test_rates_hold_for_examples(config):
@@ -256,46 +230,3 @@ def test_what_is_wrong_with_a_config(config):
     tasks.temperature = 0.0
     with pytest.raises(UserError, match='tasks.temperature is 0.0; it must be above 0'):
         finalize(config)
-
-
-def test_golden_rows():
-    """Our rows of their examples; which share one is our packing's to say, so it is given here."""
-    if not GOLDEN.exists():
-        pytest.skip(f'{GOLDEN} is absent')
-    checked = 0
-    for case in json.loads(GOLDEN.read_text())['cases']:
-        function, given, expected = case['function'], case['input'], case['expected']
-        if function not in ('EncDecFeatureConverter', 'PrefixLMFeatureConverter') or expected == 'error':
-            continue
-        options = given['options']
-        if not options.get('loss_on_targets_only', True) or not all(example.get('targets') for example in given['examples']):
-            continue  # loss on inputs is another objective here, and a task's targets always end with the end token
-        inputs, targets = (Sequences.of([example[key] for example in given['examples']]) for key in ('inputs', 'targets'))
-        lengths = given['task_feature_lengths']
-        counts = np.full(len(expected), len(given['examples']) // len(expected))
-        rows = packing.Rows(np.arange(len(given['examples'])), np.concatenate([[0], np.cumsum(counts)]))
-        start = options.get('bos_id', 0)
-        if function.startswith('Enc'):
-            ours = layouts.encoder_decoder(rows, inputs, targets, lengths['inputs'], lengths['targets'], 0, start)
-            names = {
-                'encoder_input_tokens': 'tokens', 'encoder_segment_ids': 'sequence_ids', 'encoder_positions': 'positions',
-                'decoder_target_tokens': 'targets', 'decoder_input_tokens': 'decoder_tokens', 'decoder_loss_weights': 'target_weights',
-                'decoder_segment_ids': 'decoder_sequence_ids', 'decoder_positions': 'decoder_positions',
-            }  # fmt: skip
-            real = ours['decoder_sequence_ids'] > 0
-        else:
-            ours = layouts.decoder(rows, inputs, targets, lengths['inputs'] + lengths['targets'], 0, start)
-            names = {
-                'decoder_target_tokens': 'targets', 'decoder_input_tokens': 'tokens', 'decoder_loss_weights': 'target_weights',
-                'decoder_positions': 'positions', 'decoder_segment_ids': 'sequence_ids', 'decoder_causal_attention': 'prefix',
-            }  # fmt: skip
-            real = ours['sequence_ids'] > 0
-        for row, features in enumerate(expected):
-            for name, values in features.items():
-                if name in names:
-                    found, wanted = ours[names[name]][row], np.array(values)
-                    if name == 'decoder_input_tokens':  # theirs has a token shifted into the padding
-                        found, wanted = found[real[row]], wanted[real[row]]
-                    assert (found == wanted).all(), (case, name)
-        checked += 1
-    assert checked >= 10
