@@ -21,7 +21,11 @@ class Evaluator:
 
     def place(self, params: Any) -> Any:
         """Parameters from the host on the mesh, where training would have them."""
-        return jax.tree.map(lambda value, leaf: jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding), params, self._program.abstract.params)
+        return self.place_on(self._program, params)
+
+    @staticmethod
+    def place_on(program: Program, params: Any) -> Any:
+        return jax.tree.map(lambda value, leaf: jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding), params, program.abstract.params)
 
     def __call__(self, params: Any) -> dict[str, float]:
         mesh = self._program.mesh

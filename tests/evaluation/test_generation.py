@@ -1,0 +1,217 @@
+"""Generation by real models: cached equals uncached, a batch equals its rows, a mesh equals a device, beams equal enumeration."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from t5x_lite.config import Config, DataConfig, DecodeConfig, Decoding, MeshConfig, ModelConfig, UserError
+from t5x_lite.data import tokenizers
+from t5x_lite.evaluation.evaluator import Evaluator
+from t5x_lite.evaluation.generation import Generator
+from t5x_lite.training import partitioning
+from t5x_lite.training.step import make_program
+from tests.models.test_language_model import GPT2, T5, lively
+
+DECODER, ENCODER_DECODER = 't5x_lite.models.language_model:Decoder', 't5x_lite.models.language_model:EncoderDecoder'
+SOURCES = {
+    'causal': 't5x_lite.data.language_modelling:CausalLm',
+    'prefix': 't5x_lite.data.language_modelling:PrefixLm',
+    'tasks': 't5x_lite.tasks.examples:TaskExamples',
+}
+KINDS = {'decoder': (GPT2, DECODER, SOURCES['causal']), 'prefix': (GPT2, DECODER, SOURCES['tasks']), 'encoder_decoder': (T5, ENCODER_DECODER, SOURCES['tasks'])}
+PROMPTS = ['abc', 'a', 'the hat', 'be', 'teach']
+
+
+@pytest.fixture(scope='module')
+def tokenizer():
+    return tokenizers.train('characters', ['the cat sat on that hat.\na bee'] * 3, None, False)
+
+
+def config_of(kind: str, **mesh) -> Config:
+    model, module, source = KINDS[kind]
+    return Config(
+        model=dataclasses.replace(
+            model, module=module, vocab_size=20, vocab_multiple=16, max_positions=64, tie_embeddings=False, scale_logits=False, init_stddev=0.3
+        ),
+        data=DataConfig(source=source), loss='t5x_lite.training.losses:LmLoss', mesh=MeshConfig(**mesh),
+    )  # fmt: skip
+
+
+def generator(kind: str, tokenizer, **options) -> Generator:
+    config = config_of(kind)
+    made = Generator(config, None, tokenizer, **options)
+    made.params = sharp(lively(made.module))
+    return made
+
+
+def sharp(params):
+    """Larger logits, so that no two nearly tie."""
+    params = nn.unbox(params)
+    params['embeddings']['output']['kernel'] *= 20
+    return params
+
+
+def naive(made: Generator, prompt: str, steps: int) -> list[int]:
+    """Greedy decoding by reading the whole row again for each token."""
+    tokenizer, ids, found = made.tokenizer, made._ids(prompt), []
+    for _ in range(steps):
+        if made.has_encoder:
+            decoder = np.array([[tokenizer.start_id, *found]], np.int32)
+            batch = {'tokens': np.array([ids], np.int32), 'sequence_ids': np.ones((1, len(ids)), np.int32)}
+            batch |= {'decoder_tokens': decoder, 'decoder_sequence_ids': np.ones_like(decoder)}
+        else:
+            row = np.array([ids + found], np.int32)
+            batch = {'tokens': row, 'sequence_ids': np.ones_like(row)}
+            if made._prefix:
+                batch['prefix'] = (np.arange(row.shape[1]) < len(ids))[None].astype(np.int32)
+        logits = made.module.apply({'params': made.params}, batch)['lm_logits'][0, -1]
+        found.append(int(np.argmax(logits)))
+        if found[-1] == tokenizer.end_id:
+            break
+    return found
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_cached_equals_uncached_and_a_batch_equals_its_rows(kind, tokenizer):
+    made = generator(kind, tokenizer, batch_size=4)
+    decode = DecodeConfig(max_new_tokens=7)
+    answers, compared = made(PROMPTS, decode), 0
+    for prompt, (answer,) in zip(PROMPTS, answers, strict=True):
+        assert list(answer.tokens) == naive(made, prompt, 7)
+        ((alone,),) = made([prompt], decode)
+        assert alone.tokens == answer.tokens and alone.log_prob == pytest.approx(answer.log_prob, abs=1e-4)
+        if tuple(tokenizer.encode(answer.text)) + (tokenizer.end_id,) * answer.ended == answer.tokens:  # no special token in its midst
+            (scored,) = made.score([prompt], [answer.text], ended=answer.ended)
+            assert scored.log_prob == pytest.approx(answer.log_prob, abs=1e-3)
+            compared += 1
+    assert compared
+    assert len({answer.text for (answer,) in answers}) > 2, 'the prompt matters'
+
+
+def test_samples_depend_on_seed_and_place_alone(tokenizer):
+    decode = DecodeConfig(method=Decoding.sample, max_new_tokens=6, samples=3, temperature=3.0)
+    made = generator('decoder', tokenizer, batch_size=4)
+    together = made(PROMPTS[:3], decode, seed=5)
+    assert [len(row) for row in together] == [3, 3, 3] and len({answer.tokens for row in together for answer in row}) > 5
+    assert made(PROMPTS[:3], decode, seed=5) == together != made(PROMPTS[:3], decode, seed=6)
+    other = generator('decoder', tokenizer, batch_size=2)(PROMPTS[:3], decode, seed=5)
+    assert [[answer.tokens for answer in row] for row in other] == [[answer.tokens for answer in row] for row in together]
+
+
+@pytest.mark.parametrize('kind', ['decoder', 'encoder_decoder'])
+def test_beams_find_what_enumeration_finds(kind, tokenizer):
+    made = generator(kind, tokenizer)
+    decode = DecodeConfig(method=Decoding.beam, beams=400, max_new_tokens=2, length_penalty=0.6)
+    (beams,) = made(['ab'], decode)
+    end = tokenizer.end_id
+    paths = [[end]] + [[a, end] for a in range(20) if a != end]
+    rows = made._teacher_forced([(made._ids('ab'), path) for path in paths])
+    sums = np.asarray(made._target_log_probs(made.params, rows)).sum(axis=1)
+    ranked = sorted(((total / ((5 + len(path)) / 6) ** 0.6, total, tuple(path)) for total, path in zip(sums, paths)), reverse=True)
+    for (score, total, path), answer in zip(ranked[:8], beams):
+        assert answer.tokens == path and answer.ended
+        assert (answer.score, answer.log_prob) == pytest.approx((score, total), abs=1e-3)
+
+
+@pytest.mark.parametrize('kind', ['decoder', 'encoder_decoder'])
+def test_a_mesh_gives_the_tokens_of_one_device(kind, tokenizer):
+    single = generator(kind, tokenizer, batch_size=4)
+    config = config_of(kind, data=2, fsdp=2, tensor=2)
+    mesh = partitioning.make_mesh(config)
+    params = Evaluator.place_on(make_program(config, mesh), jax.tree.map(np.asarray, single.params))
+    sharded = Generator(config, params, tokenizer, mesh, batch_size=4)
+    for decode in (DecodeConfig(max_new_tokens=6), DecodeConfig(method=Decoding.beam, beams=3, max_new_tokens=4)):
+        for ours, theirs in zip(sharded(PROMPTS, decode), single(PROMPTS, decode), strict=True):
+            assert [answer.tokens for answer in ours] == [answer.tokens for answer in theirs]
+            assert [answer.score for answer in ours] == pytest.approx([answer.score for answer in theirs], abs=1e-3)
+
+
+def test_the_cache_is_sharded_as_the_model(tokenizer):
+    config = config_of('decoder', data=2, fsdp=2, tensor=2)
+    mesh = partitioning.make_mesh(config)
+    params = Evaluator.place_on(make_program(config, mesh), jax.tree.map(np.asarray, generator('decoder', tokenizer).params))
+    made = Generator(config, params, tokenizer, mesh, batch_size=4)
+    _, state = made._jit('fill', made._fill)(params, made._prompts([made._ids(prompt) for prompt in PROMPTS[:4]], 5))
+    keys = state['cache']['decoder']['layers']['attention']['keys']
+    assert keys.shape == (2, 4, 8 + 5, 4, 8), 'as long as prompt and answer'
+    assert keys.sharding.shard_shape(keys.shape) == (2, 1, 13, 2, 8)
+
+
+def test_answers_end_at_texts(tokenizer):
+    made = generator('decoder', tokenizer)
+    ((whole,),) = made(['the'], DecodeConfig(max_new_tokens=20))
+    stop = whole.text[3:5]
+    ((answer,),) = made(['the'], DecodeConfig(max_new_tokens=20, stop=(stop,)))
+    assert answer.text == whole.text[: whole.text.index(stop)] and answer.ended
+    pieces = list(made.stream('the', DecodeConfig(max_new_tokens=20, stop=(stop,))))
+    assert ''.join(pieces) == answer.text
+    assert ''.join(made.stream('the', DecodeConfig(max_new_tokens=20))) == whole.text
+
+
+def test_choices_are_ranked_by_the_sum_over_their_tokens(tokenizer):
+    made = generator('decoder', tokenizer)
+    ids, choice = made._ids('the c'), tokenizer.encode('at')
+    (scored,) = made.score(['the c'], ['at'])
+    row = np.array([ids + choice], np.int32)
+    log_p = jax.nn.log_softmax(made.module.apply({'params': made.params}, {'tokens': row, 'sequence_ids': np.ones_like(row)})['lm_logits'][0])
+    assert scored.log_prob == pytest.approx(float(log_p[len(ids) - 1, choice[0]] + log_p[len(ids), choice[1]]), abs=1e-4)
+    everything = made.score([''], ['the cat'])[0]
+    assert everything.tokens == 7
+
+
+def test_a_prompt_of_tasks_is_read_from_both_sides(tokenizer):
+    """A decoder that learnt tasks: what stands last in the prompt changes how its first token is seen, and the end token closes it."""
+    made = generator('prefix', tokenizer)
+    assert made._ids('ab') == [tokenizer.start_id, *tokenizer.encode('ab'), tokenizer.end_id]
+    plain = generator('decoder', tokenizer)
+    assert plain._ids('ab') == [tokenizer.start_id, *tokenizer.encode('ab')]
+    stream = Generator(dataclasses.replace(plain.config, data=DataConfig(source=SOURCES['causal'], concatenate=True)), plain.params, tokenizer)
+    assert stream._ids('ab') == tokenizer.encode('ab')
+    between = Generator(dataclasses.replace(plain.config, data=DataConfig(source=SOURCES['prefix'])), plain.params, tokenizer)
+    assert between._ids('ab') == [tokenizer.start_id, *tokenizer.encode('ab')] and between._prefix
+
+
+@pytest.mark.parametrize(
+    'prompt, fields, message',
+    [
+        ('', {}, 'the prompt is empty'),
+        ('a' * 80, {}, 'a prompt of 81 tokens leaves nothing of the 64 positions of the model; shorten it'),
+        ('a' * 40, {'max_new_tokens': 30}, 'max_new_tokens=30 after a prompt of 41 tokens needs more than the 64 positions of the model; give at most 23'),
+    ],
+)
+def test_bad_prompts(prompt, fields, message, tokenizer):
+    made = generator('decoder', tokenizer)
+    with pytest.raises(UserError, match=message):
+        made([prompt], DecodeConfig(**fields))
+
+
+def test_an_encoder_cannot_generate(tokenizer):
+    config = Config(model=ModelConfig(module='bert_flax.bert:BertForMaskedLm', vocab_size=20))
+    with pytest.raises(UserError, match='bert_flax.bert:BertForMaskedLm cannot generate text; name a run of a decoder'):
+        Generator(config, {}, tokenizer)
+
+
+def test_what_is_left_of_the_positions_is_used(tokenizer):
+    ((answer,),) = generator('decoder', tokenizer)(['a' * 60], DecodeConfig())
+    assert 1 <= len(answer.tokens) <= 3
+
+
+def test_a_repetition_penalty_counts_the_prompt(tokenizer):
+    made = generator('decoder', tokenizer)
+    prompt = 'abt'
+    ((free,),) = made([prompt], DecodeConfig(max_new_tokens=8))
+    ((held,),) = made([prompt], DecodeConfig(max_new_tokens=8, repetition_penalty=1e6))
+    assert len(set(held.tokens) & set(tokenizer.encode(prompt))) == 0 and len(set(held.tokens)) == len(held.tokens)
+    assert len(set(free.tokens)) < len(free.tokens) or set(free.tokens) & set(tokenizer.encode(prompt))
+
+
+def test_several_scores_of_a_prompt_add_up(tokenizer):
+    """Over all continuations of one token and the end, probabilities sum to one."""
+    made = generator('decoder', tokenizer)
+    made.params['embeddings']['output']['kernel'] /= 20
+    singles = [i for i in range(tokenizer.vocab_size) if len(tokenizer.token(i)) == 1]
+    log_probs = [score.log_prob for score in made.score(['th'] * len(singles), [tokenizer.token(i) for i in singles])]
+    assert 0.2 < np.exp(log_probs).sum() <= 1.0001 and max(log_probs) < 0
