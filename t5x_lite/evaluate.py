@@ -1,77 +1,132 @@
-"""Score a run on held-out data.
+"""Score a run on held-out data, and on tasks by what it writes.
 
     python -m t5x_lite.evaluate --workdir=runs/tiny                      # its newest checkpoint, on its own validation part
     python -m t5x_lite.evaluate --workdir=runs/mine --step=500 --config.data.validation=dev.csv
+    python -m t5x_lite.evaluate --workdir=runs/t5_tasks                  # each task by generated text, and their average
+    python -m t5x_lite.evaluate --workdir=runs/gpt --config.data.tasks.files=my_tasks.py --config.data.tasks.names=sst2 --shots=0,1,4 --config.decode.rank
 
-Prints the scores, and beside a masked-LM run's what counts alone reach on the same masked positions; writes them to workdir/evaluation.json.
+Prints the scores, and beside a language model's what counts alone reach on the same positions; writes them to workdir/evaluation.json. With --shots, tasks are
+asked after so many demonstrations each, and the whole is one table; config.eval.examples bounds how many examples of a task are answered.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import json
-import math
 import os
+from typing import Any
 
 from absl import flags
+import numpy as np
 
 from t5x_lite import cli
-from t5x_lite.assemble import assemble, load_for_use
+from t5x_lite.assemble import Run, assemble, load_for_use
 from t5x_lite.config import UserError
 from t5x_lite.data import tokenizers
 from t5x_lite.data.corpus import Corpus
-from t5x_lite.evaluation import baselines
+from t5x_lite.evaluation import baselines, task_scores
 from t5x_lite.evaluation.evaluator import Evaluator
+from t5x_lite.evaluation.generation import Generator
 from t5x_lite.training import devices, partitioning
-from t5x_lite.training.step import make_program
+from t5x_lite.training.step import Program, make_program
 from t5x_lite.training.telemetry import as_json
 
 _CONFIG = cli.define_config_flags()
 _STEP = flags.DEFINE_integer('step', None, 'The checkpoint to score; the newest by default.')
 _EMA = flags.DEFINE_bool('ema', True, 'Score the moving average of the weights where the run keeps one.')
+_SHOTS = flags.DEFINE_list('shots', None, 'Numbers of demonstrations to ask tasks with, such as 0,1,4; default: config.decode.shots.')
+_SHOWN = flags.DEFINE_integer('shown', 2, 'Answers shown of each task.', lower_bound=0)
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
     devices.configure(_CONFIG.value)
+    shots = _shots()
     config, params, step = load_for_use(_CONFIG.value, cli.workdir(), _STEP.value, ema=_EMA.value)
     run = assemble(config, training=False, trained_with=os.path.join(cli.workdir(), 'tokenizer'))
     if run.validation is None:
-        raise UserError('there are no held-out data; give --config.data.path=DIR (what prepare wrote) or --config.data.validation=FILE')
+        raise UserError(
+            'there are no held-out data; give --config.data.path=DIR (what prepare wrote), --config.data.validation=FILE or --config.data.tasks.names=NAME'
+        )
+    program = make_program(run.config, partitioning.make_mesh(run.config))
     for line in run.validation.describe():
         print(line)
-    mesh = partitioning.make_mesh(run.config)
-    program = make_program(run.config, mesh)
     evaluator = Evaluator(program, run.validation, step - 1 if step else 0)
-    scores = evaluator(evaluator.place(params))
+    params = evaluator.place(params)
+    scores: dict[str, Any] = evaluator(params)
     print(f'held out, {cli.workdir()} at step {step:,} (losses in nats)')
     for name, value in scores.items():
         print(f'  {name:<32} {value:.4f}')
     if 'mlm_loss' in scores:
-        contexts = baselines.contexts_of(run.validation.evaluation_batches(step - 1 if step else 0), tokenizers.load(run.tokenizer_path))
-        # Targets of several corpora are judged by the counts of the first: they share its tokenizer.
-        unigram = baselines.unigram(Corpus(run.config.data.path[0], 'train').unigram_counts, contexts.targets)
-        scores |= {'unigram_loss': unigram.cross_entropy, 'most_frequent_token_accuracy': unigram.accuracy}
-        gain = unigram.cross_entropy - scores['mlm_loss']
-        print(
-            f'on the same {len(contexts):,} masked positions\n'
-            f'  most frequent token: accuracy        {unigram.accuracy:.4f}  (the model: {scores["mlm_accuracy"] / max(unigram.accuracy, 1e-9):.1f} times)\n'
-            f'  unigram: loss                        {unigram.cross_entropy:.4f}  (the model: {abs(gain):.2f} nats {"below" if gain >= 0 else "above"})'
-        )
+        scores |= _beside_counts(run, step, scores)
     if 'lm_loss' in scores:
-        targets = baselines.targets_of(run.validation.evaluation_batches(step - 1 if step else 0))
-        unigram = baselines.own_unigram(targets)
-        scores |= {'perplexity': math.exp(scores['lm_loss']), 'unigram_loss': unigram.cross_entropy, 'most_frequent_token_accuracy': unigram.accuracy}
-        gain = unigram.cross_entropy - scores['lm_loss']
-        print(
-            f'  {"perplexity":<32} {scores["perplexity"]:.2f}\n'
-            f'on the same {len(targets):,} tokens, with the best frequencies that could be known of them\n'
-            f'  most frequent token: accuracy        {unigram.accuracy:.4f}\n'
-            f'  unigram: loss                        {unigram.cross_entropy:.4f}  (the model: {abs(gain):.2f} nats {"below" if gain >= 0 else "above"})'
-        )
+        scores |= _beside_frequencies(run, step, scores)
+    if run.config.data.tasks.names or run.config.data.tasks.inputs:
+        scores['tasks'] = _tasks(program, params, run, shots)
     path = os.path.join(cli.workdir(), 'evaluation.json')
     with open(path, 'w', encoding='utf-8') as file:
         json.dump(as_json({'step': step} | scores), file, indent=2, allow_nan=False)
         file.write('\n')
     print(f'written to {path}')
+
+
+def _shots() -> list[int] | None:
+    if _SHOTS.value is None:
+        return None
+    try:
+        found = [int(number) for number in _SHOTS.value]
+    except ValueError as error:
+        raise UserError(f'--shots={",".join(_SHOTS.value)}: expected whole numbers, such as 0,1,4') from error
+    if not found or min(found) < 0:
+        raise UserError(f'--shots={",".join(_SHOTS.value)}: expected whole numbers of at least 0, such as 0,1,4')
+    return found
+
+
+def _beside_counts(run: Run, step: int, scores: dict[str, float]) -> dict[str, float]:
+    contexts = baselines.contexts_of(run.validation.evaluation_batches(step - 1 if step else 0), tokenizers.load(run.tokenizer_path))
+    # Targets of several corpora are judged by the counts of the first: they share its tokenizer.
+    unigram = baselines.unigram(Corpus(run.config.data.path[0], 'train').unigram_counts, contexts.targets)
+    print(
+        f'on the same {len(contexts):,} masked positions\n'
+        f'  most frequent token: accuracy        {unigram.accuracy:.4f}  (the model: {scores["mlm_accuracy"] / max(unigram.accuracy, 1e-9):.1f} times)\n'
+        f'  unigram: loss                        {unigram.cross_entropy:.4f}  ({_gain(unigram.cross_entropy - scores["mlm_loss"])})'
+    )
+    return {'unigram_loss': unigram.cross_entropy, 'most_frequent_token_accuracy': unigram.accuracy}
+
+
+def _beside_frequencies(run: Run, step: int, scores: dict[str, float]) -> dict[str, float]:
+    targets = baselines.targets_of(run.validation.evaluation_batches(step - 1 if step else 0))
+    unigram, perplexity = baselines.own_unigram(targets), float(np.exp(scores['lm_loss']))
+    print(
+        f'  {"perplexity":<32} {perplexity:.2f}\n'
+        f'on the same {len(targets):,} tokens, with the best frequencies that could be known of them\n'
+        f'  most frequent token: accuracy        {unigram.accuracy:.4f}\n'
+        f'  unigram: loss                        {unigram.cross_entropy:.4f}  ({_gain(unigram.cross_entropy - scores["lm_loss"])})'
+    )
+    return {'perplexity': perplexity, 'unigram_loss': unigram.cross_entropy, 'most_frequent_token_accuracy': unigram.accuracy}
+
+
+def _gain(nats: float) -> str:
+    return f'the model: {abs(nats):.2f} nats {"below" if nats >= 0 else "above"}'
+
+
+def _tasks(program: Program, params: Any, run: Run, shots: list[int] | None) -> dict[str, Any]:
+    """{how it was asked: {task: scores}}, printed as a table."""
+    generator = Generator(run.config, params, tokenizers.load(run.tokenizer_path), program.mesh, run.config.eval.batch_size or run.config.batch_size)
+    scorer, decode = task_scores.TaskScores(generator, run.config), run.config.decode
+    rows, found = [], {}
+    for count in shots or [decode.shots]:
+        asked = f'{count} shots' if shots or count else 'as taught'
+        asked += ', calibrated' if decode.calibrate else ', ranked' if decode.rank else ''
+        for task in scorer.tasks:
+            judged = scorer(task, dataclasses.replace(decode, shots=count))
+            rows.append((task.name, asked, judged.scores))
+            found.setdefault(asked, {})[task.name] = judged.scores
+            for prompt, wanted, answer in judged.examples[: _SHOWN.value]:
+                print(f'  {task.name}: {prompt[-200:]!r}\n    wanted {wanted!r}\n    wrote  {answer!r}', flush=True)
+        if len(scorer.tasks) > 1:
+            rows.append(('average', asked, {'': task_scores.average(found[asked])}))
+    print(task_scores.table(rows))
+    return found
 
 
 if __name__ == '__main__':

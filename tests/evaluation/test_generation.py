@@ -54,22 +54,26 @@ def sharp(params):
     return params
 
 
+def padded(ids: list[int], prefix: str = '', width: int = 24) -> dict[str, np.ndarray]:
+    row = np.array([ids + [0] * (width - len(ids))], np.int32)
+    return {f'{prefix}tokens': row, f'{prefix}sequence_ids': (np.arange(width) < len(ids))[None].astype(np.int32)}
+
+
 def naive(made: Generator, prompt: str, steps: int) -> list[int]:
     """Greedy decoding by reading the whole row again for each token."""
-    tokenizer, ids, found = made.tokenizer, made._ids(prompt), []
+    apply = jax.jit(lambda batch: made.module.apply({'params': made.params}, batch)['lm_logits'][0])
+    ids, found = made._ids(prompt), []
     for _ in range(steps):
         if made.has_encoder:
-            decoder = np.array([[tokenizer.start_id, *found]], np.int32)
-            batch = {'tokens': np.array([ids], np.int32), 'sequence_ids': np.ones((1, len(ids)), np.int32)}
-            batch |= {'decoder_tokens': decoder, 'decoder_sequence_ids': np.ones_like(decoder)}
+            row = [made.tokenizer.start_id, *found]
+            batch = padded(ids) | padded(row, 'decoder_')
         else:
-            row = np.array([ids + found], np.int32)
-            batch = {'tokens': row, 'sequence_ids': np.ones_like(row)}
+            row = ids + found
+            batch = padded(row)
             if made._prefix:
-                batch['prefix'] = (np.arange(row.shape[1]) < len(ids))[None].astype(np.int32)
-        logits = made.module.apply({'params': made.params}, batch)['lm_logits'][0, -1]
-        found.append(int(np.argmax(logits)))
-        if found[-1] == tokenizer.end_id:
+                batch['prefix'] = (np.arange(24) < len(ids))[None].astype(np.int32)
+        found.append(int(np.argmax(apply(batch)[len(row) - 1])))
+        if found[-1] == made.tokenizer.end_id:
             break
     return found
 
