@@ -2,11 +2,11 @@
 
 import json
 import os
-from pathlib import Path
 import shutil
 import subprocess
 import sys
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,7 +153,7 @@ def test_offsets_and_continuations(small):
 def test_gpt2_known_ids(gpt2):
     assert gpt2.vocab_size == 50257 and gpt2.eos_id == 50256
     assert gpt2.encode('Hello world') == [15496, 995] and gpt2.encode(' Hello world') == [18435, 995]  # as transformers' documentation has them
-    assert gpt2.decode(gpt2.encode('\n\n')) == '\n\n' and gpt2.encode('\n\n') == [198, 198]
+    assert gpt2.encode('\n\n') == [628] and gpt2.encode('\n\nx')[:2] == [198, 198]  # the last of a run belongs to what follows, save at the end
     check_against_reference(
         gpt2, VOCABULARIES / 'gpt2_bpe_encoder.json', VOCABULARIES / 'gpt2_bpe_vocab.bpe', [*fuzz(1000, 3), *(text for text in HARD if len(text) < 3000)]
     )

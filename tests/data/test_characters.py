@@ -36,7 +36,8 @@ def test_text_survives(tokenizer):
     assert tokenizer.encode_with_offsets('🙂 S')[1] == [(0, 1), (1, 2), (2, 3)]
     with pytest.raises(UserError, match='not Unicode'):
         tokenizer.encode('\ud800')
-    assert not tokenizers.train_characters(['ACGT']).decode([0, 1, 2, 3]) != 'ACGT' and tokenizers.train_characters(['ACGT']).keeps_whitespace
+    letters = tokenizers.train_characters(['ACGT'])
+    assert letters.keeps_whitespace and letters.decode([0, 1, 2, 3]) == 'ACGT'
 
 
 def test_saved_and_loaded(tokenizer, tmp_path):

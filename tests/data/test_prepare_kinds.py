@@ -67,8 +67,8 @@ def test_records_of_jsonl_come_out_as_they_are(tmp_path):
     records = [' a\n\nb ', 'c', '\td  \n', 'no <|endoftext|> in text', '[MASK]']
     (tmp_path / 'in').mkdir()
     (tmp_path / 'in/a.jsonl').write_text('\n'.join(json.dumps({'text': text}) for text in [*records, ' \n']))
-    for kind in KINDS:
-        folder, _ = prepare(tmp_path, kind, tokenizer=kind, vocab_size=KINDS[kind], validation_fraction=0.0)
+    for kind, size in KINDS.items():
+        folder, _ = prepare(tmp_path, kind, tokenizer=kind, vocab_size=size, validation_fraction=0.0)
         assert texts_of(folder) == records  # a blank one is no document
         tokenizer = tokenizers.load(str(folder / 'tokenizer'))
         assert tokenizer.eos_id not in ids_of(folder)  # raw text cannot forge it
