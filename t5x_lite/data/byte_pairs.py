@@ -93,7 +93,9 @@ def read(vocab_path: str, merges_path: str, config: dict) -> Tokenizer:
             raise UserError(f'{merges_path}:{number}: {line!r:.60} is not a merge of two pieces')
         absent = next((piece for piece in (*pair, ''.join(pair)) if piece not in vocab), None)
         if absent is not None:
-            raise UserError(f'{merges_path}:{number}: {absent!r} is not in {os.path.basename(vocab_path)}; the two files belong to different vocabularies')
+            raise UserError(
+                f'{merges_path}:{number}: {absent!r} is not in {os.path.basename(vocab_path)}; the two files belong to different vocabularies'
+            )
         merges.append(pair)
     names, folder = special_names(config), os.path.dirname(vocab_path)
     missing = sum(letter not in vocab for letter in library.pre_tokenizers.ByteLevel.alphabet())

@@ -88,7 +88,8 @@ import json, resource, sys
 from t5x_lite.data import sentences
 resource.setrlimit(resource.RLIMIT_CPU, (120, 120))
 for unit in json.loads(sys.argv[1]):
-    print(len(sentences.split(unit * (500_000 // len(unit)))))
+    text = unit * (500_000 // len(unit))
+    print(len(sentences.split(text)) + len(sentences.cut(text)) + len(sentences.cut(text, True)))
 """
 
 
@@ -97,3 +98,23 @@ def test_hostile_text_takes_no_quadratic_time():
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, '-c', SPLIT_ALL, json.dumps(HOSTILE)], capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, f'stopped at {HOSTILE[len(done.stdout.split())]!r}: {done.stderr}'
+
+
+# --- Text that is only cut, not changed.
+
+
+@pytest.mark.parametrize('lines', [False, True])
+def test_cut_text_joined_is_the_text(lines):
+    for text in [*HOSTILE, '', '\n', ' \n\n ', 'A.  B', 'a\n\n\nb', '\ta. B\n', 'x\x1c\n y. \u00a0Z\u3000\n', '你好。世界。“好”']:
+        parts = sentences.cut(text[:20_000], lines)
+        assert ''.join(parts) == text[:20_000] and all(parts)
+
+
+def test_cuts_lie_before_white_space():
+    text = 'He met Mr. Xu.  It rained.\nThen\n \n  it stopped. ok\n'
+    assert sentences.cut(text) == ['He met Mr. Xu.', '  It rained.', '\nThen', '\n \n  it stopped. ok\n']
+    assert sentences.cut(text, lines=True) == ['He met Mr. Xu.  It rained.', '\nThen', '\n \n  it stopped. ok\n']
+    assert sentences.cut('你好。世界。') == ['你好。', '世界。']
+    assert sentences.cut('“A.” B') == ['“A.”', ' B']
+    flat = 'One. Two three. Mr. Four? five! Six'
+    assert [part.strip() for part in sentences.cut(flat)] == sentences.split(flat)
