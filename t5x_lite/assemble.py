@@ -65,6 +65,8 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
         )
     config = finalize(config)
     config.data.layout = _layout(config)
+    if config.data.source and hasattr(source := resolve(config.data.source, 'config.data.source', 'get'), 'layout_of'):
+        source.layout_of(config)  # whether the objective can be expressed so
 
     tokenizer_path, has_data = _tokenizer(config), bool(config.data.path or config.data.train or config.data.validation or config.data.tasks.names)
     if has_data and not config.data.source:

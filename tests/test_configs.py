@@ -19,7 +19,7 @@ from t5x_lite.training import partitioning
 from t5x_lite.training.step import eval_step, make_program, make_train_step
 
 FOLDER = Path(__file__).resolve().parents[1] / 'configs'
-VARIANTS = {'bert': tuple(bert_configs.SIZES), 'gpt': gpt_configs.VARIANTS, 't5': tuple(t5_configs.SIZES)}
+VARIANTS = {'bert': tuple(bert_configs.SIZES), 'gpt': gpt_configs.VARIANTS, 't5': tuple(t5_configs.SIZES), 'objectives': ('encoder_mlm', 'encoder_causal', 'decoder_span', 'encoder_decoder_ul2')}
 SHIPPED = [(path.stem, variant) for path in sorted(FOLDER.glob('*.py')) for variant in VARIANTS.get(path.stem, (None,))]
 
 

@@ -32,7 +32,7 @@ class MlmMasker:
     def __init__(self, config: MlmConfig, max_predictions: int, tokenizer):
         self._probability = config.probability
         self._max_predictions = max_predictions
-        self._mask_id = tokenizer.mask_id
+        self._mask_id = tokenizer.blank_id
         special = np.zeros(tokenizer.vocab_size, bool)
         special[sorted(tokenizer.special_ids)] = True
         self._words = np.flatnonzero(~special).astype(np.int32)  # what a random word is drawn from

@@ -20,7 +20,7 @@ from t5x_lite.data.masking import MlmMasker
 _PLANS_KEPT = 2  # batches near the end of an epoch need two
 _SECTION = 1 << 16  # tokens
 FULL = 0.985  # of packed rows: real tokens below which more cuts are made
-_ROLES = {'end': 'token that ends a text (</s>, <|endoftext|> or [SEP])', 'start': 'token to begin with (<s>, [CLS] or [PAD])'}
+_ROLES = {'end': 'token that ends a text (</s>, <|endoftext|> or [SEP])', 'start': 'token to begin with (<s>, [CLS] or [PAD])', 'blank': 'token that stands for a hidden one ([MASK] or <extra_id_0>)'}
 
 
 class PlannedExamples(abc.ABC):
@@ -220,6 +220,7 @@ class PackedMlm(PiecewiseExamples):
     """
 
     layouts = (Layout.encoder, Layout.encoder_decoder, Layout.decoder)
+    needs = ('pad', 'start', 'end', 'blank')  # of BERT: [PAD], [CLS], [SEP], [MASK]
 
     def __new__(cls, config, *arguments):
         if cls.layout_of(config) is Layout.encoder:
@@ -253,8 +254,8 @@ class PackedMlm(PiecewiseExamples):
         length = plan.length[rows.members]
         layout = packing.Layout.of(rows, length + 2, self.seq_len)
         tokens = np.full((len(entries), self.seq_len), self.tokenizer.pad_id, np.int32)
-        tokens[layout.row, layout.column] = self.tokenizer.cls_id
-        tokens[layout.row, layout.column + length + 1] = self.tokenizer.sep_id
+        tokens[layout.row, layout.column] = self.tokenizer.start_id
+        tokens[layout.row, layout.column + length + 1] = self.tokenizer.end_id
         self._fill(tokens, layout.row, layout.column + 1, plan.start[rows.members], length)
         keys = random.bits(random.key(root, 'masks'), rows.members[rows.starts[:-1]])  # a row is named by its first piece
         return {

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from t5x_lite.config import UserError
 from t5x_lite.data import random
 from t5x_lite.data.pairs import PairExamples, ended
 
@@ -35,14 +34,7 @@ class TextToTextMlm(PairExamples):
         prefix           1  1  1  1  1  0  0  0       1  1  1  1  1  0  0  0
     """
 
-    def prepare(self, config):
-        tokenizer = self.tokenizer
-        self._mask_id = tokenizer.mask_id if tokenizer.mask_id is not None else next(iter(tokenizer.sentinel_ids), None)
-        if self._mask_id is None:
-            raise UserError(
-                f'{self.corpus.tokenizer_path} has neither [MASK] nor a sentinel (<extra_id_0>) to stand for masked tokens; '
-                'prepare with another --tokenizer'
-            )
+    needs = ('end', 'start', 'blank')
 
     def _lengths(self, length, keys):
         return length + 1, length + 1
@@ -51,4 +43,4 @@ class TextToTextMlm(PairExamples):
         counts = np.clip(np.rint(length * self.mlm.probability).astype(np.int64), 1, length)
         masked = random.choose(random.bits(keys, random.key('masks')), length, counts)
         end = self.tokenizer.end_id
-        return ended(np.where(masked, np.int32(self._mask_id), text), length, end), ended(text, length, end)
+        return ended(np.where(masked, np.int32(self.tokenizer.blank_id), text), length, end), ended(text, length, end)

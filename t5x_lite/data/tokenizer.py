@@ -81,6 +81,11 @@ class Tokenizer:
         """What a decoder begins with: bos, else cls (BERT), else pad (T5)."""
         return next((index for index in (self.bos_id, self.cls_id, self.pad_id) if index is not None), None)
 
+    @property
+    def blank_id(self) -> int | None:
+        """What stands where a token is hidden: mask, else the first sentinel."""
+        return next(iter(self.sentinel_ids), None) if self.mask_id is None else self.mask_id
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """sha256 of everything that decides the ids of a text; equal for equal tokenizers, whichever release of the library saved them."""

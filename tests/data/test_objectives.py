@@ -285,7 +285,7 @@ def test_a_tokenizer_without_mask_is_refused(tmp_path):
     corpus = FakeCorpus(tmp_path, [[[5]]], 8)
     with open(f'{corpus.tokenizer_path}/vocab.txt', 'w', encoding='utf-8') as file:
         file.write('[PAD]\n[UNK]\n[CLS]\n[SEP]\nthe\na\nb\nc\n')
-    with pytest.raises(UserError, match=r'has no \[MASK\], which PackedMlm needs'):
+    with pytest.raises(UserError, match=r'has no token that stands for a hidden one \(\[MASK\] or <extra_id_0>\), which PackedMlm needs'):
         make(corpus)
 
 

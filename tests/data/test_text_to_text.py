@@ -59,5 +59,5 @@ def test_a_sentinel_stands_in_for_mask(tmp_path):
     corpus = FakeCorpus(tmp_path, documents, 12, pieces={4: 'w4', 11: '<extra_id_0>'})
     batch = epoch(make(TextToTextMlm, corpus, 'encoder_decoder', 16))
     assert (batch['tokens'] == 11).sum() == 10
-    with pytest.raises(UserError, match=r'has neither \[MASK\] nor a sentinel'):
+    with pytest.raises(UserError, match='has no token that stands for a hidden one'):
         make(TextToTextMlm, FakeCorpus(tmp_path / 'other', documents, 12, pieces={4: 'w4'}), 'encoder_decoder', 16)
