@@ -30,9 +30,9 @@ def config_of(name: str, variant: str | None) -> Config:
 
 def batch_of(config: Config, length: int, size: int, predictions: int) -> dict[str, jax.ShapeDtypeStruct]:
     """What `config.data.source` makes, by shape alone."""
-    if config.data.layout != Layout.encoder:
-        return features_of(config.data.layout, length, size, predictions)
     whole, numbers = jax.ShapeDtypeStruct((size, length), np.int32), jax.ShapeDtypeStruct((size, predictions), np.int32)
+    if config.loss == 't5x_lite.training.losses:LmLoss':
+        return features_of(config.data.layout, length, size, predictions) | {'token_types': whole}
     batch = {'tokens': whole, 'token_types': whole, 'sequence_ids': whole, 'example_weights': jax.ShapeDtypeStruct((size,), np.float32)}
     source = config.data.source.split(':')[1]
     if source == 'LabelledExamples':
@@ -46,7 +46,7 @@ def batch_of(config: Config, length: int, size: int, predictions: int) -> dict[s
 def features_of(layout: Layout, length: int, size: int, predictions: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Of decoders and encoder-decoders, by a row of each (t5x_lite.data.features)."""
     rows, one, none = packing.alone(1), np.ones(1, np.int32), np.ones(1, np.int64)
-    if layout == Layout.decoder:
+    if layout != Layout.encoder_decoder:
         batch = features.of_decoder(rows, one, none, one, none, length, start_id=0, pad_id=0, prefix=False)
     else:
         batch = features.of_encoder_decoder(rows, one, none, one, none, length, predictions, start_id=0, pad_id=0)
