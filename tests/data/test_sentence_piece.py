@@ -61,7 +61,7 @@ def test_literal_ids_are_those_of_the_library(small):
 
 
 def differs_in_transformers(text: str) -> bool:
-    """Its normaliser takes a letter and its marks, joiners and controls as one, and a carriage return with its newline: what follows in such a cluster may be dropped."""
+    """Its normaliser takes a letter with its marks, joiners and controls as one, and \\r with \\n: what follows in the cluster may be dropped."""
     return '\r\n' in text or any(unicodedata.category(c) in ('Mn', 'Mc', 'Me', 'Cc', 'Cf', 'Cn', 'Co', 'Sk', 'Lm') and c not in '\t\n\r' for c in text)
 
 
