@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# From a fresh clone to a pre-trained, fine-tuned and judged BERT, on text that every Python carries. Under ten minutes on two cores, once installed.
+# From a fresh clone to a model that is pre-trained, used and judged, on text that every Python carries. Under ten minutes on two cores, once installed.
 #
-#   ./launch/quickstart.sh           everything goes to runs/quickstart in the clone
-#   ./launch/quickstart.sh FOLDER    to another folder; so does QUICKSTART=FOLDER
+#   ./launch/quickstart.sh           BERT: masked words and next sentences, then fine-tuned to classify
+#   ./launch/quickstart.sh gpt       GPT: causal language modelling, then text generated
+#   ./launch/quickstart.sh t5        T5: span corruption, then fine-tuned to classify by writing
+#   ./launch/quickstart.sh gpt FOLDER    everything goes to FOLDER (or QUICKSTART=FOLDER) instead of runs/quickstart_gpt in the clone
 #
 # Makes .venv in the clone (Python 3.11 to 3.13; PYTHON=/path/to/python chooses). Each command is shown before it runs, to be repeated with changes.
 # A second call reuses what is finished, and goes on where the first one was stopped. Fails if the model has not learnt.
@@ -12,20 +14,29 @@ began=$SECONDS
 root=$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 . "$root/launch/environment.sh"
 
+kind=bert
+case ${1:-} in
+bert | gpt | t5)
+    kind=$1
+    shift
+    ;;
+esac
 folder=${1:-${QUICKSTART:-}}
 case $#$folder in
-[2-9]* | 1-*) fail 'usage: launch/quickstart.sh [FOLDER]' ;;
+[2-9]* | 1-*) fail 'usage: launch/quickstart.sh [bert | gpt | t5] [FOLDER]' ;;
 esac
 case $folder in
-'' | /*) runs=${folder:-runs/quickstart} ;;
+'') runs=runs/quickstart ;;
+/*) runs=$folder ;;
 *) runs=$PWD/$folder ;; # from where the caller stands
 esac
+[ -n "$folder" ] || [ $kind = bert ] || runs=${runs}_$kind
 
 number=0
 stage() {
     local seconds=$((SECONDS - began))
     number=$((number + 1))
-    printf '\n=== %d of 9, %d:%02d  %s\n' $number $((seconds / 60)) $((seconds % 60)) "$1"
+    printf '\n=== %d of %d, %d:%02d  %s\n' $number $stages $((seconds / 60)) $((seconds % 60)) "$1"
 }
 
 # Prints a command as it would be typed.
@@ -63,6 +74,27 @@ interrupted() {
     return $status
 }
 
+# Pre-trains in $runs/pretrained: stopped part way, then resumed by the same command.
+pretrain() {
+    local command=(-m t5x_lite.train "$@" --config.data.path="$runs/prepared" --workdir="$runs/pretrained")
+    if [ ! -d "$runs/pretrained/checkpoints" ]; then
+        interrupted "$runs/pretrained" "${command[@]}"
+    fi
+    run "${command[@]}"
+}
+
+# Turns the text into tokens with a new tokenizer of this kind; whole modules are held out.
+prepare() {
+    run -m t5x_lite.prepare --input="$runs/text/text/train" --validation_input="$runs/text/text/validation" --sentences=line --tokenizer="$1" \
+        --vocab_size=2000 --output="$runs/prepared"
+}
+
+case $kind in
+bert) stages=9 ;;
+gpt) stages=7 ;;
+t5) stages=9 ;;
+esac
+
 stage 'Environment: the project and its libraries in .venv'
 make_environment report
 cd -- "$root"
@@ -82,36 +114,8 @@ else
     touch "$runs/text/complete"
 fi
 
-stage 'Preparation: trains a WordPiece vocabulary and turns the text into tokens; whole modules are held out'
-run -m t5x_lite.prepare --input="$runs/text/text/train" --validation_input="$runs/text/text/validation" --sentences=line --vocab_size=2000 \
-    --output="$runs/prepared"
+. "$root/launch/quickstart_$kind.sh"
 
-stage 'Pre-training: masked words and next sentences; stopped part way, then resumed by the same command'
-pretrain=(-m t5x_lite.train --config=configs/bert_small_corpus.py --config.data.path="$runs/prepared" --workdir="$runs/pretrained")
-if [ ! -d "$runs/pretrained/checkpoints" ]; then
-    interrupted "$runs/pretrained" "${pretrain[@]}"
-fi
-run "${pretrain[@]}"
-
-stage 'Evaluation on the held-out modules, beside what counts alone reach'
-run -m t5x_lite.evaluate --workdir="$runs/pretrained" --config.eval.batches=0
-
-stage 'Fine-tuning: which family of modules does a docstring come from? 500 to learn from. First with the pre-trained weights, then with random ones'
-tune=(-m t5x_lite.train --config=configs/classify.py --config.init_from="$runs/pretrained" --config.data.train="$runs/text/task/train.tsv"
-    --config.data.validation="$runs/text/task/dev.tsv" --config.data.seq_len=64 --config.epochs=10 --config.optim.learning_rate=1e-3 --config.eval.every_steps=40)
-run "${tune[@]}" --workdir="$runs/finetuned"
-run "${tune[@]}" --workdir="$runs/from_random" --config.init_weights=false
-
-stage 'Evaluation of both on docstrings of other classes and functions'
-run -m t5x_lite.evaluate --workdir="$runs/finetuned"
-run -m t5x_lite.evaluate --workdir="$runs/from_random"
-
-stage 'Prediction: masked words, and the family of a docstring of ours'
-run -m t5x_lite.predict --workdir="$runs/pretrained" --text='Return a [MASK] of all the items in the [MASK].'
-run -m t5x_lite.predict --workdir="$runs/finetuned" --text='Parse the headers of a message and return the address of its sender.'
-
-stage 'Report: curves and a table'
-run -m t5x_lite.report --workdirs="$runs/pretrained,$runs/finetuned,$runs/from_random" --metrics=mlm_loss,mlm_accuracy,accuracy --output="$runs"
-"$python" launch/quickstart_verdict.py "$runs"
+"$python" launch/quickstart_verdict.py $kind "$runs"
 seconds=$((SECONDS - began))
 printf 'done in %d:%02d after %d s of installation. The picture is %s\n' $((seconds / 60)) $((seconds % 60)) $installed "$runs/curves.png"

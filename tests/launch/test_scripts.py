@@ -126,21 +126,24 @@ def test_a_failed_installation_is_tried_again(clone):
 
 
 def test_quickstart_refuses_what_it_does_not_know():
-    for arguments in (['--help'], ['a', 'b']):
+    for arguments in (['--help'], ['a', 'b'], ['t5', 'a', 'b']):
         result = subprocess.run([shutil.which('bash'), str(LAUNCH / 'quickstart.sh'), *arguments], capture_output=True, text=True)
-        assert result.returncode == 1 and 'usage: launch/quickstart.sh [FOLDER]' in result.stderr
+        assert result.returncode == 1 and 'usage: launch/quickstart.sh [bert | gpt | t5] [FOLDER]' in result.stderr
 
 
-def _verdict(folder, accuracy, loss, tuned=0.75):
+def _verdict(folder, accuracy, loss, tuned=0.75, kind='bert'):
     scores = {
         'pretrained': {'mlm_accuracy': accuracy, 'mlm_loss': loss, 'most_frequent_token_accuracy': 0.05, 'unigram_loss': 6.0},
         'finetuned': {'accuracy': tuned},
         'from_random': {'accuracy': 0.5},
     }
+    if kind != 'bert':
+        scores['pretrained'] |= {'lm_loss': loss}
+        scores |= {name: {'tasks': {'as taught': {'table': {'accuracy': 100 * scores[name]['accuracy']}}}} for name in ('finetuned', 'from_random')}
     for name, values in scores.items():
         (folder / name).mkdir(exist_ok=True)
         (folder / name / 'evaluation.json').write_text(json.dumps(values))
-    return subprocess.run([sys.executable, str(LAUNCH / 'quickstart_verdict.py'), str(folder)], capture_output=True, text=True, env={**os.environ})
+    return subprocess.run([sys.executable, str(LAUNCH / 'quickstart_verdict.py'), kind, str(folder)], capture_output=True, text=True, env={**os.environ})
 
 
 def test_verdict(tmp_path):
@@ -154,3 +157,14 @@ def test_verdict(tmp_path):
     for tuned in (0.5, 0.4):
         bad = _verdict(tmp_path, 0.2, 5.0, tuned)
         assert bad.returncode == 1 and 'FAILED: pre-training changed the accuracy on docstrings by' in bad.stderr
+
+
+@pytest.mark.parametrize('kind, wanted', [('gpt', 1.5), ('t5', 0.7)])
+def test_verdict_of_language_models(kind, wanted, tmp_path):
+    good = _verdict(tmp_path, 0, 6.0 - wanted - 0.01, kind=kind)
+    assert good.returncode == 0 and not good.stderr
+    assert ('+25.0 points' in good.stdout) == (kind == 't5')
+    bad = _verdict(tmp_path, 0, 6.0 - wanted + 0.01, kind=kind)
+    assert bad.returncode == 1 and 'nats below' in bad.stderr
+    worse = _verdict(tmp_path, 0, 1.0, tuned=0.4, kind=kind)
+    assert worse.returncode == (kind == 't5')
