@@ -10,7 +10,7 @@ from absl import logging
 
 from t5x_lite.config import ModelConfig, Norm, NormPlace, Positions, UserError
 from t5x_lite.interop.family import Rule
-from t5x_lite.interop.fields import WRITTEN, activation, check_exportable, number, refuse_others, share, whole_number
+from t5x_lite.interop.fields import WRITTEN, activation, check_exportable, check_heads, number, refuse_others, share, whole_number
 
 _SIZES = {
     'vocab_size': 'vocab_size',
@@ -173,8 +173,7 @@ class Bert:
           UserError: transformers' BERT cannot compute this model.
         """
         check_exportable(config, 'BERT', _OURS, no_dropout=('hidden_dropout', 'output_dropout'))
-        if config.head_size not in (0, config.d_model // config.num_heads):
-            raise UserError(f'config.model.head_size={config.head_size} cannot be exported: BERT in transformers has d_model / num_heads only')
+        check_heads(config, 'BERT')
         values = {name: getattr(config, ours) for name, ours in _SIZES.items()}
         values |= {name: getattr(config, ours) for name, (ours, _) in (_NUMBERS | _RATES).items()}
         return values | {'model_type': 'bert', 'hidden_act': WRITTEN[config.activation], 'classifier_dropout': None, **_ONLY}

@@ -25,7 +25,7 @@ class Run:
 
 
 # Fields that weights fix and no shape shows; `init_from` must agree in them.
-_UNSEEN = ('vocab_size', 'num_heads', 'activation', 'norm_place', 'norm_eps', 'scale_attention', 'scale_logits', 'relative_max_distance')
+_UNSEEN = ('vocab_size', 'num_heads', 'activation', 'norm_place', 'norm_eps')
 
 
 def assemble(config: Config, *, training: bool = True, trained_with: str = '', workdir: str = '') -> Run:

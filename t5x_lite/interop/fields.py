@@ -99,5 +99,11 @@ def check_exportable(config: ModelConfig, model: str, only: Mapping[str, Any], n
             logging.warning('config.model.%s=%s is left out: %s in transformers has no such dropout', name, getattr(config, name), model)
 
 
+def check_heads(config: ModelConfig, model: str) -> None:
+    """Refuses to export heads of a size of their own to a model whose width they share out."""
+    if config.head_size not in (0, config.d_model // config.num_heads):
+        raise UserError(f'config.model.head_size={config.head_size} cannot be exported: {model} in transformers has d_model / num_heads only')
+
+
 def _shown(value: Any) -> str:
     return value.name if isinstance(value, enum.Enum) else repr(value)

@@ -12,7 +12,7 @@ from absl import logging
 from t5x_lite.config import Activation, Init, ModelConfig, Norm, NormPlace, Positions, UserError
 from t5x_lite.interop.family import Rule
 from t5x_lite.interop.fields import (
-    WRITTEN, activation, check_exportable, flag, number, refuse_others, share, whole_number, whole_number_or,
+    WRITTEN, activation, check_exportable, check_heads, flag, number, refuse_others, share, whole_number, whole_number_or,
 )  # fmt: skip
 
 _MODULE = 't5x_lite.models.language_model:Decoder'
@@ -144,8 +144,7 @@ class _Gpt:
           UserError: transformers cannot compute this model.
         """
         check_exportable(config, self.title, _OURS, no_dropout=('hidden_dropout', 'output_dropout'))
-        if config.head_size not in (0, config.d_model // config.num_heads):
-            raise UserError(f'config.model.head_size={config.head_size} cannot be exported: {self.title} in transformers has d_model / num_heads only')
+        check_heads(config, self.title)
         values = {name: getattr(config, ours) for name, ours in (_SIZES | _RATES).items()}
         # Without a tokenizer there is no telling where texts end, except for the released vocabulary.
         end = config.vocab_size - 1 if config.vocab_size == _GPT2_PIECES else None

@@ -9,7 +9,9 @@ from absl import logging
 
 from t5x_lite.config import Activation, Init, ModelConfig, Norm, NormPlace, Positions, UserError
 from t5x_lite.interop.family import Rule
-from t5x_lite.interop.fields import ACTIVATIONS, WRITTEN, activation, check_exportable, flag, number, refuse_others, share, whole_number, whole_number_or
+from t5x_lite.interop.fields import (
+    ACTIVATIONS, WRITTEN, activation, check_exportable, flag, number, refuse_others, share, whole_number, whole_number_or,
+)  # fmt: skip
 from t5x_lite.models.layers import head_size
 
 _MODULE = 't5x_lite.models.language_model:EncoderDecoder'
@@ -115,7 +117,7 @@ class T5:
         """
         stated = fields.get('architectures')
         if stated and not any(name in self.modules for name in stated):
-            raise UserError(f'{where}: architectures is {stated!r}; only {", ".join(self.modules)} are supported: an encoder, a decoder and no other head')
+            raise UserError(f'{where}: architectures is {stated!r}; only {", ".join(self.modules)} are supported: two stacks, no other head')
         refuse_others(fields, _ONLY, where)
         values = {ours: whole_number(fields, name, where) for name, ours in _SIZES.items()}
         values |= dict.fromkeys(_RATES, share(fields, 'dropout_rate', where, 0.1))
@@ -164,7 +166,7 @@ class T5:
         """
         check_exportable(config, 'T5', _OURS)
         if len({getattr(config, name) for name in _RATES}) > 1:
-            logging.warning('dropout_rate is written as config.model.dropout=%s; T5 in transformers has no rate of its own for other places', config.dropout)
+            logging.warning('dropout_rate is written as config.model.dropout=%s; T5 in transformers has no other rates', config.dropout)
         if config.tie_embeddings != config.scale_logits:
             logging.warning('releases of transformers that do not know scale_decoder_outputs scale logits where embeddings are tied, and only there')
         return {name: getattr(config, ours) for name, ours in _SIZES.items()} | {

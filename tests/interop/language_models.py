@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy as library
 
-from t5x_lite.config import Config, resolve
+from t5x_lite.config import Config, ModelConfig, from_dict, resolve, to_json
 from t5x_lite.interop import folder, safetensors
 
 TOLERANCE = 1e-4
@@ -34,7 +34,13 @@ def batch_of(arrays):
 
 
 def apply(config, params, batch):
-    return resolve(config.module)(config).apply({'params': params}, batch)
+    return _compiled(to_json(config))({'params': params}, batch)
+
+
+@functools.cache
+def _compiled(fields):
+    config = from_dict(ModelConfig, json.loads(fields))
+    return jax.jit(resolve(config.module)(config).apply)
 
 
 def loss_of(config, outputs, batch):

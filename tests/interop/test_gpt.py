@@ -16,7 +16,9 @@ from t5x_lite.interop import conversion, folder, safetensors
 from t5x_lite.interop.gpt import Gpt1, Gpt2
 from t5x_lite.training import checkpoint
 from tests.interop import GPT1, GPT2
-from tests.interop.language_models import TOLERANCE, apply, batch_of, compare, edit, expected, leaves, loss_of, made_by_the_module, off, random_weights
+from tests.interop.language_models import (
+    TOLERANCE, apply, batch_of, compare, edit, expected, leaves, loss_of, made_by_the_module, off, random_weights,
+)  # fmt: skip
 from tests.interop.test_folder import assert_bitwise, refusal, tensors
 
 BOTH = pytest.mark.parametrize('source', [GPT2, GPT1], ids=lambda path: path.name)
@@ -120,8 +122,10 @@ def test_older_spellings_are_the_same_model(source, variant, tmp_path):
 @pytest.mark.parametrize('stated', [True, False])
 def test_a_head_of_its_own(source, stated, tmp_path):
     """As in transformers, whether config.json admits it or not."""
-    random = np.random.default_rng(0).standard_normal
-    path = edit(source, tmp_path, change=lambda values: {'lm_head.weight': random(values[WORDS[source]].shape, np.float32)}, tie_word_embeddings=stated)
+    def head(values):
+        return {'lm_head.weight': np.random.default_rng(0).standard_normal(values[WORDS[source]].shape, np.float32)}
+
+    path = edit(source, tmp_path, change=head, tie_word_embeddings=stated)
     config, params = folder.load(str(path))
     assert not config.tie_embeddings
     assert {name: leaf.shape for name, leaf in leaves(params).items()} == made_by_the_module(config, expected(source))
@@ -133,7 +137,9 @@ def test_a_head_of_its_own(source, stated, tmp_path):
 
 @BOTH
 def test_broken_folders_are_named(source, tmp_path):
-    load = lambda **edits: refusal(folder.load, str(edit(source, tmp_path, **edits)))  # noqa: E731
+    def load(**edits):
+        return refusal(folder.load, str(edit(source, tmp_path, **edits)))
+
     joined = 'transformer.h.1.attn.c_attn.weight'
     assert 'asks for: lm_head.weight;' in load(tie_word_embeddings=False)
     assert 'asks for: h.1.attn.c_attn.weight;' in load(change=lambda values: {joined: None})
@@ -145,7 +151,8 @@ def test_broken_folders_are_named(source, tmp_path):
 
 
 def test_other_heads_are_left_out_and_said(tmp_path, caplog):
-    path = edit(GPT2, tmp_path, change=lambda values: {'score.weight': np.zeros((2, 24), np.float32)}, architectures=['GPT2ForSequenceClassification'])
+    head = {'score.weight': np.zeros((2, 24), np.float32)}
+    path = edit(GPT2, tmp_path, change=lambda values: head, architectures=['GPT2ForSequenceClassification'])
     assert folder.load(str(path))[0].module == 't5x_lite.models.language_model:Decoder'
     assert 'heads are left out: score.weight' in caplog.text
 

@@ -15,7 +15,9 @@ from t5x_lite.interop import conversion, folder, safetensors
 from t5x_lite.interop.t5 import T5 as Family
 from t5x_lite.training import checkpoint
 from tests.interop import T5, T5_1_1
-from tests.interop.language_models import TOLERANCE, apply, batch_of, compare, edit, expected, leaves, loss_of, made_by_the_module, off, random_weights
+from tests.interop.language_models import (
+    TOLERANCE, apply, batch_of, compare, edit, expected, leaves, loss_of, made_by_the_module, off, random_weights,
+)  # fmt: skip
 from tests.interop.test_folder import assert_bitwise, refusal, tensors
 
 BOTH = pytest.mark.parametrize('source', [T5, T5_1_1], ids=lambda path: path.name)
@@ -37,7 +39,9 @@ def swap(node, first, second):
 
 
 @BOTH
-@pytest.mark.parametrize('mistake', ['activation', 'epsilon', 'buckets', 'distance', 'scale', 'logits', 'padding', 'swapped', 'stacks', 'cross', 'gate'])
+@pytest.mark.parametrize(
+    'mistake', ['activation', 'epsilon', 'buckets', 'distance', 'scale', 'logits', 'padding', 'swapped', 'stacks', 'cross', 'gate']
+)
 def test_the_tolerance_tells_mistakes_apart(source, mistake):
     """Each moves the logits by at least a hundred times what is allowed (epsilon, and the GELUs, by ten)."""
     config, params = folder.load(str(source))
