@@ -8,20 +8,9 @@ from typing import Any
 
 from absl import logging
 
-from t5x_lite.config import Activation, ModelConfig, NormPlace, UserError, nearest
-from t5x_lite.interop.folder import Rule, number, whole_number
-
-_ACTIVATIONS = {
-    'gelu': Activation.gelu,
-    'gelu_python': Activation.gelu,
-    # Four spellings of 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))).
-    'gelu_new': Activation.gelu_tanh,
-    'gelu_fast': Activation.gelu_tanh,
-    'gelu_pytorch_tanh': Activation.gelu_tanh,
-    'gelu_accurate': Activation.gelu_tanh,
-    'relu': Activation.relu,
-}
-_WRITTEN = {Activation.gelu: 'gelu', Activation.gelu_tanh: 'gelu_new', Activation.relu: 'relu'}
+from t5x_lite.config import ModelConfig, Norm, NormPlace, Positions, UserError
+from t5x_lite.interop.family import Rule
+from t5x_lite.interop.fields import WRITTEN, activation, check_exportable, check_heads, number, refuse_others, share, whole_number
 
 _SIZES = {
     'vocab_size': 'vocab_size',
@@ -35,12 +24,15 @@ _SIZES = {
 # The defaults are those of transformers' BertConfig: the oldest folders lack these fields.
 _NUMBERS = {
     'layer_norm_eps': ('norm_eps', 1e-12),
-    'hidden_dropout_prob': ('dropout', 0.1),
-    'attention_probs_dropout_prob': ('attention_dropout', 0.1),
     'initializer_range': ('init_stddev', 0.02),
 }
+_RATES = {'hidden_dropout_prob': ('dropout', 0.1), 'attention_probs_dropout_prob': ('attention_dropout', 0.1)}
 # Fields that would change what the model computes, and the only value that this one has for each.
 _ONLY = {'position_embedding_type': 'absolute', 'is_decoder': False, 'add_cross_attention': False, 'tie_word_embeddings': True}
+_OURS = {
+    'norm_place': NormPlace.post, 'norm': Norm.layer, 'positions': Positions.learned, 'gated': False, 'use_bias': True, 'scale_attention': True,
+    'causal': False, 'local_window': 0,
+}  # fmt: skip
 
 
 def _dense(group: str, name: str, path: str, theirs: str) -> tuple[Rule, Rule]:
@@ -83,7 +75,7 @@ class Bert:
     }
     always = ('encoder',)
     private = frozenset({'classifier'})
-    rules = (
+    _rules = (
         *_embedding('word', 'word', 'VD'),
         *_embedding('position', 'position', 'LD'),
         *_embedding('token_type', 'segment', 'SD'),
@@ -109,6 +101,15 @@ class Bert:
         'cls.predictions.decoder.bias': 'cls.predictions.bias',
     }
 
+    head, depth = '', 'num_hidden_layers'
+    loss = source = ''
+
+    def rules(self, config: ModelConfig) -> tuple[Rule, ...]:
+        return self._rules
+
+    def exports(self, config: ModelConfig) -> bool:
+        return True
+
     def canonical(self, name: str) -> str | None:
         """A weight's name as in `rules`: without the prefix 'bert.', TensorFlow's gamma and beta renamed. None: a buffer, not a weight."""
         name = re.sub(
@@ -125,7 +126,7 @@ class Bert:
 
     def sizes(self, config: ModelConfig) -> dict[str, int]:
         return {
-            'V': config.vocab_size, 'D': config.d_model, 'E': config.d_model, 'F': config.d_ff,
+            'N': config.num_layers, 'V': config.vocab_size, 'D': config.d_model, 'E': config.d_model, 'F': config.d_ff,
             'L': config.max_positions, 'S': config.num_segments, 'P': 2, 'C': config.num_labels,
         }  # fmt: skip
 
@@ -152,28 +153,18 @@ class Bert:
         Raises:
           UserError: naming the field that is absent, ill-typed, or asks for what our model does not do.
         """
-        for name, value in _ONLY.items():
-            if fields.get(name, value) not in (value, None):
-                raise UserError(f'{where}: {name} is {fields[name]!r}; only {value!r} is supported')
-        for name in ('pruned_heads', 'quantization_config'):
-            if fields.get(name):
-                raise UserError(f'{where}: {name} is {fields[name]!r}; such folders are not supported')
+        refuse_others(fields, _ONLY, where)
         values = {ours: whole_number(fields, name, where) for name, ours in _SIZES.items()}
         values |= {ours: number(fields, name, where, default) for name, (ours, default) in _NUMBERS.items()}
-        for name in ('hidden_dropout_prob', 'attention_probs_dropout_prob'):
-            if not 0 <= values[_NUMBERS[name][0]] < 1:
-                raise UserError(f'{where}: {name} is {fields[name]}; it must be at least 0 and below 1')
+        values |= {ours: share(fields, name, where, default) for name, (ours, default) in _RATES.items()}
         if 'hidden_act' not in fields:
             raise UserError(f'{where}: field hidden_act is missing; add it ("gelu" for the released BERT weights)')
         dropout = fields.get('classifier_dropout')
         if dropout is not None and dropout != values['dropout']:
             logging.warning('%s: classifier_dropout %s is left out; ours is hidden_dropout_prob %s', where, dropout, values['dropout'])
-        activation = fields['hidden_act']
-        if activation not in list(_ACTIVATIONS):
-            raise UserError(f'{where}: hidden_act is {activation!r}, which is not supported; {nearest(str(activation), _ACTIVATIONS)}')
         if values['d_model'] % values['num_heads']:
             raise UserError(f'{where}: num_attention_heads={values["num_heads"]} does not divide hidden_size={values["d_model"]}')
-        return ModelConfig(activation=_ACTIVATIONS[activation], **values)
+        return ModelConfig(activation=activation(fields['hidden_act'], 'hidden_act', where), **values)
 
     def fields(self, config: ModelConfig) -> dict[str, Any]:
         """The inverse of `model_config`.
@@ -181,10 +172,8 @@ class Bert:
         Raises:
           UserError: transformers' BERT cannot compute this model.
         """
-        if config.norm_place != NormPlace.post:
-            raise UserError(
-                f'config.model.norm_place={config.norm_place.name} cannot be exported: BERT in transformers has norms after blocks only'
-            )
+        check_exportable(config, 'BERT', _OURS, no_dropout=('hidden_dropout', 'output_dropout'))
+        check_heads(config, 'BERT')
         values = {name: getattr(config, ours) for name, ours in _SIZES.items()}
-        values |= {name: getattr(config, ours) for name, (ours, _) in _NUMBERS.items()}
-        return values | {'model_type': 'bert', 'hidden_act': _WRITTEN[config.activation], 'classifier_dropout': None, **_ONLY}
+        values |= {name: getattr(config, ours) for name, (ours, _) in (_NUMBERS | _RATES).items()}
+        return values | {'model_type': 'bert', 'hidden_act': WRITTEN[config.activation], 'classifier_dropout': None, **_ONLY}

@@ -3,8 +3,8 @@
     python -m t5x_lite.convert --input=HF_FOLDER --output=WORKDIR --format=native
     python -m t5x_lite.convert --input=WORKDIR --output=HF_FOLDER --format=hf [--ema]
 
-HF_FOLDER holds config.json, model.safetensors (or its shards and their index) and tokenizer files. --config.init_from takes such a folder
-as it is, too.
+HF_FOLDER, one of BERT, GPT-1, GPT-2, T5 or mT5, holds config.json, model.safetensors (or its shards and their index) and tokenizer files.
+--config.init_from takes such a folder as it is, too.
 """
 
 from collections.abc import Sequence

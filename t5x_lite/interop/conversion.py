@@ -3,6 +3,8 @@
 import os
 import shutil
 
+from absl import logging
+
 from t5x_lite.config import Config, UserError, from_json
 from t5x_lite.interop import folder
 from t5x_lite.training import checkpoint
@@ -18,10 +20,14 @@ def to_native(source: str, output: str) -> Config:
         raise UserError(f'--input={source}: not a Hugging Face folder (config.json with a model_type, beside model.safetensors)')
     _check_empty(output)
     model, params = folder.load(source)
-    config = Config(model=model)
+    config, fields = Config(model=model), folder.read_fields(source)
+    family = folder.family_of(fields, source)
+    if family.loss:  # a language model: as it was trained, so that a corpus is all that training and evaluation need
+        config.loss, config.data.source = family.loss, family.source
+        config.data.seq_len, config.data.concatenate = model.max_positions, True
     config.data.seq_len = min(config.data.seq_len, model.max_positions)
     if model.num_labels:
-        config.data.labels = folder.label_names(folder.read_fields(source))
+        config.data.labels = folder.label_names(fields)
         config.data.regression = model.num_labels == 1
     partial = f'{os.path.abspath(output)}.partial-{os.getpid()}'  # renamed when whole
     try:
@@ -50,6 +56,9 @@ def to_hf(source: str, output: str, *, ema: bool = False, max_shard_bytes: int =
     tokenizer = os.path.join(workdir, 'tokenizer')
     if not os.path.isdir(tokenizer):
         raise UserError(f'{tokenizer}: does not exist; transformers needs the tokenizer of the run, copy it there')
+    if not os.listdir(tokenizer):
+        logging.warning('%s: empty; the folder is written without a tokenizer', tokenizer)
+        tokenizer = ''
     if ema and not from_json(os.path.join(workdir, 'config.json')).ema_decay:
         raise UserError(f'--ema: the run in {workdir} kept no moving average of its weights (config.ema_decay is 0)')
     config, params = checkpoint.load_params(source, ema=ema)

@@ -1,14 +1,14 @@
 """Hugging Face folders in and out, without torch: config.json, safetensors weights, tokenizer files.
 
-A family (BERT, ...) is a table of `Rule`s and a few functions, found by a dotted name in `FAMILIES` from the folder's model_type; this file
-knows no family.
+A family (BERT, GPT-2, ...) is a table of `Rule`s and a few functions, found by a dotted name in `FAMILIES` from the folder's model_type; this
+file knows no family.
 """
 
 import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from absl import logging
 import numpy as np
@@ -16,44 +16,19 @@ import numpy as np
 from t5x_lite.config import ModelConfig, UserError, nearest, resolve
 from t5x_lite.data import tokenizers
 from t5x_lite.interop import safetensors
+from t5x_lite.interop.family import Family, Rule
+from t5x_lite.interop.fields import whole_number
 
-FAMILIES = {'bert': 'bert_flax.hf:Bert'}  # model_type in config.json -> class
+FAMILIES = {  # model_type in config.json -> class
+    'bert': 'bert_flax.hf:Bert',
+    'gpt2': 't5x_lite.interop.gpt:Gpt2',
+    'openai-gpt': 't5x_lite.interop.gpt:Gpt1',
+    't5': 't5x_lite.interop.t5:T5',
+    'mt5': 't5x_lite.interop.t5:Mt5',
+}
 CONFIG = 'config.json'
 
 Params = dict[str, Any]  # nested dicts of float32 arrays, as under flax's 'params'
-
-
-class Rule(NamedTuple):
-    """One weight of theirs and where it stands in our tree. A letter is an axis, whose size `Family.sizes` gives.
-
-    `Rule('encoder', 'layer.{}.dense.weight', 'FD', 'encoder/layers/wi/kernel', 'DF')`: layer i's [F, D] is transposed into [i] of our
-    [N, D, F]. Without '{}' there is no axis N. An axis V is padded with zeros to a multiple of `vocab_multiple` in ours, cut in theirs.
-    """
-
-    group: str  # 'encoder', 'mlm', ...: comes whole or not at all
-    name: str
-    theirs: str
-    path: str
-    ours: str
-
-
-class Family(Protocol):
-    """What `bert_flax.hf.Bert` shows for BERT."""
-
-    modules: Mapping[str, str]  # architecture in config.json -> dotted name of our module
-    required: Mapping[str, tuple[str, ...]]  # architecture -> groups of rules without which its folder is broken
-    rules: tuple[Rule, ...]
-    always: tuple[str, ...]  # groups without which any folder is broken
-    private: frozenset[str]  # groups of labels' heads, whose names other architectures use for other things: read only where required
-    tied: Mapping[str, str]  # second name of a weight -> its name in `rules`
-
-    def canonical(self, name: str) -> str | None: ...
-    def written(self, name: str, architecture: str) -> str: ...
-    def sizes(self, config: ModelConfig) -> dict[str, int]: ...
-    def architecture(self, stated: list[str], groups: set[str]) -> str: ...
-    def export_architecture(self, groups: set[str]) -> str: ...
-    def model_config(self, fields: dict[str, Any], where: str) -> ModelConfig: ...
-    def fields(self, config: ModelConfig) -> dict[str, Any]: ...
 
 
 def is_hf_folder(path: str) -> bool:
@@ -103,22 +78,23 @@ def load(path: str, module: str | None = None) -> tuple[ModelConfig, Params]:
       UserError: a file is absent or broken, the config asks for what we do not have, or weights are missing, of a wrong shape or unknown.
     """
     where, fields = os.path.join(path, CONFIG), read_fields(path)
-    family = _family(fields, where)
+    family, stated = family_of(fields, where), _stated(fields, where)
     config = family.model_config(fields, where)
     _check_tokenizer(path, config.vocab_size)
     with safetensors.open_weights(path) as weights:
         source = _by_canonical_name(family, weights, path)
-        stated = _stated(fields, where)
-        groups = {rule.group for rule in family.rules if any(name in source for name in _names(rule, config))}
+        config.tie_embeddings = _resolve_tied(family, weights, source, path, config.tie_embeddings)
+        rules, sizes = family.rules(config), family.sizes(config)
+        groups = {rule.group for rule in rules if any(name in source for name in rule.names(sizes))}
         architecture = family.architecture(stated, groups)
         required = family.required[architecture] if architecture in stated else family.always
         groups -= family.private - set(required)
         config.module = module or family.modules[architecture]
         if family.private & groups:
             config.num_labels = len(label_names(fields, where))
-        rules = [rule for rule in family.rules if rule.group in groups | set(required)]
+        rules, sizes = [rule for rule in rules if rule.group in groups | set(required)], family.sizes(config)
         _check_names(family, rules, source, config, path)
-        return config, _read(rules, weights, source, family.sizes(config), config)
+        return config, _read(rules, weights, source, sizes, config)
 
 
 def label_names(fields: Mapping[str, Any], where: str = CONFIG) -> tuple[str, ...]:
@@ -155,26 +131,29 @@ def save(
     """
     if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
         raise UserError(f'{path}: exists and is not empty; choose another output')
-    family = _family_of_module(config.module)
-    leaves = dict(_flatten(params))
-    rules = [rule for rule in family.rules if rule.path in leaves]
+    family = _family_of_model(config)
+    leaves, sizes = dict(_flatten(params)), family.sizes(config)
+    rules = [rule for rule in family.rules(config) if rule.path in leaves]
     groups = {rule.group for rule in rules}
     fields = family.fields(config)  # says what of the config has no counterpart, better than the names of its parameters would
     _check_leaves(family, groups, leaves, config)
     architecture = family.export_architecture(groups)
-    names = {family.written(name, architecture): (rule, layer) for rule in rules for layer, name in enumerate(_names(rule, config))}
-    sizes = family.sizes(config)
+    names: dict[str, list[tuple[Rule, int]]] = {}
+    for rule in rules:
+        for layer, name in enumerate(rule.names(sizes)):
+            names.setdefault(family.written(name, architecture), []).append((rule, layer))
     fields = {'architectures': [architecture], **fields, 'dtype': 'float32'}
     if family.private & groups:
         fields |= _label_fields(tuple(labels), config.num_labels)
 
-    shapes = {name: tuple(sizes[axis] for axis in rule.theirs) for name, (rule, _) in names.items()}
+    shapes = {name: parts[0][0].their_shape(sizes) for name, parts in names.items()}
 
     def read(name: str) -> np.ndarray:
-        rule, layer = names[name]
-        leaf = leaves[rule.path][layer] if _stacked(rule) else leaves[rule.path]
-        value = np.asarray(leaf, np.float32)[tuple(slice(sizes[axis]) for axis in rule.ours)]
-        return _turn(rule, value)
+        parts = []
+        for rule, layer in sorted(names[name], key=lambda found: found[0].part):
+            leaf = leaves[rule.path][layer] if rule.stacked else leaves[rule.path]
+            parts.append(rule.to_theirs(np.asarray(leaf, np.float32)[tuple(slice(sizes[axis]) for axis in rule.ours)]))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
     partial = f'{os.path.abspath(path)}.partial-{os.getpid()}'  # renamed when whole: a half-written folder never has the name asked for
     try:
@@ -194,25 +173,12 @@ def save(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def whole_number(fields: Mapping[str, Any], name: str, where: str) -> int:
-    """A field that must be there and be a whole number above 0; `UserError` otherwise."""
-    if name not in fields:
-        raise UserError(f'{where}: field {name} is missing, {nearest(name, fields)}')
-    value = fields[name]
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise UserError(f'{where}: {name} is {value!r}; expected a whole number above 0')
-    return value
+def family_of(fields: Mapping[str, Any], where: str) -> Family:
+    """By the model_type of a config.json.
 
-
-def number(fields: Mapping[str, Any], name: str, where: str, default: float) -> float:
-    """A field that must be a number of at least 0 where it is there; `UserError` otherwise."""
-    value = fields[name] if name in fields else default
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < float('inf'):
-        raise UserError(f'{where}: {name} is {value!r}; expected a number of at least 0')
-    return float(value)
-
-
-def _family(fields: Mapping[str, Any], where: str) -> Family:
+    Raises:
+      UserError: it says none, or one that we lack.
+    """
     if 'model_type' not in fields:
         raise UserError(f'{where}: field model_type is missing; add "model_type": one of {", ".join(FAMILIES)}')
     if fields['model_type'] not in list(FAMILIES):
@@ -230,31 +196,17 @@ def _stated(fields: Mapping[str, Any], where: str) -> list[str]:
     return stated
 
 
-def _family_of_module(module: str) -> Family:
+def _family_of_model(config: ModelConfig) -> Family:
     families = [resolve(name)() for name in FAMILIES.values()]
-    known = [name for family in families for name in family.modules.values()]
+    known = {name for family in families for name in family.modules.values()}
     for family in families:
-        if module in family.modules.values():
+        if config.module in family.modules.values() and family.exports(config):
             return family
-    raise UserError(f'config.model.module={module!r} has no counterpart in transformers, {nearest(module, known)}')
-
-
-def _stacked(rule: Rule) -> bool:
-    return '{}' in rule.name
-
-
-def _turn(rule: Rule, value: np.ndarray) -> np.ndarray:
-    """From their order of axes to ours, or back."""
-    return value.T if rule.theirs != rule.ours else value
-
-
-def _names(rule: Rule, config: ModelConfig) -> list[str]:
-    """Of the weights behind a rule: one, or one a layer."""
-    return [rule.name.format(layer) for layer in range(config.num_layers)] if _stacked(rule) else [rule.name]
+    raise UserError(f'config.model.module={config.module!r} has no counterpart in transformers, {nearest(config.module, known)}')
 
 
 def _by_canonical_name(family: Family, weights: safetensors.Weights, path: str) -> dict[str, str]:
-    """Canonical name -> the name in the file; second names of tied weights resolved, buffers left out."""
+    """Canonical name -> the name in the file, buffers left out."""
     source = {}
     for name in weights:
         known = family.canonical(name)
@@ -262,14 +214,27 @@ def _by_canonical_name(family: Family, weights: safetensors.Weights, path: str) 
             raise UserError(f'{path}: {source[known]} and {name} are the same weight; remove one')
         if known is not None:
             source[known] = name
+    return source
+
+
+def _resolve_tied(family: Family, weights: safetensors.Weights, source: dict[str, str], path: str, tie: bool) -> bool:
+    """Takes the second names of tied weights out of `source`. Returns whether the output layer is the word embeddings.
+
+    A head that differs from the embeddings is one of its own whatever config.json says, as in transformers (modeling_utils.py: tie_weights).
+    """
     for second, first in family.tied.items():
+        if second == family.head and not tie:
+            continue
         if second in source and first in source:
             if not np.array_equal(weights.read(source[second]), weights.read(source[first])):
+                if second == family.head:
+                    tie = False
+                    continue
                 raise UserError(f'{path}: {source[second]} differs from {source[first]}; only tied weights are supported')
         elif second in source:
             source[first] = source[second]
         source.pop(second, None)
-    return source
+    return tie
 
 
 def _some(names: Iterable[str]) -> str:
@@ -278,17 +243,18 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _check_names(family: Family, rules: list[Rule], source: Mapping[str, str], config: ModelConfig, path: str) -> None:
-    names = {name for rule in rules for name in _names(rule, config)}
-    missing = [name for rule in rules for name in _names(rule, config) if name not in source]
+    sizes = family.sizes(config)
+    wanted = dict.fromkeys(name for rule in rules for name in rule.names(sizes))
+    missing = [name for name in wanted if name not in source]
     if missing:
         raise UserError(
             f'{path}: weights are missing that {CONFIG} asks for: {_some(missing)}; copy or download the folder again, or mend {CONFIG}'
         )
-    roots = {rule.name.split('.')[0] for rule in family.rules if rule.group in family.always}
-    unknown = [name for name in source if name not in names]
+    roots = {rule.name.split('.')[0] for rule in family.rules(config) if rule.group in family.always}
+    unknown = [name for name in source if name not in wanted]
     inside = [source[name] for name in unknown if name.split('.')[0] in roots]
     if inside:
-        raise UserError(f'{path}: weights that {CONFIG} does not account for: {_some(inside)}; is num_hidden_layers right?')
+        raise UserError(f'{path}: weights that {CONFIG} does not account for: {_some(inside)}; check {family.depth} there')
     if unknown:
         logging.warning('%s: weights of other heads are left out: %s', path, _some(source[name] for name in unknown))
 
@@ -299,8 +265,8 @@ def _read(
     """Each tensor goes straight to its place, so that memory holds the tree and one tensor."""
     stored = set()
     for rule in rules:
-        expected = tuple(sizes[axis] for axis in rule.theirs)
-        for name in _names(rule, config):
+        expected = rule.their_shape(sizes)
+        for name in rule.names(sizes):
             file_name = source[name]
             stored.add(weights.dtype(file_name))
             if weights.shape(file_name) != expected:
@@ -309,12 +275,11 @@ def _read(
                 )
     tree: Params = {}
     for rule in rules:
-        shape = tuple(_padded(config) if axis == 'V' else sizes[axis] for axis in rule.ours)
-        leaf = np.zeros(((config.num_layers,) if _stacked(rule) else ()) + shape, np.float32)
-        for layer, name in enumerate(_names(rule, config)):
-            slot = leaf[layer] if _stacked(rule) else leaf
+        leaf = np.zeros(rule.our_shape({**sizes, 'V': _padded(config)}), np.float32)
+        for layer, name in enumerate(rule.names(sizes)):
+            slot = leaf[layer] if rule.stacked else leaf
             # Not bound to a name, which would keep this tensor while the next is read.
-            slot[tuple(slice(sizes[axis]) for axis in rule.ours)] = _turn(rule, weights.read(source[name]))
+            slot[tuple(slice(sizes[axis]) for axis in rule.ours)] = rule.to_ours(weights.read(source[name]))
         *parents, last = rule.path.split('/')
         node = tree
         for parent in parents:
@@ -335,18 +300,18 @@ def _flatten(tree: Mapping[str, Any], prefix: str = '') -> Iterable[tuple[str, A
 
 
 def _check_leaves(family: Family, groups: set[str], leaves: Mapping[str, Any], config: ModelConfig) -> None:
-    sizes = family.sizes(config) | {'V': _padded(config)}
-    known = {rule.path for rule in family.rules}
+    rules, sizes = family.rules(config), family.sizes(config) | {'V': _padded(config)}
+    known = {rule.path for rule in rules}
     unknown = [path for path in leaves if path not in known]
     if unknown:
         raise UserError(f'parameters that have no counterpart in transformers: {_some(unknown)}')
     groups = groups | set(family.always)
-    missing = [rule.path for rule in family.rules if rule.group in groups and rule.path not in leaves]
+    missing = [rule.path for rule in rules if rule.group in groups and rule.path not in leaves]
     if missing:
         raise UserError(f'parameters are missing: {_some(missing)}')
-    for rule in family.rules:
+    for rule in rules:
         if rule.group in groups:
-            expected = ((config.num_layers,) if _stacked(rule) else ()) + tuple(sizes[axis] for axis in rule.ours)
+            expected = rule.our_shape(sizes)
             if tuple(leaves[rule.path].shape) != expected:
                 raise UserError(f'parameter {rule.path} has shape {tuple(leaves[rule.path].shape)}, but the config makes it {expected}')
 

@@ -307,11 +307,22 @@ def test_what_we_do_not_have_is_refused_in_words(field, value, message):
     assert str(raised.value).startswith('FOLDER/config.json: ') and message in str(raised.value)
 
 
-def test_a_model_that_transformers_lacks_is_not_exported(tmp_path):
+@pytest.mark.parametrize(
+    'field, value, message',
+    [
+        ('norm_place', NormPlace.pre, 'norm_place=pre cannot be exported: BERT in transformers has post only'),
+        ('causal', True, 'causal=True'),  # which no parameter would show
+        ('local_window', 8, 'local_window=8'),
+        ('scale_attention', False, 'scale_attention=False'),
+        ('head_size', 4, 'head_size=4 cannot be exported: BERT in transformers has d_model / num_heads only'),
+    ],
+)
+def test_a_model_that_transformers_lacks_is_not_exported(field, value, message, tmp_path):
     config, params = folder.load(str(SINGLE))
-    config.norm_place = NormPlace.pre
-    with pytest.raises(UserError, match='norm_place=pre'):
+    setattr(config, field, value)
+    with pytest.raises(UserError) as raised:
         folder.save(str(tmp_path / 'out'), config, params)
+    assert message in str(raised.value)
 
 
 @ALL

@@ -13,6 +13,7 @@ import safetensors.numpy as library
 
 from t5x_lite.config import ModelConfig, UserError
 from t5x_lite.interop import folder, safetensors
+from t5x_lite.interop.fields import whole_number
 from tests.interop import CLASSIFIER, ENCODER, FIXTURES, SHARDED, SINGLE
 
 
@@ -23,12 +24,19 @@ class Toy:
     required = {'ToyModel': ('body',)}
     always = ('body',)
     private = frozenset()
-    tied = {}
-    rules = (
+    tied, head, depth = {}, '', 'num_layers'
+    loss = source = ''
+    _rules = (
         folder.Rule('body', 'h.{}.w', 'FD', 'stack/w', 'DF'),
         folder.Rule('body', 'table', 'VD', 'table', 'VD'),
         folder.Rule('body', 'head', 'VD', 'head', 'DV'),
     )
+
+    def rules(self, config):
+        return self._rules
+
+    def exports(self, config):
+        return True
 
     def canonical(self, name):
         return name
@@ -37,7 +45,7 @@ class Toy:
         return name
 
     def sizes(self, config):
-        return {'V': config.vocab_size, 'D': config.d_model, 'F': config.d_ff}
+        return {'N': config.num_layers, 'V': config.vocab_size, 'D': config.d_model, 'F': config.d_ff}
 
     def architecture(self, stated, groups):
         return 'ToyModel'
@@ -46,7 +54,7 @@ class Toy:
         return 'ToyModel'
 
     def model_config(self, fields, where):
-        sizes = {name: folder.whole_number(fields, name, where) for name in ('vocab_size', 'd_model', 'd_ff', 'num_layers')}
+        sizes = {name: whole_number(fields, name, where) for name in ('vocab_size', 'd_model', 'd_ff', 'num_layers')}
         return ModelConfig(vocab_multiple=4, **sizes)
 
     def fields(self, config):
