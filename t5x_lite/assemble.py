@@ -63,8 +63,9 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
             'config.init_architecture and config.init_weights need config.init_from; give a workdir or a Hugging Face folder, '
             'or start at random with --config.init_architecture=False'
         )
+    if config.model.module:
+        config.data.layout = _layout(config)
     config = finalize(config)
-    config.data.layout = _layout(config)
     if config.data.source and hasattr(source := resolve(config.data.source, 'config.data.source', 'get'), 'layout_of'):
         source.layout_of(config)  # whether the objective can be expressed so
 

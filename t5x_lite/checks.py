@@ -128,6 +128,8 @@ def _stage_checks(config: Config) -> Iterator[tuple[bool, str]]:
     )
     for number, (_, length, batch, most) in enumerate(stages(config)):
         in_length, in_batch, in_most = ('config.data.seq_len', 'config.batch_size', 'config.data.mlm.max_predictions')
+        if config.data.target_len and not config.data.mlm.max_predictions:
+            in_most = 'config.data.target_len'
         if given:
             in_length = in_batch = in_most = f'config.data.stages[{number}]'
         yield length > 3, f'{in_length}: the sequence length is {length}; it must be above 3'
@@ -142,6 +144,10 @@ def _stage_checks(config: Config) -> Iterator[tuple[bool, str]]:
         yield (
             0 < most and (most <= length or config.data.layout is Layout.encoder_decoder),
             f'{in_most}: {most} predictions in sequences of {length}; give from 1 to {length}, or 0 to follow config.data.mlm.probability',
+        )
+        yield (
+            most <= model.max_positions or model.positions != Positions.learned,
+            f'{in_most}: targets of {most} are longer than config.model.max_positions={model.max_positions}; shorten them or raise the positions',
         )
         count = config.optim.microbatches
         yield batch % count == 0, f'{in_batch}: config.optim.microbatches={count} does not divide the batch of {batch}; change one of them'

@@ -159,7 +159,12 @@ def save(
     try:
         os.makedirs(partial)
         if tokenizer_path:
-            fields['pad_token_id'] = _write_tokenizer(tokenizer_path, partial, config.vocab_size)
+            tokenizer = _write_tokenizer(tokenizer_path, partial, config.vocab_size)
+            ids = {
+                'pad_token_id': tokenizer.pad_id, 'bos_token_id': tokenizer.bos_id, 'eos_token_id': tokenizer.end_id,
+                'decoder_start_token_id': tokenizer.start_id,
+            }  # fmt: skip
+            fields |= {name: value for name, value in ids.items() if value is not None and (name in fields or name == 'pad_token_id')}
         with open(os.path.join(partial, CONFIG), 'w', encoding='utf-8') as file:
             json.dump(dict(sorted(fields.items())), file, indent=2, ensure_ascii=False)
             file.write('\n')
@@ -343,8 +348,8 @@ def _check_vocabulary(path: str, pieces: int, rows: int) -> None:
         )
 
 
-def _write_tokenizer(source: str, target: str, vocab_size: int) -> int | None:
-    """Copies a tokenizer's files as they are, and adds those that transformers needs and an old folder lacks. Returns the id of padding."""
+def _write_tokenizer(source: str, target: str, vocab_size: int) -> tokenizers.Tokenizer:
+    """Copies a tokenizer's files as they are, and adds those that transformers needs and an old folder lacks."""
     tokenizer = tokenizers.load(source)
     _check_vocabulary(source, tokenizer.vocab_size, vocab_size)
     present = tokenizers.present(source)
@@ -352,4 +357,4 @@ def _write_tokenizer(source: str, target: str, vocab_size: int) -> int | None:
         tokenizer.save(target)
     for name in present:
         shutil.copyfile(os.path.join(source, name), os.path.join(target, name))
-    return tokenizer.pad_id
+    return tokenizer
