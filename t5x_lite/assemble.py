@@ -122,12 +122,10 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
 
 
 def _layout(config: Config) -> Layout:
-    """How examples reach the model: the module says so, and a config that says otherwise is wrong."""
+    """How examples reach the model: the module says so, and a config that says otherwise is wrong. Of one that is silent, the data decide."""
     module = resolve(config.model.module, 'config.model.module', 'apply')
     given = config.data.layout
     if not hasattr(module, 'layout'):
-        if given == Layout.auto:
-            raise UserError(f'{config.model.module} does not say how it reads examples; give it an attribute `layout`, or set config.data.layout')
         return given
     if given not in (Layout.auto, module.layout):
         raise UserError(f'config.data.layout={given.name}, and {config.model.module} reads {module.layout.name} examples; leave the field out')

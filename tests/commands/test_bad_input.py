@@ -29,7 +29,7 @@ def test_dotted_names(stock):
         ('loss', 'bert_flax.bert:Bert', 'config.loss', 'another field'),
         ('loss', '', 'config.loss'),
     ):
-        refused(tuple(words), dry_run.check, assemble(config_of(stock, **{field: value})))
+        refused(tuple(words), lambda field=field, value=value: dry_run.check(assemble(config_of(stock, **{field: value}))))
     for value, *words in (
         ('bert_flax.objectives:MlmNs', 'config.data.source', "did you mean 'MlmNsp'?"),
         ('bert_flax.bert:Bert', 'config.data.source', 'another field'),
