@@ -124,7 +124,7 @@ def _tasks(program: Program, params: Any, run: Run, shots: list[int] | None) -> 
             for prompt, wanted, answer in judged.examples[: _SHOWN.value]:
                 print(f'  {task.name}: {prompt[-200:]!r}\n    wanted {wanted!r}\n    wrote  {answer!r}', flush=True)
         if len(scorer.tasks) > 1:
-            rows.append(('average', asked, {'': task_scores.average(found[asked])}))
+            rows.append(('average', asked, {'': scorer.average(found[asked])}))
     print(task_scores.table(rows))
     return found
 

@@ -68,7 +68,10 @@ def test_what_cannot_be_read_is_counted(config):
     assert scores == {'accuracy': 75.0, 'unparsed': 2.0, 'unparsed_percent': 25.0}
     table = task_scores.table([('scored', 'as taught', scores)])
     assert 'accuracy 75.00' in table and '2 answers could not be read: 25.0 %' in table
-    assert task_scores.average({'a': scores, 'b': {'f1': 25.0, 'em': 35.0}}) == pytest.approx((75 + 30) / 2)
+    assert scorer.average({'a': scores, 'b': {'f1': 25.0, 'em': 35.0}}) == pytest.approx((75 + 30) / 2)
+    config.data.tasks.names = ('glue',)
+    halves = {'glue_mnli_matched': {'accuracy': 50.0}, 'glue_mnli_mismatched': {'accuracy': 70.0}, 'glue_rte': {'accuracy': 80.0}}
+    assert scorer.average(halves) == pytest.approx((60 + 80) / 2)
 
 
 def test_demonstrations_stand_in_front_and_a_line_is_an_answer(config):
