@@ -154,3 +154,9 @@ def test_command(pretrained, tuned, tmp_path):
     assert (tmp_path / 'out' / 'summary.md').read_text() in result.stdout
     result = subprocess.run([*command[:3], f'--workdirs={tmp_path}/no', f'--output={tmp_path}/out'], capture_output=True, text=True)
     assert result.returncode == 2 and result.stderr.count('\n') == 1 and 'error: ' in result.stderr
+
+
+def test_scores_of_tasks_are_columns():
+    written = {'lm_loss': 1.0, 'tasks': {'as taught': {'sst2': {'accuracy': 90.0}}, '4 shots': {'sst2': {'accuracy': 70.0, 'unparsed': 1.0}}}}
+    assert reporting._of_tasks(written) == {'sst2 accuracy': 90.0, 'sst2 accuracy, 4 shots': 70.0, 'sst2 unparsed, 4 shots': 1.0}
+    assert reporting._of_tasks({'lm_loss': 1.0}) == {}

@@ -268,7 +268,7 @@ class Generator:
             tokens, log_probs, done = (np.asarray(part) for part in (answers.tokens_BT, answers.log_probs_BT, answers.done_B))
             found = [self._until_end(tokens[row][:until], log_probs[row][:until], stops) for row in range(len(ids))]
             if decode.stop:
-                done = done | np.array([self._cut(self.tokenizer.decode(part), decode)[1] for part, _ in found])
+                done = done | np.array([self._cut(self._text(part), decode)[1] for part, _ in found])
                 answers = answers.replace(done_B=jnp.asarray(done))
             yield found
 
@@ -293,15 +293,20 @@ class Generator:
             found = []
             for beam in range(decode.beams):
                 part, _ = self._until_end(tokens[row, beam], np.zeros(steps), stops)
-                text, stopped = self._cut(self.tokenizer.decode(part), decode)
+                text, stopped = self._cut(self._text(part), decode)
                 found.append(Answer(text, tuple(part), float(sums[row, beam]), float(scores[row, beam]), stopped or part[-1] in stops))
             answers.append(found)
         return answers
 
     def _answer(self, tokens: list[int], log_probs: np.ndarray, decode: DecodeConfig) -> Answer:
-        text, stopped = self._cut(self.tokenizer.decode(tokens), decode)
+        text, stopped = self._cut(self._text(tokens), decode)
         total = float(log_probs.sum())
         return Answer(text, tuple(tokens), total, total, stopped or bool(tokens) and tokens[-1] in self._stop_ids(decode))
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        """Without special tokens; sentinels, which tell spans apart, stay."""
+        tokenizer = self.tokenizer
+        return tokenizer.decode([t for t in tokens if t not in tokenizer.special_ids or t in tokenizer.sentinel_ids], skip_special=False)
 
     @staticmethod
     def _cut(text: str, decode: DecodeConfig) -> tuple[str, bool]:

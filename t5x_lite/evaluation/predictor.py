@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 import itertools
+import re
 from typing import Any
 
 import jax
@@ -127,7 +128,12 @@ class TextPredictor:
         """The prompt, where the answer continues it, then the answer in pieces."""
         if not self._generator.has_encoder:
             yield prompt
-        yield from self._generator.stream(prompt, self._decode, self._seed)
+        answer = ''
+        for piece in self._generator.stream(prompt, self._decode, self._seed):
+            answer += piece
+            yield piece
+        if (whole := filled(prompt, answer)) != prompt:
+            yield f'\n{whole}'
 
     def __call__(self, texts: Iterable[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
         texts = iter(texts)
@@ -143,6 +149,8 @@ class TextPredictor:
             found = [
                 {'text': answer.text, 'log_prob': round(answer.log_prob, 6), 'tokens': len(answer.tokens), 'ended': answer.ended} for answer in answers
             ]
+            for answer in found if re.search(_SENTINEL, prompt) else ():
+                answer['filled'] = filled(prompt, answer['text'])
             yield {'text': prompt, 'answers': found}
 
     def _ranked(self, prompts: list[str]) -> Iterator[dict[str, Any]]:
@@ -151,6 +159,19 @@ class TextPredictor:
         for row, prompt in enumerate(prompts):
             ranked = sorted(zip(self._choices, scores[row * count :]), key=lambda pair: -pair[1].log_prob)
             yield {'text': prompt, 'choices': [{'text': text, 'log_prob': round(score.log_prob, 6), 'tokens': score.tokens} for text, score in ranked]}
+
+
+_SENTINEL = r'<extra_id_\d+>'
+
+
+def filled(prompt: str, answer: str) -> str:
+    """The prompt with its sentinels replaced by the spans that an answer has for them.
+
+    'a <extra_id_0> of <extra_id_1>', '<extra_id_0> list<extra_id_1> names'  ->  'a list of names'
+    """
+    spans = re.split(f'({_SENTINEL})', answer)
+    found = {name: span.strip() for name, span in zip(spans[1::2], spans[2::2])}
+    return re.sub(_SENTINEL, lambda sentinel: found[sentinel[0]] if sentinel[0] in found else sentinel[0], prompt)
 
 
 def show(answer: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ CURVES, SUMMARY = 'curves.png', 'summary.md'
 # What `evaluate`, and tests/benchmarks/mlm_baselines.py, write beside a score: metric -> ((its key in evaluation.json, its name in the picture), ...).
 BASELINES = {
     'mlm_loss': (('unigram_loss', 'unigram'), ('two_sided_loss', 'two-sided bigrams')),
+    'lm_loss': (('unigram_loss', 'unigram'),),
     'mlm_accuracy': (('most_frequent_token_accuracy', 'most frequent token'), ('two_sided_accuracy', 'two-sided bigrams')),
 }
 _HELD_OUT = 'eval/'
@@ -62,6 +63,15 @@ def read_runs(workdirs: Sequence[str]) -> list[RunRecord]:
     return [read_run(path, _ending(path, paths)) for path in paths]
 
 
+def _of_tasks(written: dict[str, Any]) -> dict[str, float]:
+    """{'sst2 accuracy': 90.0, 'sst2 accuracy, 4 shots': 71.0, ...} of an evaluation.json with tasks in it."""
+    found = {}
+    for asked, tasks in written['tasks'].items() if 'tasks' in written else ():
+        for task, scores in tasks.items():
+            found |= {f'{task} {metric}' + (f', {asked}' if asked != 'as taught' else ''): value for metric, value in scores.items() if value is not None}
+    return found
+
+
 def _ending(path: str, paths: list[str]) -> str:
     parts = path.split(os.sep)
     endings = ('/'.join(parts[-depth:]) for depth in range(1, len(parts)))
@@ -99,7 +109,8 @@ def read_run(workdir: str, name: str) -> RunRecord:
         raise UserError(f'{path} has no lines yet; wait until the run has made config.log.every_steps steps')
     path = os.path.join(workdir, 'evaluation.json')
     if os.path.exists(path):
-        scores = {metric: value for metric, value in _json(path, '').items() if value is not None}
+        written = _json(path, '')
+        scores = {metric: value for metric, value in written.items() if isinstance(value, (int, float))} | _of_tasks(written)
     else:
         scores = {metric: points[-1] for metric, (_, points) in held_out.items()}
         scores['step'] = max((steps[-1] for steps, _ in held_out.values()), default=last)

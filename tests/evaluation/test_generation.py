@@ -11,6 +11,7 @@ from t5x_lite.config import Config, DataConfig, DecodeConfig, Decoding, MeshConf
 from t5x_lite.data import tokenizers
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.generation import Generator
+from t5x_lite.evaluation.predictor import filled
 from t5x_lite.training import partitioning
 from t5x_lite.training.step import make_program
 from tests.models.test_language_model import GPT2, T5, lively
@@ -216,3 +217,9 @@ def test_several_scores_of_a_prompt_add_up(tokenizer):
     singles = [i for i in range(tokenizer.vocab_size) if len(tokenizer.token(i)) == 1]
     log_probs = [score.log_prob for score in made.score(['th'] * len(singles), [tokenizer.token(i) for i in singles])]
     assert 0.2 < np.exp(log_probs).sum() <= 1.0001 and max(log_probs) < 0
+
+
+def test_spans_are_filled_in():
+    assert filled('a <extra_id_0> of <extra_id_1>.', '<extra_id_0> list<extra_id_1> names') == 'a list of names.'
+    assert filled('a <extra_id_0> of <extra_id_1>.', 'lost <extra_id_1> names') == 'a <extra_id_0> of names.'
+    assert filled('no spans', '<extra_id_0> list') == 'no spans'

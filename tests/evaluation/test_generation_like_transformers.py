@@ -16,12 +16,12 @@ NAMES = ('gpt2', 'openai_gpt', 't5', 't5_v1_1')
 class Ids:
     """A tokenizer of numbers: the fixtures have no texts."""
 
-    special_ids = frozenset()
+    special_ids, sentinel_ids = frozenset(), ()
 
     def __init__(self, pad_id, end_id):
         self.pad_id, self.end_id, self.start_id = pad_id, end_id, 0
 
-    def decode(self, ids):
+    def decode(self, ids, skip_special):
         return ' '.join(map(str, ids))
 
 
