@@ -1,0 +1,69 @@
+"""Decoders and encoder-decoders: sharded, accumulated, unrolled and rematerialised, a step gives the same numbers. (As tests/training/test_step.py of BERT.)"""
+
+import numpy as np
+import pytest
+
+from t5x_lite.config import Activation, Init, Norm, NormPlace, Positions, Remat
+from tests.training import small
+from tests.training.test_step import assert_equal, assert_equal_gradients
+
+ROWS, LENGTH, TARGETS = small.ROWS, small.LENGTH, 8
+GPT = {'module': 't5x_lite.models.language_model:Decoder', 'norm_place': NormPlace.pre, 'norm_eps': 1e-5, 'init': Init.residual, 'local_window': 4}
+T5 = {
+    'module': 't5x_lite.models.language_model:EncoderDecoder', 'norm': Norm.rms, 'norm_place': NormPlace.pre, 'norm_eps': 1e-6, 'init': Init.fan_in,
+    'positions': Positions.relative, 'use_bias': False, 'scale_attention': False, 'gated': True, 'tie_embeddings': False, 'head_size': 8,
+    'activation': Activation.gelu_tanh, 'relative_buckets': 8, 'relative_max_distance': 12, 'hidden_dropout': 0.1, 'output_dropout': 0.1,
+}  # fmt: skip
+KINDS = {'decoder': GPT, 'encoder_decoder': T5}
+
+
+def rows(length: int, seed: int, prefix: str = '') -> dict[str, np.ndarray]:
+    """Two sequences packed in each row, and padding."""
+    rng = np.random.default_rng(seed)
+    first, used = rng.integers(2, length - 3, (ROWS, 1)), rng.integers(length - 2, length + 1, (ROWS, 1))
+    columns = np.arange(length)[None]
+    ids = np.where(columns < first, 1, np.where(columns < used, 2, 0)).astype(np.int32)
+    positions = np.where(ids == 1, columns, np.where(ids == 2, columns - first, 0)).astype(np.int32)
+    tokens = rng.integers(0, small.VOCAB, (ROWS, length), dtype=np.int32)
+    return {f'{prefix}tokens': tokens, f'{prefix}sequence_ids': ids, f'{prefix}positions': positions}
+
+
+def batch(kind: str, seed: int) -> dict[str, np.ndarray]:
+    made, length = rows(LENGTH, seed), LENGTH
+    if kind == 'encoder_decoder':
+        made |= rows(TARGETS, seed + 50, 'decoder_')
+        length = TARGETS
+    ids = made['decoder_sequence_ids' if kind == 'encoder_decoder' else 'sequence_ids']
+    rng = np.random.default_rng(seed + 100)
+    made['targets'] = rng.integers(0, small.VOCAB, (ROWS, length), dtype=np.int32)
+    made['target_weights'] = (ids > 0).astype(np.float32)
+    if kind == 'decoder':
+        made['prefix'] = ((made['positions'] < 3) & (ids > 0)).astype(np.int32)
+        made['target_weights'] *= 1 - made['prefix']
+    return made
+
+
+def train(kind: str, devices=None, model=None, **fields):
+    run = small.config(model=KINDS[kind] | (model or {}), loss='t5x_lite.training.losses:LmLoss', z_loss=1e-3, **fields)
+    return small.train(run, devices=devices, batches=[batch(kind, seed) for seed in range(3)])
+
+
+@pytest.fixture(scope='module')
+def single():
+    return {kind: train(kind, small.one_device()) for kind in KINDS}
+
+
+MESHES = [{'data': 2, 'fsdp': 2, 'tensor': 2}, {'fsdp': 2, 'tensor': 2, 'sequence': 2}]
+
+
+@pytest.mark.parametrize('mesh', MESHES, ids=str)
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_mesh_of_eight_devices_gives_the_numbers_of_one(single, kind, mesh):
+    sharded = train(kind, mesh=mesh)
+    assert_equal(single[kind], sharded)
+    assert_equal_gradients(single[kind], sharded)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_microbatches_unrolled_layers_and_remat_change_nothing(single, kind):
+    assert_equal(single[kind], train(kind, small.one_device(), {'scan_layers': False, 'remat': Remat.full}, optim={'microbatches': 4}))
