@@ -5,7 +5,7 @@ import math
 import re
 from typing import Any
 
-from t5x_lite.config import Config, Layout, Positions, Rates, UserError, stages
+from t5x_lite.config import Config, Decoding, Layout, Positions, Rates, UserError, stages
 
 _AT_LEAST_0 = (
     'epochs', 'z_loss', 'model.vocab_size', 'model.num_decoder_layers', 'model.head_size', 'model.local_window', 'model.num_labels',
@@ -112,6 +112,19 @@ def _language_checks(config: Config) -> Iterator[tuple[bool, str]]:
         yield length >= 1 or (shown and length == 0), f'config.data.span{shown or ".mean_length"}: spans of {length} tokens; the mean must be at least 1'
     for number, denoiser in enumerate(span.denoisers):
         yield denoiser[3] > 0, f'config.data.span.denoisers[{number}]: a rate of {denoiser[3]}; it must be above 0'
+    tasks = config.data.tasks
+    yield (
+        not tasks.weights or tasks.rates == Rates.given,
+        f'config.data.tasks.weights is {tasks.weights}, and config.data.tasks.rates {tasks.rates.name}; add --config.data.tasks.rates=given, or leave them out',
+    )
+    yield (
+        not (tasks.names and (tasks.inputs or tasks.targets)),
+        'config.data.tasks.names and the templates config.data.tasks.inputs and .targets exclude each other; register the table as a task, or leave one out',
+    )
+    if decode.method != Decoding.sample:
+        for name, usual in (('samples', 1), ('top_k', 0), ('top_p', 1.0), ('min_p', 0.0), ('temperature', 1.0)):
+            value = getattr(decode, name)
+            yield value == usual, f'config.decode.{name}={value} is for sampling; add --config.decode.method=sample, or leave it out'
     yield 0 <= decode.temperature < math.inf, f'config.decode.temperature is {decode.temperature}; it must be at least 0 (0 is greedy)'
     yield 0 < decode.top_p <= 1, f'config.decode.top_p is {decode.top_p}; it must be above 0 and at most 1 (1: all)'
     yield 0 <= decode.min_p < 1, f'config.decode.min_p is {decode.min_p}; it must be at least 0 and below 1'

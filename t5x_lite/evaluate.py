@@ -3,13 +3,13 @@
     python -m t5x_lite.evaluate --workdir=runs/tiny                      # its newest checkpoint, on its own validation part
     python -m t5x_lite.evaluate --workdir=runs/mine --step=500 --config.data.validation=dev.csv
     python -m t5x_lite.evaluate --workdir=runs/t5_tasks                  # each task by generated text, and their average
-    python -m t5x_lite.evaluate --workdir=runs/gpt --config.data.tasks.files=my_tasks.py --config.data.tasks.names=sst2 --shots=0,1,4 --config.decode.rank
+    python -m t5x_lite.evaluate --workdir=runs/gpt --config.data.tasks.files=my_tasks.py --config.data.tasks.names=mine --shots=0,1,4 --config.decode.rank
 
 Prints the scores, and beside a language model's what counts alone reach on the same positions; writes them to workdir/evaluation.json. With --shots, tasks are
 asked after so many demonstrations each, and the whole is one table; config.eval.examples bounds how many examples of a task are answered.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import json
 import os
@@ -52,6 +52,7 @@ def main(argv: Sequence[str]) -> None:
         print(line)
     evaluator = Evaluator(program, run.validation, step - 1 if step else 0)
     params = evaluator.place(params)
+    judge = _judge(program, params, run, shots) if run.config.data.tasks.names or run.config.data.tasks.inputs else None
     scores: dict[str, Any] = evaluator(params)
     print(f'held out, {cli.workdir()} at step {step:,} (losses in nats)')
     for name, value in scores.items():
@@ -60,13 +61,18 @@ def main(argv: Sequence[str]) -> None:
         scores |= _beside_counts(run, step, scores)
     if 'lm_loss' in scores:
         scores |= _beside_frequencies(run, step, scores)
-    if run.config.data.tasks.names or run.config.data.tasks.inputs:
-        scores['tasks'] = _tasks(program, params, run, shots)
     path = os.path.join(cli.workdir(), 'evaluation.json')
-    with open(path, 'w', encoding='utf-8') as file:
-        json.dump(as_json({'step': step} | scores), file, indent=2, allow_nan=False)
-        file.write('\n')
+    _write(path, {'step': step} | scores)
+    if judge:
+        tasks, averages = judge()
+        _write(path, {'step': step} | scores | {'tasks': tasks, 'averages': averages})
     print(f'written to {path}')
+
+
+def _write(path: str, scores: dict[str, Any]) -> None:
+    with open(path, 'w', encoding='utf-8') as file:
+        json.dump(as_json(scores), file, indent=2, allow_nan=False)
+        file.write('\n')
 
 
 def _shots() -> list[int] | None:
@@ -109,24 +115,28 @@ def _gain(nats: float) -> str:
     return f'the model: {abs(nats):.2f} nats {"below" if nats >= 0 else "above"}'
 
 
-def _tasks(program: Program, params: Any, run: Run, shots: list[int] | None) -> dict[str, Any]:
-    """{how it was asked: {task: scores}}, printed as a table."""
+def _judge(program: Program, params: Any, run: Run, shots: list[int] | None) -> Callable[[], tuple[dict[str, Any], dict[str, float]]]:
+    """What answers all questions, which are read and checked now. It gives {how asked: {task: scores}} and {how asked: average}, printed as a table."""
     generator = Generator(run.config, params, tokenizers.load(run.tokenizer_path), program.mesh, run.config.eval.batch_size or run.config.batch_size)
-    scorer, decode = task_scores.TaskScores(generator, run.config), run.config.decode
-    rows, found = [], {}
-    for count in shots or [decode.shots]:
-        asked = f'{count} shots' if shots or count else 'as taught'
-        asked += ', calibrated' if decode.calibrate else ', ranked' if decode.rank else ''
-        for task in scorer.tasks:
-            judged = scorer(task, dataclasses.replace(decode, shots=count))
-            rows.append((task.name, asked, judged.scores))
-            found.setdefault(asked, {})[task.name] = judged.scores
+    scorer = task_scores.TaskScores(generator, run.config)
+    rounds = [dataclasses.replace(run.config.decode, shots=count) for count in shots or [run.config.decode.shots]]
+    questions = [(decode, task, scorer.questions(task, decode)) for decode in rounds for task in scorer.tasks]
+
+    def judge() -> tuple[dict[str, Any], dict[str, float]]:
+        rows, found, averages = [], {}, {}
+        for decode, task, asked in questions:
+            judged, how = scorer(asked), scorer.asked(decode)
+            rows.append((task.name, how, judged.scores))
+            found.setdefault(how, {})[task.name] = judged.scores
             for prompt, wanted, answer in judged.examples[: _SHOWN.value]:
                 print(f'  {task.name}: {prompt[-200:]!r}\n    wanted {wanted!r}\n    wrote  {answer!r}', flush=True)
-        if len(scorer.tasks) > 1:
-            rows.append(('average', asked, {'': scorer.average(found[asked])}))
-    print(task_scores.table(rows))
-    return found
+            if len(scorer.tasks) > 1 and task is scorer.tasks[-1]:
+                averages[how] = scorer.average(found[how])
+                rows.append(('average', how, {'': averages[how]}))
+        print(task_scores.table(rows))
+        return found, averages
+
+    return judge
 
 
 if __name__ == '__main__':

@@ -23,9 +23,11 @@ from t5x_lite import cli
 from t5x_lite.assemble import load_for_use
 from t5x_lite.config import UserError, resolve
 from t5x_lite.data import tokenizers
+from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.generation import Generator
 from t5x_lite.evaluation.predictor import Predictor, TextPredictor, show
-from t5x_lite.training import devices
+from t5x_lite.training import devices, partitioning
+from t5x_lite.training.step import make_program
 from t5x_lite.training.telemetry import as_json
 
 _CONFIG = cli.define_config_flags()
@@ -39,10 +41,12 @@ _TOP = flags.DEFINE_integer('top', 5, 'Words shown for a mask.', lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'Texts at a time.', lower_bound=1)
 
 
-def _inputs() -> Iterator[tuple[str, ...]]:
+def _inputs(predictor: Predictor | TextPredictor) -> Iterator[tuple[str, ...]]:
+    """Texts that can be answered; what cannot is refused by file and line, before anything after it is read."""
     if _TEXT.value is not None:
         yield (_TEXT.value,) if _TEXT_B.value is None else (_TEXT.value, _TEXT_B.value)
         return
+    separator = '\t' if isinstance(predictor, Predictor) else None  # a prompt is a whole line
     number = 0
     try:
         if _INPUT.value == '-' and sys.stdin is None:
@@ -50,9 +54,15 @@ def _inputs() -> Iterator[tuple[str, ...]]:
         with contextlib.nullcontext(sys.stdin.buffer) if _INPUT.value == '-' else open(_INPUT.value, 'rb') as file:
             for number, line in enumerate(file, 1):
                 try:
-                    yield tuple(line.decode('utf-8').rstrip('\r\n').split('\t'))
+                    text = line.decode('utf-8').rstrip('\r\n')
                 except UnicodeDecodeError as error:
                     raise UserError(f'{_INPUT.value}:{number}: not UTF-8 ({error.reason}); convert the file') from error
+                texts = tuple(text.split(separator)) if separator else (text,)
+                try:
+                    predictor.check(texts)
+                except UserError as error:
+                    raise UserError(f'{_INPUT.value}:{number}: {error}') from error
+                yield texts
     except OSError as error:
         raise UserError(f'--input={_INPUT.value}: {error.strerror}') from error
     if not number:
@@ -69,7 +79,11 @@ def main(argv: Sequence[str]) -> None:
     config, params, _ = load_for_use(_CONFIG.value, cli.workdir(), _STEP.value)
     tokenizer = tokenizers.load(f'{cli.workdir()}/tokenizer')
     if hasattr(resolve(config.model.module), 'decode'):
-        generator = Generator(config, params, tokenizer, batch_size=_BATCH_SIZE.value)
+        if _TEXT_B.value is not None:
+            raise UserError(f'--text_b: {config.model.module} takes one text at a time; write both into --text')
+        config.loss = config.loss or 't5x_lite.training.losses:LmLoss'  # of a folder from elsewhere, which names none
+        program = make_program(config, partitioning.make_mesh(config))
+        generator = Generator(config, Evaluator.place_on(program, params), tokenizer, program.mesh, _BATCH_SIZE.value)
         predictor = TextPredictor(generator, config.decode, config.seed, tuple(_CHOICES.value.split('|')) if _CHOICES.value else ())
         if _TEXT.value is not None and not _OUTPUT.value and predictor.streams:
             for piece in predictor.stream(_TEXT.value):
@@ -81,13 +95,13 @@ def main(argv: Sequence[str]) -> None:
     else:
         predictor = Predictor(config, params, tokenizer, _TOP.value, _BATCH_SIZE.value)
     if not _OUTPUT.value:
-        for answer in predictor(_inputs()):
+        for answer in predictor(_inputs(predictor)):
             print(show(answer), flush=True)
         return
     count, partial = 0, f'{_OUTPUT.value}.partial'  # renamed when whole: a mistake in line 1,000 leaves what was there before
     try:
         with open(partial, 'w', encoding='utf-8') as file:
-            for count, answer in enumerate(predictor(_inputs()), 1):
+            for count, answer in enumerate(predictor(_inputs(predictor)), 1):
                 file.write(json.dumps(as_json(answer), ensure_ascii=False, allow_nan=False) + '\n')
         os.replace(partial, _OUTPUT.value)
     except OSError as error:

@@ -1,5 +1,6 @@
 """Text from language models: one decoding for decoders and encoder-decoders, with a cache that is filled in one pass and as long as it must be."""
 
+import bisect
 from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
@@ -75,36 +76,48 @@ class Generator:
         self._starts = not self.has_encoder and source is not None and (self._prefix or not config.data.concatenate)
         self._compiled: dict[Any, Any] = {}
 
-    def __call__(self, prompts: Sequence[str], decode: DecodeConfig, seed: int = 0) -> list[list[Answer]]:
-        """Of each prompt `decode.samples` answers, or `decode.beams` of them for beam search, the best first. Prompt i draws by (seed, i).
+    def __call__(self, prompts: Sequence[str], decode: DecodeConfig, seed: int = 0, first: int = 0) -> list[list[Answer]]:
+        """Of each prompt `decode.samples` answers, or `decode.beams` of them for beam search, the best first.
+
+        Args:
+          first: the number of the first prompt; prompt i draws by (seed, i).
 
         Raises:
           UserError: a prompt that is empty, or that the model's positions do not hold.
         """
         ids = [self._ids(prompt) for prompt in prompts]
+        limits = [self._limit(row, decode) for row in ids]
         stops = self._stop_ids(decode)
-        answers: list[list[Answer]] = []
-        for first in range(0, len(ids), self.batch_size):
-            chunk = ids[first : first + self.batch_size]
-            steps = self._steps(chunk, decode)
-            filled = chunk + [chunk[0]] * (self._rows(len(chunk)) - len(chunk))
+        answers: list[list[Answer]] = [[] for _ in ids]
+        for start in range(0, len(ids), self.batch_size):
+            chunk = range(start, min(len(ids), start + self.batch_size))
             if decode.method == Decoding.beam:
-                answers += self._beams(filled, decode, stops, steps)[: len(chunk)]
+                for limit in sorted({limits[row] for row in chunk}):  # beams of a row end together
+                    rows = [row for row in chunk if limits[row] == limit]
+                    for row, found in zip(rows, self._beams(self._filled([ids[row] for row in rows]), decode, stops, limit)):
+                        answers[row] = found
                 continue
-            samples = []
+            some, most = self._filled([ids[row] for row in chunk]), self._filled([limits[row] for row in chunk])
             for sample in range(decode.samples if decode.method == Decoding.sample else 1):
-                for last in self._extended(filled, decode, stops, steps, seed, first, sample, _LOOK_EVERY if decode.stop else steps):
+                for last in self._extended(some, decode, stops, most, seed, first + start, sample, _LOOK_EVERY if decode.stop else max(most)):
                     pass
-                samples.append(last)
-            rows = [[self._answer(*sample[row], decode) for sample in samples] for row in range(len(chunk))]
-            answers += [sorted(row, key=lambda answer: -answer.log_prob) for row in rows]
-        return answers
+                for row, (tokens, log_probs) in zip(chunk, last):
+                    answers[row].append(self._answer(tokens, log_probs, decode))
+        return [sorted(found, key=lambda answer: -answer.score) for found in answers]
+
+    def check(self, prompt: str, decode: DecodeConfig) -> None:
+        """Raises UserError for a prompt that `__call__` would refuse."""
+        self._limit(self._ids(prompt), decode)
+
+    def _filled(self, rows: list) -> list:
+        """Rows of a batch of the usual size, so that few shapes are compiled."""
+        return rows + rows[:1] * (self._rows(len(rows)) - len(rows))
 
     def stream(self, prompt: str, decode: DecodeConfig, seed: int = 0) -> Iterator[str]:
         """The answer to one prompt in pieces, as it is generated; greedy and sampling only."""
         ids = [self._ids(prompt)]
         shown = ''
-        for rows in self._extended(ids, decode, self._stop_ids(decode), self._steps(ids, decode), seed, 0, 0, 1):
+        for rows in self._extended(ids, decode, self._stop_ids(decode), [self._limit(ids[0], decode)], seed, 0, 0, 1):
             answer = self._answer(*rows[0], decode)
             # Half of a character, and what may become a stop text, wait.
             held = max((n for stop in decode.stop for n in range(1, len(stop)) if answer.text.endswith(stop[:n])), default=0) if not answer.ended else 0
@@ -156,17 +169,17 @@ class Generator:
         ids = {self.tokenizer.end_id} | {i for stop in decode.stop for i in self.tokenizer.special_ids if self.tokenizer.token(i) == stop}
         return tuple(sorted(i for i in ids if i is not None))
 
-    def _steps(self, ids: list[list[int]], decode: DecodeConfig) -> int:
-        """Tokens to generate, or UserError where the positions do not hold them."""
+    def _limit(self, ids: list[int], decode: DecodeConfig) -> int:
+        """Tokens to generate after a prompt, or UserError where the positions do not hold them."""
         if self.config.model.positions != Positions.learned:
             return decode.max_new_tokens or _USUAL_LENGTH
-        longest = 1 if self.has_encoder else max(map(len, ids))
-        room = self.config.model.max_positions - longest
+        length = 1 if self.has_encoder else len(ids)
+        room = self.config.model.max_positions - length
         if room < 1:
-            raise UserError(f'a prompt of {longest:,} tokens leaves nothing of the {self.config.model.max_positions:,} positions of the model; shorten it')
+            raise UserError(f'a prompt of {length:,} tokens leaves nothing of the {self.config.model.max_positions:,} positions of the model; shorten it')
         if decode.max_new_tokens > room:
             raise UserError(
-                f'config.decode.max_new_tokens={decode.max_new_tokens} after a prompt of {longest:,} tokens needs more than the '
+                f'config.decode.max_new_tokens={decode.max_new_tokens} after a prompt of {length:,} tokens needs more than the '
                 f'{self.config.model.max_positions:,} positions of the model; give at most {room}, or 0 for as many as fit'
             )
         return decode.max_new_tokens or min(_USUAL_LENGTH, room)
@@ -229,7 +242,8 @@ class Generator:
         rows = dict(state['rows'])
         keys, skipped = rows.pop('keys'), rows.pop('skipped')
         cache = Cache(state['place'], keys.shape[1], filling=False)
-        positions = (state['place'] - skipped)[:, None]
+        # A row that is done goes on beside longer ones, and could leave the positions there are.
+        positions = jnp.minimum(state['place'] - skipped, self.config.model.max_positions - 1)[:, None]
         variables = {'params': params, 'cache': state['cache']}
         logits, kept = self.module.apply(variables, tokens_B[:, None], positions, keys, cache, **rows, method='decode', mutable=['cache'])
         return logits[:, 0], state | {'cache': kept['cache'], 'place': state['place'] + 1}
@@ -245,16 +259,17 @@ class Generator:
         return jnp.zeros((count, vocabulary), bool).at[jnp.arange(count)[:, None], ids].set(True, mode='drop')
 
     def _extended(
-        self, ids: list[list[int]], decode: DecodeConfig, stops: tuple[int, ...], steps: int, seed: int, first: int, sample: int, every: int
+        self, ids: list[list[int]], decode: DecodeConfig, stops: tuple[int, ...], limits: list[int], seed: int, first: int, sample: int, every: int
     ) -> Iterator[list[tuple[list[int], np.ndarray]]]:
-        """The (tokens, log-probabilities) of all rows, again after each `every` tokens until all rows are done."""
+        """The (tokens, log-probabilities) of all rows, again after each `every` tokens until all rows are done, each at its limit at the latest."""
+        steps = max(limits)
         rows = self._prompts(ids, steps)
         drawn = (decode.method, decode.temperature, decode.top_k, decode.top_p, decode.min_p, decode.repetition_penalty)
         remember = decode.repetition_penalty != 1.0
         begin = self._jit(('begin', steps, remember), functools.partial(self._begun, steps=steps, remember=remember))
 
-        def extend(params, answers, keys, until):
-            return search.extend(functools.partial(self._step, params), answers, decode, keys, stops, until)
+        def extend(params, answers, keys, until, most):
+            return search.extend(functools.partial(self._step, params), answers, decode, keys, stops, until, most)
 
         extend = self._jit(('extend', drawn, stops), extend)
         root = jax.random.fold_in(jax.random.key(seed), sample)
@@ -264,19 +279,22 @@ class Generator:
         until = 0
         while until < steps and not done.all():
             until = min(steps, until + every)
-            answers = extend(self.params, answers, keys, jnp.int32(until))
+            answers = extend(self.params, answers, keys, jnp.int32(until), np.asarray(limits, np.int32))
             tokens, log_probs, done = (np.asarray(part) for part in (answers.tokens_BT, answers.log_probs_BT, answers.done_B))
-            found = [self._until_end(tokens[row][:until], log_probs[row][:until], stops) for row in range(len(ids))]
+            found = [self._until_end(tokens[row][: min(until, limits[row])], log_probs[row], stops, decode) for row in range(len(ids))]
             if decode.stop:
                 done = done | np.array([self._cut(self._text(part), decode)[1] for part, _ in found])
                 answers = answers.replace(done_B=jnp.asarray(done))
             yield found
 
-    @staticmethod
-    def _until_end(tokens: np.ndarray, log_probs: np.ndarray, stops: tuple[int, ...]) -> tuple[list[int], np.ndarray]:
+    def _until_end(self, tokens: np.ndarray, log_probs: np.ndarray, stops: tuple[int, ...], decode: DecodeConfig) -> tuple[list[int], np.ndarray]:
+        """Up to an end token, or to the token that completes a stop text."""
         ends = np.flatnonzero(np.isin(tokens, stops))
         length = int(ends[0]) + 1 if len(ends) else len(tokens)
-        return tokens[:length].tolist(), log_probs[:length]
+        ids = tokens[:length].tolist()
+        if decode.stop and self._cut(self._text(ids), decode)[1]:
+            length = bisect.bisect_left(range(1, length + 1), True, key=lambda n: self._cut(self._text(ids[:n]), decode)[1]) + 1
+        return ids[:length], log_probs[:length]
 
     def _beams(self, ids: list[list[int]], decode: DecodeConfig, stops: tuple[int, ...], steps: int) -> list[list[Answer]]:
         remember = decode.repetition_penalty != 1.0
@@ -291,10 +309,14 @@ class Generator:
         answers = []
         for row in range(len(ids)):
             found = []
-            for beam in range(decode.beams):
-                part, _ = self._until_end(tokens[row, beam], np.zeros(steps), stops)
+            for beam in np.flatnonzero(scores[row] > search.TAKEN).tolist():
+                part, _ = self._until_end(tokens[row, beam], np.zeros(steps), stops, decode)
                 text, stopped = self._cut(self._text(part), decode)
-                found.append(Answer(text, tuple(part), float(sums[row, beam]), float(scores[row, beam]), stopped or part[-1] in stops))
+                total, score = float(sums[row, beam]), float(scores[row, beam])
+                if stopped:  # what followed the stop text is no part of the answer
+                    total = float(self._jit('score', self._target_log_probs)(self.params, self._teacher_forced(self._filled([(ids[row], part)])))[0].sum())
+                    score = total / float(search.length_penalty(len(part), decode.length_penalty, decode.beam_score))
+                found.append(Answer(text, tuple(part), total, score, stopped or part[-1] in stops))
             answers.append(found)
         return answers
 

@@ -48,7 +48,8 @@ class Predictor:
             yield from self._answer(chunk)
 
     def _answer(self, texts: list[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
-        self._check(texts)
+        for text in texts:
+            self.check(text)
         limit = self._config.model.max_positions
         batch = encode_texts(texts, self._tokenizer, limit if self._fills_masks else min(limit, self._config.data.seq_len))
         width = next((size for size in _WIDTHS if size >= batch['tokens'].shape[1]), limit)
@@ -61,29 +62,29 @@ class Predictor:
         else:
             yield from self._labels(texts, np.asarray(outputs['logits'])[: len(texts)])
 
-    def _check(self, texts: list[tuple[str, ...]]) -> None:
-        for text in texts:
-            shown, columns = repr(' | '.join(text)[:80]), self._config.data.text_columns
-            if len(text) > 2:
-                raise UserError(f'{len(text)} texts in {shown}; give one, or two separated by a tab')
-            if columns and len(text) != len(columns):
-                takes = (
-                    'a pair of texts; give --text and --text_b, or two separated by a tab',
-                    'one text at a time; leave the second out',
-                )[len(columns) == 1]
-                raise UserError(f'{len(text)} text{"s" * (len(text) > 1)} in {shown}, and this run takes {takes}')
-            if not self._fills_masks:
-                continue
-            ids = [self._tokenizer.encode(part) for part in text]
-            masks = sum(part.count(self._tokenizer.mask_id) for part in ids)
-            if not masks:
-                raise UserError(f'no [MASK] in {shown}; mark the words to fill in, or name a fine-tuned run with --workdir')
-            read = encode_texts([text], self._tokenizer, self._config.model.max_positions)['tokens']
-            if (read == self._tokenizer.mask_id).sum() < masks:
-                most = self._config.model.max_positions
-                raise UserError(
-                    f'a [MASK] in {shown} lies beyond the {most} tokens that the model reads, of {sum(map(len, ids)):,}; shorten the text'
-                )
+    def check(self, text: tuple[str, ...]) -> None:
+        """Raises UserError for a text that cannot be answered."""
+        shown, columns = repr(' | '.join(text)[:80]), self._config.data.text_columns
+        if len(text) > 2:
+            raise UserError(f'{len(text)} texts in {shown}; give one, or two separated by a tab')
+        if columns and len(text) != len(columns):
+            takes = (
+                'a pair of texts; give --text and --text_b, or two separated by a tab',
+                'one text at a time; leave the second out',
+            )[len(columns) == 1]
+            raise UserError(f'{len(text)} text{"s" * (len(text) > 1)} in {shown}, and this run takes {takes}')
+        if not self._fills_masks:
+            return
+        ids = [self._tokenizer.encode(part) for part in text]
+        masks = sum(part.count(self._tokenizer.mask_id) for part in ids)
+        if not masks:
+            raise UserError(f'no [MASK] in {shown}; mark the words to fill in, or name a fine-tuned run with --workdir')
+        read = encode_texts([text], self._tokenizer, self._config.model.max_positions)['tokens']
+        if (read == self._tokenizer.mask_id).sum() < masks:
+            most = self._config.model.max_positions
+            raise UserError(
+                f'a [MASK] in {shown} lies beyond the {most} tokens that the model reads, of {sum(map(len, ids)):,}; shorten the text'
+            )
 
     def _labels(self, texts: list[tuple[str, ...]], logits: np.ndarray) -> Iterator[dict[str, Any]]:
         for text, row in zip(texts, logits):
@@ -126,6 +127,7 @@ class TextPredictor:
 
     def stream(self, prompt: str) -> Iterator[str]:
         """The prompt, where the answer continues it, then the answer in pieces."""
+        self._generator.check(prompt, self._decode)  # before anything is shown
         if not self._generator.has_encoder:
             yield prompt
         answer = ''
@@ -136,16 +138,23 @@ class TextPredictor:
             yield f'\n{whole}'
 
     def __call__(self, texts: Iterable[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
-        texts = iter(texts)
+        texts, number = iter(texts), 0
         while chunk := list(itertools.islice(texts, self._generator.batch_size)):
             for text in chunk:
-                if len(text) > 1:
-                    raise UserError(f'{len(text)} texts in {" | ".join(text)[:80]!r}, and this run takes one at a time; write them as one')
+                self.check(text)
             prompts = [text for text, in chunk]
-            yield from self._ranked(prompts) if self._choices else self._generated(prompts)
+            yield from self._ranked(prompts) if self._choices else self._generated(prompts, number)
+            number += len(chunk)
 
-    def _generated(self, prompts: list[str]) -> Iterator[dict[str, Any]]:
-        for prompt, answers in zip(prompts, self._generator(prompts, self._decode, self._seed)):
+    def check(self, text: tuple[str, ...]) -> None:
+        """Raises UserError for a text that cannot be answered."""
+        if len(text) > 1:
+            raise UserError(f'{len(text)} texts in {" | ".join(text)[:80]!r}, and this run takes one at a time; write them as one')
+        if not self._choices:
+            self._generator.check(text[0], self._decode)
+
+    def _generated(self, prompts: list[str], first: int) -> Iterator[dict[str, Any]]:
+        for prompt, answers in zip(prompts, self._generator(prompts, self._decode, self._seed, first)):
             found = [
                 {'text': answer.text, 'log_prob': round(answer.log_prob, 6), 'tokens': len(answer.tokens), 'ended': answer.ended} for answer in answers
             ]

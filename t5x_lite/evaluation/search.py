@@ -18,6 +18,7 @@ from t5x_lite.evaluation.sampling import choose, penalised
 Step = Callable[[Any, jax.Array], tuple[jax.Array, Any]]
 Reorder = Callable[[Any, jax.Array], Any]
 _FAR = -1e9  # score of a place that nothing has taken
+TAKEN = _FAR / 2  # what has been taken scores more
 
 
 @struct.dataclass
@@ -40,8 +41,10 @@ def begin(logits_BV: jax.Array, state: Any, steps: int, pad_id: int, seen_BV: ja
     return Answers(state, logits_BV, tokens, jnp.zeros((rows, steps), jnp.float32), jnp.int32(0), jnp.zeros(rows, bool), seen_BV)
 
 
-def extend(step: Step, answers: Answers, decode: DecodeConfig, keys_B: jax.Array, end_ids: tuple[int, ...], until: int) -> Answers:
-    """Answers with tokens up to `until`, fewer where all rows are done. Rows that are done get padding."""
+def extend(
+    step: Step, answers: Answers, decode: DecodeConfig, keys_B: jax.Array, end_ids: tuple[int, ...], until: int, limits_B: jax.Array | None = None
+) -> Answers:
+    """Answers with tokens up to `until`, and in a row to its limit, fewer where all rows are done. Rows that are done get padding."""
 
     def going(answers: Answers) -> jax.Array:
         return (answers.steps < until) & ~jnp.all(answers.done_B)
@@ -54,6 +57,8 @@ def extend(step: Step, answers: Answers, decode: DecodeConfig, keys_B: jax.Array
         log_probs_BT = answers.log_probs_BT.at[:, place].set(jnp.where(done, 0.0, log_probs))
         seen = answers.seen_BV if answers.seen_BV is None else _and_seen(answers.seen_BV, chosen)
         done = done | _among(chosen, end_ids)
+        if limits_B is not None:
+            done = done | (place + 1 >= limits_B)
         logits, state = jax.lax.cond(
             jnp.all(done) | (place + 1 == answers.tokens_BT.shape[1]), lambda: (logits, answers.state), lambda: step(answers.state, chosen)
         )
@@ -68,6 +73,12 @@ def _among(tokens: jax.Array, ids: tuple[int, ...]) -> jax.Array:
 
 def _and_seen(seen_BV: jax.Array, tokens_B: jax.Array) -> jax.Array:
     return seen_BV.at[jnp.arange(len(tokens_B)), tokens_B].set(True)
+
+
+def length_penalty(length: Any, alpha: float, rule: BeamScore) -> jax.Array:
+    """What a sum of log-probabilities is divided by; lengths count the end token."""
+    length = jnp.asarray(length, jnp.float32)
+    return (length if rule == BeamScore.transformers else (5.0 + length) / 6.0) ** alpha
 
 
 @struct.dataclass
@@ -108,7 +119,8 @@ def beam_search(
       logits_BV, state: after the prompts, one row each.
 
     Returns:
-      tokens [B, K, steps], the best first; scores [B, K]; sums of log-probabilities [B, K].
+      tokens [B, K, steps], the best first; scores [B, K]; sums of log-probabilities [B, K]. Where fewer than K have ended, the best of those that
+      still grow follow, with their sums as scores; places that nothing has taken (a small vocabulary) have scores below -5e8.
     """
     rows, beams = logits_BV.shape[0], decode.beams
     like_transformers = decode.beam_score == BeamScore.transformers
@@ -121,8 +133,7 @@ def beam_search(
     start = Beams(reorder(state, copies), logits_BV[copies], pad, alive, pad, far, far, jnp.ones(rows, bool), jnp.int32(0), seen)
 
     def penalty(length: Any) -> jax.Array:
-        length = jnp.asarray(length, jnp.float32)
-        return (length if like_transformers else (5.0 + length) / 6.0) ** decode.length_penalty
+        return length_penalty(length, decode.length_penalty, decode.beam_score)
 
     def one_more(search: Beams) -> Beams:
         place, vocabulary = search.steps, search.logits.shape[-1]
@@ -148,7 +159,7 @@ def beam_search(
         reach = alive_BK[:, 0] / penalty(place + 1 if like_transformers else steps)
         open_B = search.open_B & (reach > ended_BK[:, -1])
         if decode.early_stopping:
-            open_B = open_B & (ended_BK[:, -1] <= _FAR / 2)
+            open_B = open_B & (ended_BK[:, -1] <= TAKEN)
         seen = search.seen if search.seen is None else _and_seen(search.seen[source], chosen)
         logits, state = jax.lax.cond(
             jnp.any(open_B) & (place + 1 < steps),
@@ -158,8 +169,9 @@ def beam_search(
         return Beams(state, logits, alive_BKT, alive_BK, ended_BKT, ended_BK, ended_sums, open_B, place + 1, seen)
 
     last = jax.lax.while_loop(lambda search: (search.steps < steps) & jnp.any(search.open_B), one_more, start)
-    # Where nothing has ended, what grows is all there is.
-    none = last.ended_BK[:, 0] <= _FAR / 2
-    tokens = jnp.where(none[:, None, None], last.alive_BKT, last.ended_BKT)
-    sums = jnp.where(none[:, None], last.alive_BK, last.ended_sums_BK)
-    return tokens, jnp.where(none[:, None], last.alive_BK, last.ended_BK), sums
+    scores = jnp.concatenate([last.ended_BK, last.alive_BK], axis=1)
+    grows = jnp.broadcast_to(jnp.arange(2 * beams) >= beams, scores.shape)
+    order = jnp.lexsort((-scores, grows, scores <= TAKEN))[:, :beams]
+    tokens = jnp.take_along_axis(jnp.concatenate([last.ended_BKT, last.alive_BKT], axis=1), order[:, :, None], axis=1)
+    sums = jnp.take_along_axis(jnp.concatenate([last.ended_sums_BK, last.alive_BK], axis=1), order, axis=1)
+    return tokens, jnp.take_along_axis(scores, order, axis=1), sums

@@ -20,8 +20,19 @@ class Judged:
     examples: list[tuple[str, str, str]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Questions:
+    """One task's prompts, and how they are to be answered."""
+
+    task: Task
+    decode: DecodeConfig
+    shots: few_shot.FewShot
+    prompts: list[str]
+    examples: list[Example]
+
+
 class TaskScores:
-    """`scores(task)` of the validation part, by config.decode; `config.eval.examples` bounds how many are answered.
+    """`scores(scores.questions(task, decode))` of the validation part; `config.eval.examples` bounds how many are answered.
 
     A model that learnt from tasks is asked as it was taught. Any other, and every model where config.decode.shots is above 0, is given demonstrations from
     the task's training part, and its answers end at a line's end.
@@ -35,18 +46,40 @@ class TaskScores:
         if not self.tasks:
             raise UserError('none of config.data.tasks.names has a validation part to be judged by; add a task that has one')
 
-    def __call__(self, task: Task, decode: DecodeConfig | None = None) -> Judged:
-        decode = decode or self._config.decode
+    def asked(self, decode: DecodeConfig) -> str:
+        """How, in words."""
+        how = 'as taught' if self._as_taught(decode) else f'{decode.shots} shots'
+        return how + (', calibrated' if decode.calibrate else ', ranked' if decode.rank else '')
+
+    def _as_taught(self, decode: DecodeConfig) -> bool:
+        return self._taught and not decode.shots
+
+    def questions(self, task: Task, decode: DecodeConfig) -> Questions:
+        """What a task is asked, checked: nothing of it is left to go wrong once the model runs.
+
+        Raises:
+          UserError: a task without classes to rank, too few demonstrations, a prompt that the model cannot take, by task and example.
+        """
+        ranks = decode.rank or decode.calibrate
+        if ranks and not task.has_classes:
+            raise UserError(f'task {task.name} has no classes to rank; leave config.decode.rank and config.decode.calibrate out, or the task')
         examples = task_examples.examples_of(self._config, task, 'validation')[: self._config.eval.examples or None]
-        demonstrated = decode.shots > 0 or not self._taught
-        if not demonstrated and not decode.rank and not decode.calibrate:
-            return self._written(task, [example['inputs'] for example in examples], examples, decode)
+        as_taught = self._as_taught(decode)
         pool = task_examples.examples_of(self._config, task, 'train') if decode.shots else []
-        shots = few_shot.FewShot(task, pool, decode.shots, self._config.seed, joint=' ' if demonstrated else '')
+        shots = few_shot.FewShot(task, pool, decode.shots, self._config.seed, joint='' if as_taught else ' ')
         prompts = [shots.prompt(example, number) for number, example in enumerate(examples)]
-        if decode.rank or decode.calibrate:
-            return self._ranked(task, shots, prompts, examples, decode)
-        return self._written(task, prompts, examples, decode if decode.stop else dataclasses.replace(decode, stop=('\n',)))
+        if not as_taught and not decode.stop and not ranks:
+            decode = dataclasses.replace(decode, stop=('\n',))
+        for number, prompt in enumerate(prompts):
+            try:
+                self._generator.check(prompt, decode)
+            except UserError as error:
+                with_shots = f' with {decode.shots} demonstrations' if decode.shots else ''
+                raise UserError(f'task {task.name}: example {number}{with_shots}: {error}') from error
+        return Questions(task, decode, shots, prompts, examples)
+
+    def __call__(self, questions: Questions) -> Judged:
+        return self._ranked(questions) if questions.decode.rank or questions.decode.calibrate else self._written(questions)
 
     def average(self, scores: dict[str, dict[str, float]]) -> float:
         """Of {task: scores}: the mean over tasks, as the benchmark counts them where the config names one (the halves of MNLI once)."""
@@ -55,16 +88,18 @@ class TaskScores:
         mixture = named if isinstance(named, Mixture) else Mixture('all', tuple(scores))
         return mixture.average(scores)
 
-    def _written(self, task: Task, prompts: list[str], examples: list[Example], decode: DecodeConfig) -> Judged:
+    def _written(self, questions: Questions) -> Judged:
+        task, decode, prompts, examples = questions.task, questions.decode, questions.prompts, questions.examples
         if decode.method == Decoding.sample:
             decode = dataclasses.replace(decode, samples=1)
         answers = [found[0].text.strip() for found in self._generator(prompts, decode, self._config.seed)]
         return Judged(task.score(answers, examples), [(p, e['targets'], a) for p, e, a in zip(prompts, examples, answers, strict=True)])
 
-    def _ranked(self, task: Task, shots: few_shot.FewShot, prompts: list[str], examples: list[Example], decode: DecodeConfig) -> Judged:
+    def _ranked(self, questions: Questions) -> Judged:
+        task, shots, prompts, examples = questions.task, questions.shots, questions.prompts, questions.examples
         choices = shots.choices
         scores = self._of_choices(prompts, choices)
-        if decode.calibrate:
+        if questions.decode.calibrate:
             free = [shots.content_free(number, example) for number, example in enumerate(examples)]
             each = len(free[0])
             of_free = self._of_choices([prompt for some in free for prompt in some], choices).reshape(len(examples), each, len(choices))

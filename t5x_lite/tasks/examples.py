@@ -68,6 +68,9 @@ class TaskExamples:
         if not tasks:
             raise UserError(f'none of config.data.tasks.names has a {split} part; add a task that has one')
         found = {task.name: examples_of(config, task, split) for task in tasks}
+        if split == 'validation':
+            for task in tasks:
+                task.check(found[task.name])
         if split == 'train' and config.data.max_examples:
             found = {name: _subset(examples, config.data.max_examples, seed, name) for name, examples in found.items()}
         if split == 'train' and config.data.tasks.names:

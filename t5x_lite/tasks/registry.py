@@ -121,7 +121,11 @@ def rates(config: TaskConfig, size: Callable[[str], int]) -> dict[str, float]:
         raise UserError(
             f'--config.data.tasks.weights has {len(config.weights)} values for {len(config.names)} names; with rates=given, give one a name'
         )
-    weights = dict(zip(config.names, config.weights)) if config.rates == Rates.given else None
+    weights: dict[str, float] | None = None
+    if config.rates == Rates.given:
+        weights = dict.fromkeys(config.names, 0.0)
+        for name, weight in zip(config.names, config.weights):
+            weights[name] += weight
     total: dict[str, float] = {}
     for name, rate in _shares(config.names, weights, config.rates, config.maximum, config.temperature, size).items():
         for task, part in _divided(name, rate, size).items():

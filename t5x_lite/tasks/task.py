@@ -99,10 +99,24 @@ class Task:
                 made.append({'references': [example['targets']], **example})
         return made
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether answers are one of a few labels."""
+        return bool(self.labels) or any('label' in answers.metric(metric).reading for metric in self.metrics)
+
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
         # All that can be learnt from, whatever is set aside: they do not depend on a seed.
         return tuple(self.labels) or tuple(sorted({example['targets'] for example in self._made(self.source.read('train', self._tfds_dir))}))
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Raises UserError where a metric cannot read a target, before a model has learnt for nothing. Examples without a published answer pass."""
+        for named in self.metrics:
+            metric = answers.metric(named)
+            reading, classes = answers.READINGS[metric.reading], self.classes if 'label' in metric.reading else ()
+            for number, example in enumerate(examples):
+                if example['references'] and UNKNOWN not in (example['targets'], *example['references'][:1]):
+                    self._said(lambda example=example: reading.target(example, classes), f'example {number}, metric {named}')
 
     def score(self, predictions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
         """Percentages of all metrics; 'unparsed' and 'unparsed_percent': predictions that could not be read, which count as wrong.
@@ -203,7 +217,10 @@ class Mixture:
 
     def average(self, scores: Mapping[str, Mapping[str, float]]) -> float:
         """Of {task: scores}: each task counts as the mean of its metrics, each of `groups` as one task. What is not a score (unparsed) stays out."""
-        means = {task: np.mean([value for name, value in found.items() if not name.startswith('unparsed')]) for task, found in scores.items()}
+        # A correlation that is none, since all answers are one, counts as 0: it must not take the rest with it.
+        means = {
+            task: np.mean(np.nan_to_num([value for name, value in found.items() if not name.startswith('unparsed')])) for task, found in scores.items()
+        }
         grouped = [group for group in self.groups if set(group) <= means.keys()]
         alone = [(task,) for task in means if not any(task in group for group in grouped)]
         return float(np.mean([np.mean([means[task] for task in group]) for group in (*grouped, *alone)]))

@@ -11,7 +11,7 @@ from t5x_lite.config import Config, DataConfig, DecodeConfig, Decoding, MeshConf
 from t5x_lite.data import tokenizers
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.generation import Generator
-from t5x_lite.evaluation.predictor import filled
+from t5x_lite.evaluation.predictor import TextPredictor, filled
 from t5x_lite.training import partitioning
 from t5x_lite.training.step import make_program
 from tests.models.test_language_model import GPT2, T5, lively
@@ -223,3 +223,59 @@ def test_spans_are_filled_in():
     assert filled('a <extra_id_0> of <extra_id_1>.', '<extra_id_0> list<extra_id_1> names') == 'a list of names.'
     assert filled('a <extra_id_0> of <extra_id_1>.', 'lost <extra_id_1> names') == 'a <extra_id_0> of names.'
     assert filled('no spans', '<extra_id_0> list') == 'no spans'
+
+
+def test_rows_of_a_batch_use_the_positions_that_each_has_left(tokenizer):
+    made = generator('decoder', tokenizer, batch_size=2)
+    made.tokenizer = Endless(made.tokenizer)
+    together = made(['a' * 60, 'be'], DecodeConfig())
+    assert [len(answer.tokens) for (answer,) in together] == [3, 61]
+    for prompt, (answer,) in zip(['a' * 60, 'be'], together):
+        ((alone,),) = made([prompt], DecodeConfig())
+        assert alone.tokens == answer.tokens and alone.log_prob == pytest.approx(answer.log_prob, abs=1e-3)
+    assert [len(found[0].tokens) for found in made(['a' * 60, 'be'], DecodeConfig(method=Decoding.beam, beams=2))] == [3, 61]
+
+
+class Endless:
+    """A tokenizer whose end token nothing generates."""
+
+    def __init__(self, tokenizer):
+        self._tokenizer, self.end_id = tokenizer, 10_000
+
+    def __getattr__(self, name):
+        return getattr(self._tokenizer, name)
+
+
+def test_what_follows_a_stop_text_is_no_part_of_an_answer(tokenizer):
+    made = generator('decoder', tokenizer, batch_size=2)
+    made.tokenizer = Endless(made.tokenizer)
+    whole = made(['the', 'be'], DecodeConfig(max_new_tokens=40))
+    stop = next(letter for letter in whole[0][0].text[2:] if letter not in whole[0][0].text[:2])
+    answers = made(['the', 'be'], DecodeConfig(max_new_tokens=40, stop=(stop,)))
+    for (answer,), (free,) in zip(answers, whole):
+        assert answer.tokens == free.tokens[: len(answer.tokens)] and stop not in answer.text
+        given = made._teacher_forced([(made._ids('the' if free is whole[0][0] else 'be'), list(answer.tokens))])
+        assert answer.log_prob == pytest.approx(float(made._target_log_probs(made.params, given).sum()), abs=1e-3)
+    assert len(answers[0][0].tokens) < 40 and answers[0][0].ended
+    (beams,) = made(['the'], DecodeConfig(method=Decoding.beam, beams=2, max_new_tokens=12, stop=(stop,)))
+    for answer in beams:
+        given = made._teacher_forced([(made._ids('the'), list(answer.tokens))])
+        assert answer.log_prob == pytest.approx(float(made._target_log_probs(made.params, given).sum()), abs=1e-3)
+
+
+def test_samples_do_not_depend_on_how_prompts_are_cut_into_calls(tokenizer):
+    made = generator('decoder', tokenizer, batch_size=2)
+    decode = DecodeConfig(method=Decoding.sample, max_new_tokens=5, temperature=3.0)
+    whole = made(['the'] * 4, decode, seed=1)
+    parts = made(['the'] * 3, decode, seed=1) + made(['the'], decode, seed=1, first=3)
+    assert [found[0].tokens for found in whole] == [found[0].tokens for found in parts]
+    assert len({found[0].tokens for found in whole}) > 1
+    texts = list(TextPredictor(made, decode, 1)(('the',) for _ in range(4)))
+    assert [answer['answers'][0]['text'] for answer in texts] == [found[0].text for found in whole]
+
+
+def test_more_beams_than_there_are_answers(tokenizer):
+    made = generator('decoder', tokenizer)
+    (beams,) = made(['ab'], DecodeConfig(method=Decoding.beam, beams=100, max_new_tokens=1))
+    assert 0 < len(beams) < 100 and all(np.isfinite(answer.log_prob) and answer.log_prob > -1e6 for answer in beams)
+    assert len({answer.tokens for answer in beams}) == len(beams)

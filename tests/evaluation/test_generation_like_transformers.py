@@ -43,7 +43,7 @@ def trimmed(tokens, end):
 def test_greedy(case):
     made, arrays, prompts, steps = case
     end = made.tokenizer.end_id
-    for rows in made._extended(prompts, DecodeConfig(max_new_tokens=steps), (end,), steps, 0, 0, 0, steps):
+    for rows in made._extended(prompts, DecodeConfig(max_new_tokens=steps), (end,), [steps] * len(prompts), 0, 0, 0, steps):
         assert [tokens for tokens, _ in rows] == [trimmed(row, end) for row in arrays['greedy']]
 
 

@@ -29,6 +29,10 @@ class Oracle:
     def __init__(self, answer=None, log_prob=None):
         self.answer, self.log_prob, self.asked, self.decoded, self.scored = answer, log_prob, [], [], []
 
+    def check(self, prompt, decode):
+        if len(prompt) > 100:
+            raise UserError('too long')
+
     def __call__(self, prompts, decode, seed):
         self.asked += prompts
         self.decoded.append(decode)
@@ -48,6 +52,10 @@ def config(tmp_path, request):
     return Config(data=DataConfig(source='t5x_lite.tasks.examples:TaskExamples', tasks=tasks))
 
 
+def ask(scorer, decode=DecodeConfig()):
+    return scorer(scorer.questions(scorer.tasks[0], decode))
+
+
 def label(question: str) -> str:
     return 'yes' if question.startswith(('good', 'fine')) else 'no'
 
@@ -55,7 +63,7 @@ def label(question: str) -> str:
 def test_a_model_that_was_taught_is_asked_as_it_was_taught(config):
     oracle = Oracle(lambda prompt: ' ' + label(prompt))
     scorer = task_scores.TaskScores(oracle, config)
-    judged = scorer(scorer.tasks[0])
+    judged = ask(scorer)
     assert judged.scores == {'accuracy': 100.0, 'unparsed': 0.0, 'unparsed_percent': 0.0}
     assert oracle.asked[0] == 'good 0 ->' and len(oracle.asked) == 8 and oracle.decoded[0].stop == ()
     assert judged.examples[1] == ('bad 0 ->', 'no', 'no')
@@ -64,7 +72,7 @@ def test_a_model_that_was_taught_is_asked_as_it_was_taught(config):
 def test_what_cannot_be_read_is_counted(config):
     oracle = Oracle(lambda prompt: 'perhaps' if prompt.startswith('good') else label(prompt))
     scorer = task_scores.TaskScores(oracle, config)
-    scores = scorer(scorer.tasks[0]).scores
+    scores = ask(scorer).scores
     assert scores == {'accuracy': 75.0, 'unparsed': 2.0, 'unparsed_percent': 25.0}
     table = task_scores.table([('scored', 'as taught', scores)])
     assert 'accuracy 75.00' in table and '2 answers could not be read: 25.0 %' in table
@@ -77,16 +85,16 @@ def test_what_cannot_be_read_is_counted(config):
 def test_demonstrations_stand_in_front_and_a_line_is_an_answer(config):
     oracle = Oracle(lambda prompt: label(prompt.rpartition('\n\n')[2]))
     scorer = task_scores.TaskScores(oracle, config)
-    judged = scorer(scorer.tasks[0], DecodeConfig(shots=2))
+    judged = ask(scorer, DecodeConfig(shots=2))
     assert judged.scores['accuracy'] == 100.0 and oracle.decoded[0].stop == ('\n',)
     for prompt in oracle.asked:
         *shown, question = prompt.split('\n\n')
         assert len(shown) == 2 and all(part.rpartition('-> ')[2] == label(part) for part in shown) and question.endswith('->')
     again = Oracle(oracle.answer)
-    task_scores.TaskScores(again, config)(scorer.tasks[0], DecodeConfig(shots=2))
+    ask(task_scores.TaskScores(again, config), DecodeConfig(shots=2))
     assert again.asked == oracle.asked
     other = Oracle(oracle.answer)
-    task_scores.TaskScores(other, dataclasses.replace(config, seed=1))(scorer.tasks[0], DecodeConfig(shots=2))
+    ask(task_scores.TaskScores(other, dataclasses.replace(config, seed=1)), DecodeConfig(shots=2))
     assert other.asked != oracle.asked
 
 
@@ -100,10 +108,9 @@ def test_ranking_and_calibration(config):
 
     oracle = Oracle(log_prob=log_prob)
     scorer = task_scores.TaskScores(oracle, config)
-    task = scorer.tasks[0]
-    ranked = scorer(task, DecodeConfig(rank=True))
+    ranked = ask(scorer, DecodeConfig(rank=True))
     assert ranked.scores['accuracy'] == 50.0 and {answer for _, _, answer in ranked.examples} == {'no'}
-    calibrated = scorer(task, DecodeConfig(calibrate=True, shots=1))
+    calibrated = ask(scorer, DecodeConfig(calibrate=True, shots=1))
     assert calibrated.scores['accuracy'] == 100.0
     assert any('N/A ->' in prompt for prompt, _ in oracle.scored)
 
@@ -112,7 +119,7 @@ def test_few_examples_of_each_task(config):
     config.eval = EvalConfig(examples=3)
     oracle = Oracle(label)
     scorer = task_scores.TaskScores(oracle, config)
-    scorer(scorer.tasks[0])
+    ask(scorer)
     assert len(oracle.asked) == 3
 
 
@@ -121,11 +128,30 @@ def test_a_model_of_text_is_asked_by_prompt(config):
     config.data.source = 't5x_lite.data.language_modelling:CausalLm'
     oracle = Oracle(label)
     scorer = task_scores.TaskScores(oracle, config)
-    scorer(scorer.tasks[0])
+    ask(scorer)
     assert oracle.decoded[0].stop == ('\n',) and oracle.asked[0] == 'good 0 ->'
 
 
 def test_too_many_demonstrations(config):
     scorer = task_scores.TaskScores(Oracle(label), config)
     with pytest.raises(UserError, match='40 demonstrations from a training part of 12; lower --config.decode.shots'):
-        scorer(scorer.tasks[0], DecodeConfig(shots=40))
+        ask(scorer, DecodeConfig(shots=40))
+
+
+def test_what_cannot_be_asked_is_said_before_anything_is(config):
+    oracle = Oracle(label)
+    scorer = task_scores.TaskScores(oracle, config)
+    with pytest.raises(UserError, match='example 0 with 9 demonstrations: too long'):
+        scorer.questions(scorer.tasks[0], DecodeConfig(shots=9))
+    plain = dataclasses.replace(scorer.tasks[0], metrics=('exact_match',), labels=())
+    with pytest.raises(UserError, match='has no classes to rank; leave config.decode.rank'):
+        scorer.questions(plain, DecodeConfig(rank=True))
+    assert not oracle.asked
+    assert scorer.asked(DecodeConfig()) == 'as taught' and scorer.asked(DecodeConfig(shots=2, calibrate=True)) == '2 shots, calibrated'
+    config.data.source = 't5x_lite.data.language_modelling:CausalLm'
+    assert task_scores.TaskScores(oracle, config).asked(DecodeConfig(rank=True)) == '0 shots, ranked'
+
+
+def test_a_correlation_that_is_none_does_not_take_the_rest_with_it(config):
+    scorer = task_scores.TaskScores(Oracle(label), config)
+    assert scorer.average({'a': {'pearson': float('nan')}, 'b': {'accuracy': 50.0}}) == 25.0
