@@ -44,11 +44,6 @@ class MlmNsp(PlannedExamples):
         Layout.encoder_decoder: 'next sentence prediction reads a pooled output, which no decoder gives; use t5x_lite.data.objectives:PackedMlm',
     }
 
-    refusals = dict.fromkeys(
-        (Layout.decoder, Layout.encoder_decoder),
-        'whether B follows A is told by the pooled output of an encoder, which has seen both; use t5x_lite.data.objectives:PackedMlm',
-    )
-
     def __init__(self, config, split, seed, seq_len, max_predictions, corpus):
         super().__init__(config, split, seed, seq_len, max_predictions, corpus)
         if seq_len < 5:

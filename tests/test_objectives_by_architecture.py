@@ -80,8 +80,8 @@ def test_a_cell_learns_more_than_frequencies(name, corpus):
     'name, why',
     [
         ('encoder_decoder_causal', 'the encoder would have nothing to read; use t5x_lite.data.language_modelling:PrefixLm'),
-        ('encoder_decoder_mlm_nsp', 'told by the pooled output of an encoder'),
-        ('decoder_mlm_nsp', 'told by the pooled output of an encoder'),
+        ('encoder_decoder_mlm_nsp', 'reads a pooled output, which no decoder gives'),
+        ('decoder_mlm_nsp', 'reads the pooled output of an encoder, which a decoder lacks'),
     ],
 )
 def test_a_cell_that_makes_no_sense_says_why(name, why):

@@ -54,8 +54,11 @@ def epoch(examples, number=0):
     return examples._examples(plan, np.arange(len(plan)), random.key(examples._root, 'epoch', number))
 
 
-def segments(batch):
-    """[(inputs, targets)] of all sequences of a batch, as lists; what a decoder reads must follow from them."""
+def segments(batch, starts=True):
+    """[(inputs, targets)] of all sequences of a batch, as lists; what a decoder reads must follow from them.
+
+    starts: whether it begins with [CLS]; windows of a stream begin with the token before them.
+    """
     found = []
     both = 'decoder_tokens' in batch
     names = ('decoder_tokens', 'decoder_sequence_ids', 'decoder_positions') if both else ('tokens', 'sequence_ids', 'positions')
@@ -66,7 +69,8 @@ def segments(batch):
         for number in range(1, ids.max() + 1):
             here = np.flatnonzero(ids == number)
             assert (np.diff(here) == 1).all() and positions[here].tolist() == list(range(len(here)))
-            assert read[here].tolist() == [2, *targets[here][:-1].tolist()], 'shifted inside a sequence, from [CLS] on'
+            assert read[here][1:].tolist() == targets[here][:-1].tolist(), 'shifted inside a sequence'
+            assert read[here][0] == 2 or not starts
             predicted = weights[here] > 0
             if both:
                 assert predicted.all()
