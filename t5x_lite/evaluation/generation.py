@@ -103,6 +103,8 @@ class Generator:
                     pass
                 for row, (tokens, log_probs) in zip(chunk, last):
                     answers[row].append(self._answer(tokens, log_probs, decode))
+        if decode.method == Decoding.beam:
+            return answers  # those that have not ended stand behind the others, whatever their score
         return [sorted(found, key=lambda answer: -answer.score) for found in answers]
 
     def check(self, prompt: str, decode: DecodeConfig) -> None:
