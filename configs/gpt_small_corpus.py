@@ -15,7 +15,7 @@ from t5x_lite.config import (
 
 def get_config() -> Config:
     return Config(
-        steps=3000,
+        steps=2400,
         batch_size=16,
         loss='t5x_lite.training.losses:LmLoss',
         model=ModelConfig(
