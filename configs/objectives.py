@@ -1,6 +1,6 @@
 """Any objective on any architecture that can express it, at equal FLOPs a step: what an ablation of the one against the other needs.
 
-    python -m t5x_lite.prepare --input=TEXTS --output=data/mine --tokenizer=sentencepiece --vocab_size=32000
+    python -m t5x_lite.prepare --input=TEXTS --output=data/mine --tokenizer=sentencepiece --vocab_size=32100
     python -m t5x_lite.train --config=configs/objectives.py:encoder_decoder_span --config.data.path=data/mine --workdir=runs/encoder_decoder_span
 
 Variants are ARCHITECTURE_OBJECTIVE: encoder, decoder, encoder_decoder; mlm, mlm_nsp, causal, prefix, span, ul2. README.md has the table of what goes together.
