@@ -10,7 +10,7 @@ from t5x_lite.config import Config, Decoding, Layout, Positions, Rates, UserErro
 _AT_LEAST_0 = (
     'epochs', 'z_loss', 'model.vocab_size', 'model.num_decoder_layers', 'model.head_size', 'model.local_window', 'model.num_labels',
     'data.target_len', 'data.mlm.max_predictions', 'data.workers', 'data.max_examples', 'optim.learning_rate', 'optim.warmup_steps',
-    'optim.clip_norm', 'optim.end_fraction', 'checkpoint.keep_every_steps', 'eval.every_steps', 'eval.batches', 'eval.batch_size', 'eval.examples',
+    'optim.clip_norm', 'optim.end_fraction', 'checkpoint.keep_every_steps', 'eval.every_steps', 'eval.batches', 'eval.batch_size', 'eval.examples', 'eval.examples_while_training',
     'log.console_seconds', 'decode.max_new_tokens', 'decode.top_k', 'decode.shots', 'decode.length_penalty',
 )  # fmt: skip
 _ABOVE_0 = (

@@ -325,7 +325,8 @@ class EvalConfig:
     every_steps: int = 1000  # 0: only at the end
     batches: int = 50  # of held-out data (fine-tuning always uses all of it); 0: all
     batch_size: int = 0  # 0: that of training
-    examples: int = 0  # of each task, answered by text; 0: all
+    examples: int = 0  # of each task, drawn by seed, that `evaluate` has answered; 0: all
+    examples_while_training: int = 200  # that each evaluation of a training run has answered; 0: none
 
 
 @dataclasses.dataclass
@@ -333,7 +334,7 @@ class DecodeConfig:
     """Generation, for predict and for tasks that are judged by text."""
 
     method: Decoding = Decoding.greedy
-    max_new_tokens: int = 0  # 0: 128, or as many as the positions allow
+    max_new_tokens: int = 0  # 0: data.target_len of an encoder-decoder, else 128, or as many as the positions allow
     temperature: float = 1.0
     top_k: int = 0  # 0: all
     top_p: float = 1.0  # 1: all

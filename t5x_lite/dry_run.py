@@ -11,6 +11,7 @@ import numpy as np
 from t5x_lite.assemble import Run
 from t5x_lite.config import Config, Layout, UserError, flatten, nearest, stages
 from t5x_lite.data import showing, tokenizers
+from t5x_lite.evaluation.task_scores import WhileTraining
 from t5x_lite.training import checkpoint, partitioning, paths
 from t5x_lite.training.step import Program, eval_step, make_program, make_train_step
 
@@ -45,6 +46,8 @@ def _trace(program: Program, run: Run) -> None:
     names = list(metrics)
     if collected:
         names += program.loss.summarize({name: np.ones(leaf.shape, leaf.dtype) for name, leaf in collected.items()})
+    if WhileTraining.wanted(config):
+        names += WhileTraining(config, tokenizers.load(run.tokenizer_path), program.mesh).metrics
     if config.checkpoint.best_metric and config.checkpoint.best_metric not in names:
         raise UserError(
             f'config.checkpoint.best_metric={config.checkpoint.best_metric} is not a held-out metric of this run; '

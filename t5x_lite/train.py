@@ -7,16 +7,20 @@
 Repeating a command resumes the run from its newest checkpoint; a finished run says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import os
+from typing import Any
 
 from absl import flags
 
 from t5x_lite import cli, dry_run
-from t5x_lite.assemble import assemble
+from t5x_lite.assemble import Run, assemble
 from t5x_lite.config import UserError
+from t5x_lite.data import tokenizers
 from t5x_lite.evaluation.evaluator import Evaluator
+from t5x_lite.evaluation.task_scores import WhileTraining
 from t5x_lite.training import devices
+from t5x_lite.training.step import Program
 from t5x_lite.training.trainer import Trainer, check_workdir
 
 _CONFIG = cli.define_config_flags(workdir_required=False)
@@ -47,10 +51,25 @@ def main(argv: Sequence[str]) -> None:
         run.config,
         workdir,
         run.train,
-        lambda program, step: Evaluator(program, run.validation, step),
+        _evaluations(run),
         run.tokenizer_path,
         run.initial,
     ).run()
+
+
+def _evaluations(run: Run) -> Callable[[Program, int], Callable[[Any], dict[str, float]]]:
+    """What the trainer asks for: held-out losses, and the scores of tasks by what the model writes."""
+    judges: list[WhileTraining] = []  # one for all stages: it compiles what it generates with
+
+    def make(program: Program, step: int) -> Callable[[Any], dict[str, float]]:
+        evaluator = Evaluator(program, run.validation, step)
+        if not WhileTraining.wanted(run.config):
+            return evaluator
+        if not judges:
+            judges.append(WhileTraining(run.config, tokenizers.load(run.tokenizer_path), program.mesh))
+        return lambda params: evaluator(params) | judges[0](params)
+
+    return make
 
 
 if __name__ == '__main__':

@@ -55,7 +55,7 @@ class Generator:
 
     Args:
       config: of the run, complete.
-      params: its parameters; already on `mesh` where there is one.
+      params: its parameters, already on `mesh` where there is one; they may be set anew, as attribute, while a model learns.
       mesh: the cache is sharded on it as the model is.
 
     Raises:
@@ -173,8 +173,9 @@ class Generator:
 
     def _limit(self, ids: list[int], decode: DecodeConfig) -> int:
         """Tokens to generate after a prompt, or UserError where the positions do not hold them."""
+        usual = (self.has_encoder and self.config.data.target_len) or _USUAL_LENGTH
         if self.config.model.positions != Positions.learned:
-            return decode.max_new_tokens or _USUAL_LENGTH
+            return decode.max_new_tokens or usual
         length = 1 if self.has_encoder else len(ids)
         room = self.config.model.max_positions - length
         if room < 1:
@@ -184,7 +185,7 @@ class Generator:
                 f'config.decode.max_new_tokens={decode.max_new_tokens} after a prompt of {length:,} tokens needs more than the '
                 f'{self.config.model.max_positions:,} positions of the model; give at most {room}, or 0 for as many as fit'
             )
-        return decode.max_new_tokens or min(_USUAL_LENGTH, room)
+        return decode.max_new_tokens or min(usual, room)
 
     def _check_positions(self, length: int, shown: str) -> None:
         if self.config.model.positions == Positions.learned and length > self.config.model.max_positions:

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable
 import dataclasses
+from typing import Any
 
+from jax.sharding import Mesh
 import numpy as np
 
 from t5x_lite.config import Config, DecodeConfig, Decoding, UserError, resolve
+from t5x_lite.data.tokenizers import Tokenizer
 from t5x_lite.evaluation.generation import Generator
 from t5x_lite.tasks import examples as task_examples, few_shot, registry
 from t5x_lite.tasks.task import Mixture, Task
@@ -63,7 +66,7 @@ class TaskScores:
         ranks = decode.rank or decode.calibrate
         if ranks and not task.has_classes:
             raise UserError(f'task {task.name} has no classes to rank; leave config.decode.rank and config.decode.calibrate out, or the task')
-        examples = task_examples.examples_of(self._config, task, 'validation')[: self._config.eval.examples or None]
+        examples = self._chosen(task)
         as_taught = self._as_taught(decode)
         pool = task_examples.examples_of(self._config, task, 'train') if decode.shots else []
         shots = few_shot.FewShot(task, pool, decode.shots, self._config.seed, joint='' if as_taught else ' ')
@@ -77,6 +80,12 @@ class TaskScores:
                 with_shots = f' with {decode.shots} demonstrations' if decode.shots else ''
                 raise UserError(f'task {task.name}: example {number}{with_shots}: {error}') from error
         return Questions(task, decode, shots, prompts, examples)
+
+    def _chosen(self, task: Task) -> list[Example]:
+        examples, count = task_examples.examples_of(self._config, task, 'validation'), self._config.eval.examples
+        if not count or any(name.startswith('idx/') for name in examples[0]):
+            return examples[: count or None]  # those that are judged together, such as the answers to a question of MultiRC, follow each other
+        return task_examples.subset(examples, count, self._config.seed, task.name)
 
     def __call__(self, questions: Questions) -> Judged:
         return self._ranked(questions) if questions.decode.rank or questions.decode.calibrate else self._written(questions)
@@ -109,12 +118,52 @@ class TaskScores:
             task.score_choices(scores, examples), [(p, e['targets'], a) for p, e, a in zip(prompts, examples, answers, strict=True)]
         )
 
+    def of_targets(self, questions: Questions) -> dict[str, float]:
+        """The scores of right answers."""
+        task, examples = questions.task, questions.examples
+        if not (questions.decode.rank or questions.decode.calibrate):
+            return task.score([example['targets'] for example in examples], examples)
+        return task.score_choices([[float(example['targets'] == name) for name in task.classes] for example in examples], examples)
+
     def _of_choices(self, prompts: list[str], choices: tuple[str, ...]) -> np.ndarray:
         """float64 [prompts, choices]: log-probabilities; a prompt that comes twice is read once."""
         distinct = list(dict.fromkeys(prompts))
         found = self._generator.score([prompt for prompt in distinct for _ in choices], list(choices) * len(distinct))
         rows = dict(zip(distinct, np.array([score.log_prob for score in found]).reshape(len(distinct), len(choices))))
         return np.stack([rows[prompt] for prompt in prompts])
+
+
+class WhileTraining:
+    """`judge(params)` -> {'sst2/accuracy': 91.2, ..., 'average': 88.0}: what a model in training answers, of each task
+    config.eval.examples_while_training, asked as config.decode says.
+
+    Raises:
+      UserError: what `TaskScores.questions` finds wrong, before anything is learnt.
+    """
+
+    def __init__(self, config: Config, tokenizer: Tokenizer, mesh: Mesh):
+        self._generator = Generator(config, None, tokenizer, mesh, config.eval.batch_size or config.batch_size)
+        limited = dataclasses.replace(config, eval=dataclasses.replace(config.eval, examples=config.eval.examples_while_training))
+        self._scorer = TaskScores(self._generator, limited)
+        self._questions = [self._scorer.questions(task, config.decode) for task in self._scorer.tasks]
+
+    @staticmethod
+    def wanted(config: Config) -> bool:
+        return config.eval.examples_while_training > 0 and bool(config.data.tasks.names or config.data.tasks.inputs)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names that a call gives, found with right answers."""
+        right = {asked.task.name: self._scorer.of_targets(asked) for asked in self._questions}
+        return list(self._flat(right))
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        self._generator.params = params
+        return self._flat({asked.task.name: self._scorer(asked).scores for asked in self._questions})
+
+    def _flat(self, scores: dict[str, dict[str, float]]) -> dict[str, float]:
+        flat = {f'{task}/{metric}': value for task, found in scores.items() for metric, value in found.items()}
+        return flat | ({'average': self._scorer.average(scores)} if len(scores) > 1 else {})
 
 
 def table(rows: Iterable[tuple[str, str, dict[str, float]]]) -> str:

@@ -19,7 +19,7 @@ class Mask:
     packed_BL:   int32 ids of the sequences packed in a row, 0 for padding: attention stays inside a sequence.
     packed_BM:   those of the keys, where they are others than the queries (cross-attention).
     causal:      a query sees keys up to its own place in the row.
-    prefix_BM:   bool, keys that every query sees in spite of `causal` (the inputs of a prefix language model).
+    prefix_BM:   bool, places that see each other in spite of `causal` (the inputs of a prefix language model).
     window:      int32 [], a query sees keys less than so many places before it.
     first:       int32 [], the place of the first query in the row of keys (decoding with a cache); None: 0.
     """
@@ -47,10 +47,15 @@ class Mask:
             place = place + self.first
         if self.causal:
             seen = other <= place
-            parts.append(seen if self.prefix_BM is None else seen | self.prefix_BM[:, None, None, :])
+            parts.append(seen if self.prefix_BM is None else seen | self._in_prefix(queries))
         if self.window is not None:
             parts.append(other > place - self.window)
         return functools.reduce(jnp.logical_and, parts) if parts else None
+
+    def _in_prefix(self, queries: int) -> jax.Array:
+        """bool [B, 1, L, M]: query and key are both of the prefix."""
+        asking = self.prefix_BM[:, :queries] if self.first is None else jax.lax.dynamic_slice_in_dim(self.prefix_BM, self.first, queries, axis=1)
+        return asking[:, None, :, None] & self.prefix_BM[:, None, None, :]
 
 
 @struct.dataclass

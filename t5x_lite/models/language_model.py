@@ -5,7 +5,7 @@ A batch is a dict of arrays [B, L], int32 unless said; a worked example of each 
     tokens                       what a decoder, or the encoder of an encoder-decoder, reads
     sequence_ids                 0 padding; 1, 2, ... the sequences packed in a row, between which there is no attention
     positions                    of tokens in their sequence
-    prefix                       1 where every position of the sequence may look (prefix LM); absent: none
+    prefix                       1 where tokens see each other from both sides (prefix LM); absent: none
     decoder_tokens, decoder_sequence_ids, decoder_positions    [B, T], of an encoder-decoder
 
 Modules return `lm_logits` float32 [B, L or T, V'], for the token that follows each position, and `hidden`.
@@ -89,7 +89,7 @@ class Decoder(nn.Module):
         Args:
           positions_BL: in their sequence; at least 0, padding too.
           keys_BM: bool, False for the slots of the cache that hold padding.
-          prefix_BM: bool, slots that every position may look at.
+          prefix_BM: bool, slots that see each other.
         """
         context = Context(Mask(keys_BM=keys_BM, prefix_BM=prefix_BM), cache=cache)
         return self.embeddings.logits(self.decoder(self.embeddings(tokens_BL, positions_BL, None), context))

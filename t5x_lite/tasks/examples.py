@@ -72,8 +72,9 @@ class TaskExamples:
             for task in tasks:
                 task.check(found[task.name])
         if split == 'train' and config.data.max_examples:
-            found = {name: _subset(examples, config.data.max_examples, seed, name) for name, examples in found.items()}
+            found = {name: subset(examples, config.data.max_examples, seed, name) for name, examples in found.items()}
         if split == 'train' and config.data.tasks.names:
+            registry.check_alone(config.data.tasks)
             rates = registry.rates(config.data.tasks, lambda name: len(found[name]) if name in found else 0)
             tasks = [task for task in tasks if rates[task.name] > 0]
             if not tasks:
@@ -178,7 +179,8 @@ def layout_of(config: Config) -> Layout:
     return layout
 
 
-def _subset(examples: Sequence[Example], count: int, seed: int, name: str) -> list[Example]:
+def subset(examples: Sequence[Example], count: int, seed: int, name: str) -> list[Example]:
+    """`count` of the examples of the task `name`, drawn by seed, in their order; all where there are no more."""
     if count >= len(examples):
         return list(examples)
     return [examples[place] for place in np.sort(random.permute(np.arange(count), len(examples), random.key(seed, 'tasks.subset', name))).tolist()]

@@ -133,6 +133,17 @@ def rates(config: TaskConfig, size: Callable[[str], int]) -> dict[str, float]:
     return total
 
 
+def check_alone(config: TaskConfig) -> None:
+    """Raises UserError for settings between names where there is one, a mixture, which has its own."""
+    only = find(config.names[0]) if len(config.names) == 1 else None
+    wrong = [name for name in ('maximum', 'temperature') if getattr(config, name) != getattr(TaskConfig, name)]
+    if isinstance(only, Mixture) and wrong:
+        raise UserError(
+            f'config.data.tasks.{wrong[0]} is between several names, and the mixture {only.name} has its own; give its tasks instead, '
+            f'--config.data.tasks.names={",".join(task.name for task in tasks_of([only.name]))}, or set it in the Mixture'
+        )
+
+
 def _divided(name: str, rate: float, size: Callable[[str], int]) -> dict[str, float]:
     item = find(name)
     if isinstance(item, Task):

@@ -204,8 +204,12 @@ class Trainer:
         scores = self._evaluates[stage](state.ema or state.params)
         seconds = time.perf_counter() - began
         log.write(step, {f'eval/{name}': value for name, value in scores.items()} | {'eval_seconds': round(seconds, 3)})
-        shown = '  '.join(f'{name} {value:.4g}' for name, value in scores.items())
-        print(f'held out at step {step:,}: {shown}  ({duration(seconds)})', flush=True)
+        parts: dict[str, list[str]] = {}  # 'sst2/accuracy' stands in a line of sst2
+        for name, value in scores.items():
+            part, _, metric = name.rpartition('/')
+            parts.setdefault(part, []).append(f'{metric} {value:.4g}')
+        print(f'held out at step {step:,}: {"  ".join(parts.pop("", []))}  ({duration(seconds)})')
+        print(''.join(f'  {part:<22}{"  ".join(shown)}\n' for part, shown in parts.items()), end='', flush=True)
         return scores
 
     def _account(self, step, metrics, window, console, log, clock, compile_seconds, peak) -> None:

@@ -121,6 +121,9 @@ def test_few_examples_of_each_task(config):
     scorer = task_scores.TaskScores(oracle, config)
     ask(scorer)
     assert len(oracle.asked) == 3
+    other = Oracle(label)
+    ask(task_scores.TaskScores(other, dataclasses.replace(config, seed=4)))
+    assert other.asked != oracle.asked, 'drawn, since a file may be sorted by its classes'
 
 
 def test_a_model_of_text_is_asked_by_prompt(config):
@@ -155,3 +158,24 @@ def test_what_cannot_be_asked_is_said_before_anything_is(config):
 def test_a_correlation_that_is_none_does_not_take_the_rest_with_it(config):
     scorer = task_scores.TaskScores(Oracle(label), config)
     assert scorer.average({'a': {'pearson': float('nan')}, 'b': {'accuracy': 50.0}}) == 25.0
+
+
+def test_while_training_the_parameters_change_and_the_questions_do_not(config, monkeypatch):
+    class Learner(Oracle):
+        """Knows as many of the words as its 'parameters' say."""
+
+        def __init__(self, *arguments):
+            super().__init__(lambda prompt: label(prompt) if prompt.startswith(self.params) else 'perhaps')
+
+    monkeypatch.setattr(task_scores, 'Generator', Learner)
+    config.eval = EvalConfig(examples_while_training=6)
+    assert task_scores.WhileTraining.wanted(config)
+    judge, name = task_scores.WhileTraining(config, None, None), config.data.tasks.names[0]
+    assert judge.metrics == [f'{name}/accuracy', f'{name}/unparsed', f'{name}/unparsed_percent']
+    know_nothing, know_all = judge(('x',)), judge(('good', 'bad', 'fine', 'poor'))
+    assert know_nothing == {f'{name}/accuracy': 0.0, f'{name}/unparsed': 6.0, f'{name}/unparsed_percent': 100.0}
+    assert know_all == {f'{name}/accuracy': 100.0, f'{name}/unparsed': 0.0, f'{name}/unparsed_percent': 0.0}
+    assert not task_scores.WhileTraining.wanted(dataclasses.replace(config, eval=EvalConfig(examples_while_training=0)))
+    config.decode.shots = 99
+    with pytest.raises(UserError, match='99 demonstrations'):
+        task_scores.WhileTraining(config, None, None)

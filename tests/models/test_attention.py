@@ -1,8 +1,14 @@
+import json
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from t5x_lite.models.attention import Mask, dense_attention
+
+GOLDEN = pathlib.Path(__file__).resolve().parents[2] / '..' / 'shared' / 'golden' / 'masks.json'
 
 
 def arrays(batch=2, length=6, heads=2, size=4):
@@ -67,5 +73,41 @@ def test_causal_masks_as_literal_matrices():
     np.testing.assert_array_equal(prefix.dense(4, 4)[0, 0], [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
     two = Mask(causal=True, packed_BL=jnp.array([[1, 1, 2, 2]]), prefix_BM=jnp.array([[True, True, True, False]]))
     np.testing.assert_array_equal(two.dense(4, 4)[0, 0], [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]])
+    apart = causal.replace(prefix_BM=jnp.array([[True, False, False, True]]))  # a place after the prefix does not see what is beyond it
+    np.testing.assert_array_equal(apart.dense(4, 4)[0, 0], [[1, 0, 0, 1], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
+    np.testing.assert_array_equal(apart.replace(first=jnp.int32(2)).dense(2, 4)[0, 0], [[1, 1, 1, 0], [1, 1, 1, 1]])
     across = Mask(packed_BL=jnp.array([[1, 2]]), packed_BM=jnp.array([[1, 1, 2, 0]]))
     np.testing.assert_array_equal(across.dense(2, 4)[0, 0], [[1, 1, 0, 0], [0, 0, 1, 0]])
+
+
+@pytest.mark.skipif(not GOLDEN.exists(), reason='the golden cases are not here')
+def test_golden_masks():
+    """All but one: `combine biases` adds up biases of several kinds, of which there is one here."""
+    seen = set()
+    for case in json.loads(GOLDEN.read_text())['cases']:
+        kind, given, wanted = case['function'], case['input'], case['expected']
+        seen.add(kind.split(' (')[0])
+        if kind.startswith('padding mask'):
+            tokens = jnp.array(given['tokens'])
+            found = Mask(packed_BL=(tokens > 0).astype(jnp.int32)).dense(*tokens.shape[1:] * 2)[:, 0]
+        elif kind.startswith('segment-equality'):
+            ids = jnp.array(given['segment_ids']) + 1  # ours gives padding, 0, nothing to see
+            found = Mask(packed_BL=ids).dense(*ids.shape[1:] * 2)[:, 0]
+        elif kind.startswith('causal mask shape'):
+            length = given['shape'][-1]
+            found, wanted = np.array(Mask(causal=True).dense(length, length).shape[-2:]), wanted['shape'][-2:]
+        elif kind.startswith('causal mask'):
+            length = len(given['tokens'][0])
+            found = np.broadcast_to(Mask(causal=True).dense(length, length)[0], np.shape(wanted))
+        elif kind.startswith('combine masks'):
+            first, _, second, third = (None if part is None else jnp.array([part]) for part in given)  # 'and' over the fields of a mask
+            found = Mask(keys_BM=(first > 0) & (third > 0), packed_BL=jnp.ones((1, 4), jnp.int32), packed_BM=second).dense(4, 4)[0, 0, 0]
+        elif kind.startswith('decoder mask'):
+            tokens, ids, prefix = (None if part is None else jnp.array(part) for part in given.values())
+            packed = (tokens > 0).astype(jnp.int32) if ids is None else ids
+            found = Mask(causal=True, packed_BL=packed, prefix_BM=None if prefix is None else prefix > 0).dense(*tokens.shape[1:] * 2)[:, 0]
+        else:
+            assert kind.startswith('combine biases'), kind
+            continue
+        np.testing.assert_array_equal(np.asarray(found, np.int32), wanted, err_msg=str(case))
+    assert {'padding mask', 'segment-equality mask', 'causal mask', 'decoder mask'} <= seen

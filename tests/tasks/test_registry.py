@@ -58,11 +58,14 @@ def test_mixtures_that_are_none():
         Mixture('empty', ())
     with pytest.raises(UserError, match='rates are given, and parts have none'):
         Mixture('odd', ('a',), Rates.given)
-    _known(Mixture('one', {'two': 1}), Mixture('two', {'one': 1}), Mixture('naught', {'a': 0}))
+    _known(Mixture('one', {'two': 1}), Mixture('two', {'one': 1}), Mixture('naught', {'a': 0}), Mixture('small', ('p', 'q'), maximum=3))
     with pytest.raises(UserError, match=r'mixture one holds itself \(one > two > one\)'):
         registry.tasks_of(['one'])
     with pytest.raises(UserError, match='mixture naught: all its rates are 0'):
         _rates('naught')
+    with pytest.raises(UserError, match=r'tasks.maximum is between several names, and the mixture small has its own; .*tasks.names=p,q, or set it in'):
+        registry.check_alone(TaskConfig(names=('small',), maximum=5))
+    registry.check_alone(TaskConfig(names=('small', 'a'), maximum=5))
 
 
 def test_a_misspelt_name():
