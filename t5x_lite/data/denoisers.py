@@ -17,7 +17,8 @@ class MixtureOfDenoisers(PairExamples):
     rates; how long the piece is follows from that. Inputs begin with the mode token, '' for none. All is as in `SpanCorruption` otherwise;
     a mean length of 0 is a prefix language model that predicts the last `noise density` of the piece, at least one token of it.
 
-    Rows of targets are as long as the denoiser with most of them needs, unless config.data.target_len or a stage says otherwise.
+    Rows of targets are as long as the denoiser with most of them needs, unless config.data.target_len or a stage says otherwise. Where a row of
+    one piece would need more sentinels than the tokenizer has (T5's 100: spans of 3 at density 0.5 in 512 tokens), it holds shorter pieces.
 
     A worked example: examples 0 and 1 of seed 1, of the documents (11 12 | 13), (14 15) and (16 17 | 18 19 20 21), L = 10, T = 8, denoisers
     ('[NLU]', 2.0, 0.4, 1.0) and ('[S2S]', 0.0, 0.5, 1.0), start [CLS] = 2, end [SEP] = 3, [NLU] = 5, [S2S] = 6, sentinels 30, 29, ...:
@@ -32,7 +33,7 @@ class MixtureOfDenoisers(PairExamples):
         target_weights         1  1  1  1  1  1  0  0       1  1  1  0  0  0  0  0
 
     Raises:
-      UserError: a mode token that the tokenizer lacks, or fewer sentinels than a row has spans.
+      UserError: a mode token that the tokenizer lacks, or no sentinels.
     """
 
     @classmethod
@@ -48,15 +49,21 @@ class MixtureOfDenoisers(PairExamples):
         self._noises = [noise for _, noise, _ in given]
         self._modes = [self._mode(mode) for mode, _, _ in given]
         self._has_mode = np.array([len(mode) for mode in self._modes])
-        if self.layout is Layout.encoder_decoder:
-            most = [noise.longest(self.seq_len - len(mode), self.max_predictions)[0] for noise, mode in zip(self._noises, self._modes)]
-        else:
-            most = [noise.longest_joined(self.seq_len - len(mode)) for noise, mode in zip(self._noises, self._modes)]
+        most = [self._longest_with(noise, len(mode)) for noise, mode in zip(self._noises, self._modes)]
         self._most = np.array(most)
         self._sentinels = [
             np.empty(0, np.int32) if isinstance(noise, _Rest) else sentinels(self, noise, longest, _FIELD)
             for noise, longest in zip(self._noises, most)
         ]
+
+    def _longest_with(self, noise: Noise, mode: int) -> int:
+        """Tokens of text that fill a row; or so few that each of several such pieces in a row has enough sentinels."""
+        for pieces in range(1, self.seq_len):
+            room, targets = self.seq_len // pieces - mode, self.max_predictions // pieces
+            longest = noise.longest(room, targets)[0] if self.layout is Layout.encoder_decoder else noise.longest_joined(room)
+            if longest < 2 or noise.counts(np.array([longest]))[1][0] <= len(self.tokenizer.sentinel_ids):
+                break
+        return longest
 
     def _mode(self, mode: str) -> list[int]:
         """[] or the id of a mode token."""
