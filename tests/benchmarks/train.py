@@ -26,7 +26,6 @@ from typing import Any
 
 from absl import flags
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from configs import bert as bert_config
@@ -35,6 +34,7 @@ from t5x_lite.config import Activation, DType, UserError, finalize
 from t5x_lite.interop import folder
 from t5x_lite.training import checkpoint, devices, partitioning
 from t5x_lite.training.step import batch_loss, make_program, make_train_step
+from tests.benchmarks import turns
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer('steps', 10, 'Turns that count; two more go before.', lower_bound=1)
@@ -48,8 +48,6 @@ flags.DEFINE_bool('keep_memory', True, 'For both: malloc keeps what a step frees
 flags.DEFINE_list('layers', ['unrolled', 'scanned'], 'Ours with the loop over layers unrolled (config.model.scan_layers=False), scanned, or both.')
 flags.DEFINE_bool('compile', False, 'A turn for transformers under torch.compile as well (minutes to compile, needs a C++ compiler).')
 flags.DEFINE_string('output', '', 'A file to which one JSON line is appended.')
-
-_PAUSE = 0.1  # seconds between turns
 
 
 def make_batch(rows: int, length: int, vocabulary: int) -> dict[str, np.ndarray]:
@@ -165,45 +163,6 @@ class Ours:
         return run, time.perf_counter() - began
 
 
-def matmul_rates(torch: Any) -> Callable[[], float]:
-    """A function that measures float32 GFLOP/s of 1024 x 768 x 3072, the better of XLA's and torch's."""
-    x, y = np.ones((1024, 768), np.float32), np.ones((768, 3072), np.float32)
-    ours, theirs, product = (jnp.asarray(x), jnp.asarray(y)), (torch.from_numpy(x), torch.from_numpy(y)), jax.jit(jnp.matmul)
-    product(*ours).block_until_ready()
-
-    def rate(function: Callable[[], Any]) -> float:
-        began = time.perf_counter()
-        for _ in range(4):
-            function()
-        return 4 * 2 * 1024 * 768 * 3072 / (time.perf_counter() - began) / 1e9
-
-    return lambda: max(rate(lambda: product(*ours).block_until_ready()), rate(lambda: torch.matmul(*theirs)))
-
-
-def timed(function: Callable[[], Any]) -> tuple[float, float]:
-    """(wall seconds, CPU seconds of the whole process)."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    function()
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
-def measure(turns: dict[str, Callable[[], Any]], rate: Callable[[], float], steps: int) -> tuple[dict[str, np.ndarray], list[float], list[float]]:
-    """({name: [steps, 2] wall and CPU seconds}, matmul rates, CPU shares of the pauses)."""
-    times, rates, idle = {name: [] for name in turns}, [], []
-    for turn in range(-2, steps):
-        for name, run in turns.items():
-            used = timed(run)
-            time.sleep(_PAUSE)  # OpenMP's and Eigen's threads spin a little before they sleep
-            idle.append(timed(lambda: time.sleep(_PAUSE))[1] / _PAUSE)
-            if turn >= 0:
-                times[name].append(used)
-        rates.append(rate())
-        time.sleep(_PAUSE)
-        if turn >= 0:
-            print(f'  turn {turn + 1}: ' + '  '.join(f'{name} {times[name][-1][0]:.2f} s' for name in turns), file=sys.stderr, flush=True)
-    return {name: np.array(values) for name, values in times.items()}, rates, idle
-
-
 def main(argv):
     del argv
     if FLAGS.keep_memory:
@@ -238,15 +197,15 @@ def main(argv):
         raise UserError('the losses differ by more than 1e-4: the two do not compute the same thing, and their times say nothing')
 
     theirs.model.train()
-    turns, compile_seconds = {'transformers': theirs.step(theirs.model, inputs)}, {}
+    taking, compile_seconds = {'transformers': theirs.step(theirs.model, inputs)}, {}
     if FLAGS.compile:
-        turns['transformers, torch.compile'] = theirs.step(torch.compile(theirs.model), inputs)
-        compile_seconds['transformers, torch.compile'] = timed(turns['transformers, torch.compile'])[0]
+        taking['transformers, torch.compile'] = theirs.step(torch.compile(theirs.model), inputs)
+        compile_seconds['transformers, torch.compile'] = turns.timed(taking['transformers, torch.compile'])[0]
     for name, program in variants.items():
-        turns[name], compile_seconds[name] = ours.step(program, placed)
+        taking[name], compile_seconds[name] = ours.step(program, placed)
         print(f'compiled {name} in {compile_seconds[name]:.1f} s', file=sys.stderr, flush=True)
     gc.collect()
-    times, rates, idle = measure(turns, matmul_rates(torch), FLAGS.steps)
+    times, rates, idle = turns.measure(taking, turns.matmul_rates(torch), FLAGS.steps)
     report(times, rates, idle, compile_seconds, batch, variants, losses)
 
 
@@ -254,7 +213,7 @@ def report(times, rates, idle, compile_seconds, batch, variants, losses) -> None
     tokens, rate = int(batch['sequence_ids'].sum()), statistics.median(rates)
     versions = {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'torch', 'transformers')} | {'python': platform.python_version()}
     command = 'python -m tests.benchmarks.train ' + shlex.join(sys.argv[1:])
-    print(f'\nBERT-{FLAGS.size}, {FLAGS.batch} x {FLAGS.length}, {FLAGS.dtype}, dropout {FLAGS.dropout}, {FLAGS.threads} threads, {FLAGS.steps} turns; {_cpu()}')
+    print(f'\nBERT-{FLAGS.size}, {FLAGS.batch} x {FLAGS.length}, {FLAGS.dtype}, dropout {FLAGS.dropout}, {FLAGS.threads} threads, {FLAGS.steps} turns; {turns.cpu()}')
     print(', '.join(f'{name} {version}' for name, version in versions.items()) + f'; {command}')
     print(f'float32 matmul {rate:.0f} GFLOP/s (median over the turns); idle between turns {statistics.median(idle):.1%} of a core\n')
     print('| | median s (quartiles) | fastest s | CPU s | real tokens/s | speed against transformers (quartiles) | of matmul rate | compile s |')
@@ -281,17 +240,9 @@ def report(times, rates, idle, compile_seconds, batch, variants, losses) -> None
             f'{ratio:.2f} ({ratio_low:.2f}-{ratio_high:.2f}) | {flops / middle / rate / 1e9:.0%} | {compile_seconds.get(name, 0.0):.0f} |'
         )
     if FLAGS.output:
-        line = {'command': command, 'versions': versions, 'cpu': _cpu(), 'matmul_gflops': round(rate, 1), 'losses': losses, 'results': results}
+        line = {'command': command, 'versions': versions, 'cpu': turns.cpu(), 'matmul_gflops': round(rate, 1), 'losses': losses, 'results': results}
         with open(FLAGS.output, 'a', encoding='utf-8') as file:
             file.write(json.dumps(line) + '\n')
-
-
-def _cpu() -> str:
-    try:
-        with open('/proc/cpuinfo', encoding='utf-8') as file:
-            return next(line.split(':', 1)[1].strip() for line in file if line.startswith('model name'))
-    except (OSError, StopIteration):
-        return platform.processor() or 'unknown processor'
 
 
 if __name__ == '__main__':
