@@ -14,7 +14,7 @@ from absl import flags
 
 from t5x_lite import cli, dry_run
 from t5x_lite.assemble import assemble
-from t5x_lite.config import UserError
+from t5x_lite.errors import UserError
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.training import devices
 from t5x_lite.training.trainer import Trainer, check_workdir

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 
 import tokenizers as library
 
-from t5x_lite.config import UserError
 from t5x_lite.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from t5x_lite.data.tokenizer_files import add_tokens, read_text, special_names
+from t5x_lite.errors import UserError
 
 
 def wordpiece(

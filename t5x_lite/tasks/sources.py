@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from t5x_lite.config import UserError
 from t5x_lite.data import table_files
+from t5x_lite.errors import UserError
 
 Row = tuple[str, dict[str, Any]]
 TFDS = 'tfds:'

@@ -13,7 +13,9 @@ from jax.sharding import Mesh
 import numpy as np
 import optax
 
-from t5x_lite.config import Config, UserError, resolve
+from t5x_lite.config import Config
+from t5x_lite.dotted_names import resolve
+from t5x_lite.errors import UserError
 from t5x_lite.models.layers import DropoutKey
 from t5x_lite.training import partitioning, paths
 from t5x_lite.training.losses import Batch, Loss, divide

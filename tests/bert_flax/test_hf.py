@@ -18,7 +18,9 @@ import pytest
 import safetensors.numpy as library
 
 from bert_flax.hf import Bert
-from t5x_lite.config import Config, Activation, ModelConfig, NormPlace, UserError, resolve
+from t5x_lite.config import Activation, Config, ModelConfig, NormPlace
+from t5x_lite.dotted_names import resolve
+from t5x_lite.errors import UserError
 from t5x_lite.interop import folder
 from tests.interop import CLASSIFIER, ENCODER, FIXTURES, SHARDED, SINGLE
 

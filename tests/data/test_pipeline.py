@@ -13,11 +13,11 @@ import sys
 import numpy as np
 import pytest
 
-from t5x_lite.config import UserError
 from t5x_lite.data import preparation, tokenizers
 from t5x_lite.data.mixing import Mixture
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.data.showing import decode_example
+from t5x_lite.errors import UserError
 from tests.data.fake_corpus import FakeCorpus, config_for, numbered, random_corpus, same
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

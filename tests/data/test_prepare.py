@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t5x_lite.config import UserError
 from t5x_lite.data import corpus, preparation, progress, shards, sources, tokenizers, workers
+from t5x_lite.errors import UserError
 from tests.data import tiny_dataset
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from t5x_lite.config import UserError
 from t5x_lite.data import corpus, sources, tokenizers
+from t5x_lite.errors import UserError
 from tests.data.test_prepare import contents, paragraphs, prepare, write_text
 from tests.fixtures.make_tokenizer_fixtures import FOLDER
 

@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from t5x_lite.config import Config, UserError
+from t5x_lite.config import Config
 from t5x_lite.data import table_files, tables, tokenizers
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.data.tables import LabelledExamples
+from t5x_lite.errors import UserError
 
 WORDS = 'the a cat dog sings sleeps loudly quietly man woman red green house tree runs'.split()
 VOCAB = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *WORDS]

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t5x_lite.config import UserError
 from t5x_lite.data import tokenizer as tokenizer_module
 from t5x_lite.data import tokenizers
+from t5x_lite.errors import UserError
 from tests.fixtures import make_tokenizer_digests
 
 SHARED = Path(__file__).resolve().parents[2] / '..' / 'shared'

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from t5x_lite import assemble
-from t5x_lite.config import Activation, Init, ModelConfig, Norm, NormPlace, Positions, UserError
+from t5x_lite.config import Activation, Init, ModelConfig, Norm, NormPlace, Positions
+from t5x_lite.errors import UserError
 from t5x_lite.interop import conversion, folder, safetensors
 from t5x_lite.interop.gpt import Gpt1, Gpt2
 from t5x_lite.training import checkpoint

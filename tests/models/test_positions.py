@@ -3,7 +3,6 @@
 import json
 import pathlib
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
