@@ -13,8 +13,7 @@ import pytest
 
 from t5x_lite.data import tokenizers
 from t5x_lite.errors import UserError
-from tests.data.test_tokenizers import settled
-from tests.data.tokenizer_cases import HARD, VOCABULARIES, expected, fuzz
+from tests.data.tokenizer_cases import HARD, VOCABULARIES, expected, fuzz, settled
 from tests.fixtures.make_tokenizer_fixtures import CORPUS, FOLDER, TEXTS
 
 END = '<|endoftext|>'
