@@ -7,7 +7,7 @@ import pytest
 
 from t5x_lite.data import corpus, sources, tokenizers
 from t5x_lite.errors import UserError
-from tests.data.test_prepare import contents, paragraphs, prepare, write_text
+from tests.data.preparation_material import contents, paragraphs, prepare, write_text
 from tests.fixtures.make_tokenizer_fixtures import FOLDER
 
 KINDS = {'byte_bpe': 300, 'characters': None}
