@@ -10,12 +10,6 @@ from tests.bert_flax.hf_folders import ALL, apply, batch_of, minilm, near, real
 from tests.interop import SINGLE
 
 
-@pytest.fixture(scope='module')
-def transformers():
-    pytest.importorskip('torch', reason='live comparison needs torch')
-    return pytest.importorskip('transformers', reason='live comparison needs transformers')
-
-
 LIVE = {
     'erf': (
         'BertForPreTraining',
