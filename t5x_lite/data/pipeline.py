@@ -144,20 +144,15 @@ class DataFunction:
         stage = self.stage_at(step)
         return stage.first_example + (step - stage.first_step) * stage.batch_size + np.arange(stage.batch_size)
 
-    def epoch_at(self, step: int) -> float:
-        """How many times the sources of the step's stage have been gone through, on average, before this step."""
-        stage = self.stage_at(step)
-        return float(self.indices(step)[0]) / sum(len(source) for source in self.sources(stage))
-
     def batch(self, step: int, rows: slice | None = None) -> dict[str, np.ndarray]:
         """The batch of a step, or those rows of it; example_weights are all 1."""
         stage = self.stage_at(step)
         part, local = self._mixtures[stage.seq_len, stage.max_predictions](self.indices(step))
         return self._make(self.sources(stage), part, local, rows)
 
-    def shares(self, step: int = 0) -> dict[str, float]:
-        """{name: share of the rows} of what is mixed, at a step."""
-        stage = self.stage_at(step)
+    def shares(self) -> dict[str, float]:
+        """{name: share of the rows} of what is mixed, in the first stage."""
+        stage = self.stages[0]
         return dict(zip(self.names, self._mixtures[stage.seq_len, stage.max_predictions].shares.tolist()))
 
     def counts(self, step: int) -> dict[str, int]:
