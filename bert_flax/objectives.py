@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from t5x_lite.config import Layout, UserError
+from t5x_lite.config import Layout
 from t5x_lite.data import random
 from t5x_lite.data.masking import MlmMasker
 from t5x_lite.data.objectives import PlannedExamples
+from t5x_lite.errors import UserError
 
 _BLOCK = 1 << 20  # sentences planned at a time, which bounds memory
 

@@ -11,7 +11,8 @@ On BookCorpus + Wikipedia, on 16 TPU chips for four days, the paper reports SQuA
 take the same recipe. For minutes on a CPU see configs/bert_small_corpus.py.
 """
 
-from t5x_lite.config import Activation, Config, DataConfig, ModelConfig, OptimConfig, Schedule, UserError, nearest
+from t5x_lite.config import Activation, Config, DataConfig, ModelConfig, OptimConfig, Schedule
+from t5x_lite.errors import UserError, nearest
 
 # layers, width, heads
 SIZES = {'tiny': (2, 128, 2), 'mini': (4, 256, 4), 'small': (4, 512, 8), 'medium': (8, 512, 8), 'base': (12, 768, 12), 'large': (24, 1024, 16)}

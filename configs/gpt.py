@@ -9,9 +9,8 @@ alternate dense and banded attention; the paper does not say how wide the band i
 For minutes on a CPU see configs/gpt_small_corpus.py and configs/shakespeare.py.
 """
 
-from t5x_lite.config import (
-    Activation, Config, DataConfig, EvalConfig, Init, ModelConfig, NormPlace, OptimConfig, Schedule, UserError, nearest,
-)  # fmt: skip
+from t5x_lite.config import Activation, Config, DataConfig, EvalConfig, Init, ModelConfig, NormPlace, OptimConfig, Schedule
+from t5x_lite.errors import UserError, nearest
 
 # layers, width, heads
 GPT2 = {'gpt2': (12, 768, 12), 'gpt2_medium': (24, 1024, 16), 'gpt2_large': (36, 1280, 20), 'gpt2_xl': (48, 1600, 25)}

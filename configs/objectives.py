@@ -8,9 +8,10 @@ Variants are ARCHITECTURE_OBJECTIVE: encoder, decoder, encoder_decoder; mlm, mlm
 holds them within 1 %). mlm_nsp needs a WordPiece tokenizer. Nothing was measured with it.
 """
 
-from t5x_lite.config import (
-    Activation, Config, DataConfig, Init, Layout, ModelConfig, NormPlace, OptimConfig, Schedule, UserError, nearest, resolve, stages,
-)  # fmt: skip
+from t5x_lite.config import Activation, Config, DataConfig, Init, Layout, ModelConfig, NormPlace, OptimConfig, Schedule
+from t5x_lite.dotted_names import resolve
+from t5x_lite.errors import UserError, nearest
+from t5x_lite.stages import stages
 
 _LM, _BERT = 't5x_lite.models.language_model:', 'bert_flax.bert:'
 MODULES = {'encoder': f'{_BERT}BertForMaskedLm', 'decoder': f'{_LM}Decoder', 'encoder_decoder': f'{_LM}EncoderDecoder'}

@@ -8,9 +8,8 @@ Published for 1.1 base on C4 after 2^16 steps: a loss of 1.942 (nanoT5, with Ada
 Fine-tuning is configs/t5_tasks.py; for minutes on a CPU see configs/t5_small_corpus.py.
 """
 
-from t5x_lite.config import (
-    Activation, Config, DataConfig, Init, ModelConfig, Norm, NormPlace, OptimConfig, Optimizer, Positions, Schedule, UserError, nearest,
-)  # fmt: skip
+from t5x_lite.config import Activation, Config, DataConfig, Init, ModelConfig, Norm, NormPlace, OptimConfig, Optimizer, Positions, Schedule
+from t5x_lite.errors import UserError, nearest
 
 # width, feed-forward, heads, head size, layers of each stack
 SIZES = {

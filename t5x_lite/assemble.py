@@ -7,10 +7,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from t5x_lite.config import ARCHITECTURE, Config, Layout, ModelConfig, UserError, finalize, from_json, resolve, to_dict
+from t5x_lite.checks import finalize
+from t5x_lite.config import ARCHITECTURE, Config, Layout, ModelConfig
+from t5x_lite.config_values import from_json, to_dict
 from t5x_lite.data import tables, tokenizers
 from t5x_lite.data.corpus import Corpus
 from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.dotted_names import resolve
+from t5x_lite.errors import UserError
 from t5x_lite.interop import folder
 from t5x_lite.training import checkpoint, paths
 from t5x_lite.training.step import dummy_batch

@@ -1,11 +1,14 @@
-"""What can be wrong with the fields of a config, without data, devices or weights."""
+"""A config made ready to run: what can be wrong with its fields, without data, devices or weights."""
 
 from collections.abc import Iterator
 import math
 import re
 from typing import Any
 
-from t5x_lite.config import Config, Decoding, Layout, Positions, Rates, UserError, stages
+from t5x_lite.config import Config, Decoding, Layout, Positions, Rates
+from t5x_lite.config_values import from_dict, to_dict
+from t5x_lite.errors import UserError
+from t5x_lite.stages import stages
 
 _AT_LEAST_0 = (
     'epochs', 'z_loss', 'model.vocab_size', 'model.num_decoder_layers', 'model.head_size', 'model.local_window', 'model.num_labels',
@@ -25,11 +28,25 @@ _SHARES = (
 )  # fmt: skip
 
 
-def check(config: Config) -> None:
-    """Raises UserError that names the first wrong field and the mend."""
+def finalize(config: Config) -> Config:
+    """A copy with flag spellings normalised, and checked as far as it can be without data, devices or weights.
+
+    Raises:
+      UserError: naming the field and the mend.
+    """
+    config = from_dict(Config, to_dict(config))
+    tasks = config.data.tasks
+    texts = [(config.data, name) for name in ('path', 'text_columns', 'labels')] + [(tasks, name) for name in ('names', 'files', 'metrics')]
+    for part, name in (*texts, (config, 'init_fresh')):
+        value = getattr(part, name)
+        if len(value) == 1 and isinstance(value[0], str) and ',' in value[0]:
+            setattr(part, name, tuple(item.strip() for item in value[0].split(',') if item.strip()))
+        elif value == ('',):
+            setattr(part, name, ())
     for right, message in _checks(config):
         if not right:
             raise UserError(message)
+    return config
 
 
 def _field(config: Config, name: str) -> Any:

@@ -15,8 +15,9 @@ import typing
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from t5x_lite import config as config_lib
-from t5x_lite.config import Config, UserError
+from t5x_lite.config import Config
+from t5x_lite.config_values import expected, flatten, from_json
+from t5x_lite.errors import UserError, nearest
 
 flags.disclaim_key_flags()  # what is defined here belongs to the command: --help shows it
 
@@ -116,7 +117,7 @@ def _in_words(message: str) -> str:
         return f'{" and ".join(missing)} {"is" if len(missing) == 1 else "are"} missing; --help explains the flags'
     wrong = re.match(r'flag (--config\.([\w.]+)=.*?): ', message)
     if wrong:
-        return f'{wrong[1]}: expected {config_lib.expected(type_of(wrong[2]), f"config.{wrong[2]}", wrong[1].partition("=")[2])}'
+        return f'{wrong[1]}: expected {expected(type_of(wrong[2]), f"config.{wrong[2]}", wrong[1].partition("=")[2])}'
     message = re.sub(r"^Unknown command line flag '(\w+)'\.?", r'--\1: no such flag,', message).replace('Did you mean:', 'did you mean')
     for pattern, words in _WORDS.items():
         message = re.sub(pattern, words, message)
@@ -161,7 +162,7 @@ def type_of(name: str) -> typing.Any:
         hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
         if field not in hints:
             raise UserError(
-                f'--{path}.{field}: no such field' + (f', {config_lib.nearest(field, hints)}' if hints else f'; --{path} has none')
+                f'--{path}.{field}: no such field' + (f', {nearest(field, hints)}' if hints else f'; --{path} has none')
             )
         kind, path = hints[field], f'{path}.{field}'
     if dataclasses.is_dataclass(kind):
@@ -194,11 +195,11 @@ def _load_config(path: str) -> Config:
       UserError: with file and line where there are some.
     """
     if path.endswith('.json'):
-        return config_lib.from_json(path)
+        return from_json(path)
     source, colon, variant = path.partition(':')
     if not os.path.isfile(source):
         there = glob.glob(os.path.join(os.path.dirname(source), '*.py'))
-        raise UserError(f'--config={path}: no such file {source}' + (f', {config_lib.nearest(source, there)}' if there else ''))
+        raise UserError(f'--config={path}: no such file {source}' + (f', {nearest(source, there)}' if there else ''))
     try:
         spec = importlib.util.spec_from_file_location('config_file', source)
         module = importlib.util.module_from_spec(spec)
@@ -233,7 +234,7 @@ def _help() -> typing.NoReturn:
     if 'config' in flags.FLAGS:
         print('\nFields of --config, with the defaults that a config file starts from; t5x_lite/config.py explains each:')
         groups: dict[str, list[str]] = {}
-        for name, value in config_lib.flatten(Config()).items():
+        for name, value in flatten(Config()).items():
             group, _, field = name.rpartition('.')
             shown = {'[]': '()', '': "''"}.get(str(value), '(...)' if isinstance(value, list) else value)
             groups.setdefault(f'--config.{group}.'.replace('..', '.'), []).append(f'{field}={shown}')

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from t5x_lite import cli
-from t5x_lite.config import UserError
+from t5x_lite.errors import UserError
 from t5x_lite.interop import conversion
 
 _INPUT = flags.DEFINE_string('input', None, 'A Hugging Face folder, or a workdir of ours or one checkpoint in it.', required=True)

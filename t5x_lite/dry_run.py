@@ -9,9 +9,12 @@ import jax
 import numpy as np
 
 from t5x_lite.assemble import Run
-from t5x_lite.config import Config, Layout, UserError, flatten, nearest, stages
+from t5x_lite.config import Config, Layout
+from t5x_lite.config_values import flatten
 from t5x_lite.data import showing, tokenizers
+from t5x_lite.errors import UserError, nearest
 from t5x_lite.evaluation.task_scores import WhileTraining
+from t5x_lite.stages import stages
 from t5x_lite.training import checkpoint, partitioning, paths
 from t5x_lite.training.step import Program, eval_step, make_program, make_train_step
 

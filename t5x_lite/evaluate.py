@@ -20,9 +20,9 @@ import numpy as np
 
 from t5x_lite import cli
 from t5x_lite.assemble import Run, assemble, load_for_use
-from t5x_lite.config import UserError
 from t5x_lite.data import tokenizers
 from t5x_lite.data.corpus import Corpus
+from t5x_lite.errors import UserError
 from t5x_lite.evaluation import baselines, task_scores
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.generation import Generator

@@ -21,8 +21,9 @@ from absl import flags
 
 from t5x_lite import cli
 from t5x_lite.assemble import load_for_use
-from t5x_lite.config import UserError, resolve
 from t5x_lite.data import tokenizers
+from t5x_lite.dotted_names import resolve
+from t5x_lite.errors import UserError
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.generation import Generator
 from t5x_lite.evaluation.predictor import Predictor, TextPredictor, show

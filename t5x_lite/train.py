@@ -15,8 +15,8 @@ from absl import flags
 
 from t5x_lite import cli, dry_run
 from t5x_lite.assemble import Run, assemble
-from t5x_lite.config import UserError
 from t5x_lite.data import tokenizers
+from t5x_lite.errors import UserError
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.task_scores import WhileTraining
 from t5x_lite.training import devices

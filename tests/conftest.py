@@ -12,6 +12,14 @@ if 'xla_backend_optimization_level' not in os.environ['XLA_FLAGS']:
     os.environ['XLA_FLAGS'] += ' --xla_backend_optimization_level=0'
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture(scope='session')
+def transformers():
+    """The library, for tests that run it beside ours."""
+    pytest.importorskip('torch', reason='live comparison needs torch')
+    return pytest.importorskip('transformers', reason='live comparison needs transformers')

@@ -13,8 +13,13 @@ import pytest
 from configs import bert as bert_configs, gpt as gpt_configs, t5 as t5_configs
 from t5x_lite import cli
 from t5x_lite.assemble import assemble
-from t5x_lite.config import Config, Layout, UserError, finalize, from_dict, resolve, stages, to_dict
+from t5x_lite.checks import finalize
+from t5x_lite.config import Config, Layout
+from t5x_lite.config_values import from_dict, to_dict
 from t5x_lite.data import features, packing
+from t5x_lite.dotted_names import resolve
+from t5x_lite.errors import UserError
+from t5x_lite.stages import stages
 from t5x_lite.training import partitioning
 from t5x_lite.training.step import eval_step, make_program, make_train_step
 

@@ -48,7 +48,7 @@ def room_of(module: str) -> str | None:
         return 'evaluation.metrics'
     if inside == 'training.losses':
         return inside
-    if parts[1:2] in (['config'], ['checks']):
+    if parts[1:2] and parts[1] in ('config', 'config_values', 'checks', 'dotted_names', 'errors', 'stages'):
         return 'config'
     return parts[1] if len(parts) > 1 and (ROOT / 't5x_lite' / parts[1]).is_dir() else 'commands'
 
@@ -119,7 +119,7 @@ def test_numpy_rooms_never_import_jax():
 
 def written_files() -> list[Path]:
     """What people write: sources, scripts, texts; neither environments nor runs nor anything hidden but .ci."""
-    skipped = {'runs', 'build', '__pycache__', 'node_modules'}
+    skipped = {'.git', 'runs', 'build', '__pycache__', 'node_modules'}  # .git is a file in a worktree
     files = []
     for path in ROOT.rglob('*'):
         parts = path.relative_to(ROOT).parts

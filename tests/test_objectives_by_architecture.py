@@ -8,9 +8,12 @@ import pytest
 
 from configs import objectives as variants
 from t5x_lite.assemble import assemble
-from t5x_lite.config import OptimConfig, SpanConfig, UserError, finalize, stages
+from t5x_lite.checks import finalize
+from t5x_lite.config import OptimConfig, SpanConfig
 from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.errors import UserError
 from t5x_lite.evaluation import baselines
+from t5x_lite.stages import stages
 from t5x_lite.training import partitioning
 from t5x_lite.training.step import make_program, make_train_step
 from tests.data.fake_corpus import FakeCorpus

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-from t5x_lite.config import Config, UserError, to_json
+from t5x_lite.config import Config
+from t5x_lite.config_values import to_json
+from t5x_lite.errors import UserError
 from t5x_lite.evaluation import reporting
 
 matplotlib = pytest.importorskip('matplotlib')

@@ -15,9 +15,9 @@ from collections.abc import Iterable
 
 import tokenizers as library
 
-from t5x_lite.config import UserError
 from t5x_lite.data.tokenizer import END_OF_TEXT, Tokenizer
 from t5x_lite.data.tokenizer_files import add_tokens, read_json, read_text, special_names
+from t5x_lite.errors import UserError
 
 _WORD_END = '</w>'
 _ROBERTA = ('<s>', '<pad>', '</s>', '<unk>', '<mask>')

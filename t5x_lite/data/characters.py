@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 import tokenizers as library
 
-from t5x_lite.config import UserError
 from t5x_lite.data.tokenizer import END_OF_TEXT, Tokenizer
+from t5x_lite.errors import UserError
 
 _UNKNOWN = '<unk>'
 

@@ -17,7 +17,7 @@ import os
 
 import numpy as np
 
-from t5x_lite.config import UserError
+from t5x_lite.errors import UserError
 
 FORMAT = 1
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from t5x_lite.config import Config, Layout, UserError
+from t5x_lite.config import Config, Layout
 from t5x_lite.data import random
 from t5x_lite.data.pairs import PairExamples, ended
 from t5x_lite.data.span_corruption import Noise, sentinels
+from t5x_lite.errors import UserError
 
 _FIELD = 'config.data.span.denoisers'
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from t5x_lite.config import Layout, UserError
+from t5x_lite.config import Layout
 from t5x_lite.data import random
 from t5x_lite.data.pairs import PairExamples, ended
+from t5x_lite.errors import UserError
 
 
 class CausalLm(PairExamples):

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from t5x_lite.config import UserError
+from t5x_lite.errors import UserError
 
 _LEAVE_SECONDS = 30  # that a process goes on after SIGTERM, so that the trainer it feeds can save and leave
 

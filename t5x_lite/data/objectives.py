@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from t5x_lite.config import Config, Layout, Masking, UserError
+from t5x_lite.config import Config, Layout, Masking
 from t5x_lite.data import packing, random, tokenizers
 from t5x_lite.data.masking import MlmMasker
+from t5x_lite.errors import UserError
 
 _PLANS_KEPT = 2  # batches near the end of an epoch need two
 _SECTION = 1 << 16  # tokens

@@ -134,39 +134,6 @@ class Layout:
         return cls(row, column, used, sequence_ids, positions)
 
 
-def lay_out(sequences, rows: Rows, row_length: int, max_predictions: int, pad_id: int = 0) -> dict[str, np.ndarray]:
-    """A batch of given sequences with given masks, packed or (`alone(n)`) one a row: the same numbers must come of it.
-
-    Args:
-      sequences: a list of (tokens, masked_positions, masked_targets), int arrays; tokens with [CLS], [SEP] and [MASK] in place, positions
-      within the sequence. max_predictions: P, at least the number of masked positions of any row.
-    """
-    lengths = np.array([len(tokens) for tokens, _, _ in sequences], np.int64)
-    layout = Layout.of(rows, lengths[rows.members], row_length)
-    size = len(rows)
-    batch = {
-        'tokens': np.full((size, row_length), pad_id, np.int32),
-        'token_types': np.zeros((size, row_length), np.int32),
-        'sequence_ids': layout.sequence_ids,
-        'positions': layout.positions,
-        'masked_positions': np.zeros((size, max_predictions), np.int32),
-        'masked_targets': np.zeros((size, max_predictions), np.int32),
-        'masked_weights': np.zeros((size, max_predictions), np.float32),
-    }
-    next_slot = [0] * size
-    for member, row, column in zip(rows.members.tolist(), layout.row.tolist(), layout.column.tolist()):
-        tokens, positions, targets = sequences[member]
-        batch['tokens'][row, column : column + len(tokens)] = tokens
-        slots = slice(next_slot[row], next_slot[row] + len(positions))
-        if slots.stop > max_predictions:
-            raise ValueError(f'row {row} holds more than {max_predictions} masked positions')
-        batch['masked_positions'][row, slots] = np.asarray(positions) + column
-        batch['masked_targets'][row, slots] = targets
-        batch['masked_weights'][row, slots] = 1
-        next_slot[row] = slots.stop
-    return batch
-
-
 def alone(count: int) -> Rows:
     """One sequence a row."""
     return Rows(np.arange(count), np.arange(count + 1))

@@ -5,11 +5,12 @@ import dataclasses
 
 import numpy as np
 
-from t5x_lite.config import Config, Layout, UserError
+from t5x_lite.config import Config, Layout
 from t5x_lite.data import features, packing, random
 from t5x_lite.data.objectives import FULL, Pieces, PiecewiseExamples
 from t5x_lite.data.packing_pairs import pack_pairs
 from t5x_lite.data.stream import Stream
+from t5x_lite.errors import UserError
 
 
 @dataclasses.dataclass

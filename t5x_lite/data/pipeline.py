@@ -18,11 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from t5x_lite import config as config_lib
-from t5x_lite.config import Config, UserError
+from t5x_lite.config import Config
+from t5x_lite.config_values import to_dict
 from t5x_lite.data import loading
 from t5x_lite.data.corpus import Corpus
 from t5x_lite.data.mixing import Mixture
+from t5x_lite.dotted_names import resolve
+from t5x_lite.errors import UserError, nearest
+from t5x_lite.stages import stages
 
 _VERSION = 1  # of the rules by which examples are drawn; runs of another version are not resumed
 
@@ -60,7 +63,7 @@ class DataFunction:
         self.config, self.split = config, split
         if not config.data.source:
             raise UserError('config.data.source is empty; name the class that makes examples, such as bert_flax.objectives:MlmNsp')
-        self._source_class = config_lib.resolve(config.data.source, 'config.data.source', 'get')
+        self._source_class = resolve(config.data.source, 'config.data.source', 'get')
         self._given = corpora
         self._corpora = self._open(corpora)
         self.stages = _stages(config)
@@ -141,20 +144,15 @@ class DataFunction:
         stage = self.stage_at(step)
         return stage.first_example + (step - stage.first_step) * stage.batch_size + np.arange(stage.batch_size)
 
-    def epoch_at(self, step: int) -> float:
-        """How many times the sources of the step's stage have been gone through, on average, before this step."""
-        stage = self.stage_at(step)
-        return float(self.indices(step)[0]) / sum(len(source) for source in self.sources(stage))
-
     def batch(self, step: int, rows: slice | None = None) -> dict[str, np.ndarray]:
         """The batch of a step, or those rows of it; example_weights are all 1."""
         stage = self.stage_at(step)
         part, local = self._mixtures[stage.seq_len, stage.max_predictions](self.indices(step))
         return self._make(self.sources(stage), part, local, rows)
 
-    def shares(self, step: int = 0) -> dict[str, float]:
-        """{name: share of the rows} of what is mixed, at a step."""
-        stage = self.stage_at(step)
+    def shares(self) -> dict[str, float]:
+        """{name: share of the rows} of what is mixed, in the first stage."""
+        stage = self.stages[0]
         return dict(zip(self.names, self._mixtures[stage.seq_len, stage.max_predictions].shares.tolist()))
 
     def counts(self, step: int) -> dict[str, int]:
@@ -191,7 +189,7 @@ class DataFunction:
     def _chosen(self, only: str) -> list[int]:
         """The numbers of all parts, or of the one of that name."""
         if only and only not in self.names:
-            raise UserError(f'no part {only!r} in the {self.split} data, {config_lib.nearest(only, self.names)}')
+            raise UserError(f'no part {only!r} in the {self.split} data, {nearest(only, self.names)}')
         return [self.names.index(only)] if only else list(range(len(self._sources[self.stages[0].seq_len, self.stages[0].max_predictions])))
 
     def evaluation_batches(self, step: int = 0, rows: slice | None = None, only: str = '') -> Iterator[dict[str, np.ndarray]]:
@@ -228,9 +226,9 @@ class DataFunction:
             'seed': self.config.seed,
             'split': self.split,
             'source': data.source,
-            **{name: config_lib.to_dict(getattr(data, name)) for name in ('layout', 'concatenate', 'mlm', 'lm', 'span')},
+            **{name: to_dict(getattr(data, name)) for name in ('layout', 'concatenate', 'mlm', 'lm', 'span')},
             'weights': data.weights,
-            'stages': config_lib.stages(self.config),
+            'stages': stages(self.config),
             'corpora': [_identity(corpus, self.split) for corpus in self._corpora],
             'examples': [getattr(source, 'fingerprint', '') for source in self.sources(self.stages[0])],
         } | ({'shares': self.shares()} if self._named else {})
@@ -249,7 +247,7 @@ class DataFunction:
 def _stages(config: Config) -> list[Stage]:
     """Stages with their example counters: one that returns to a length goes on where the last of that length ended, repeating nothing."""
     taken: dict[int, int] = {}
-    given = config_lib.stages(config)
+    given = stages(config)
     result = []
     for number, (first, length, size, most) in enumerate(given):
         result.append(Stage(first, length, size, most, taken.get(length, 0)))

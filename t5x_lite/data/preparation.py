@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from t5x_lite.config import UserError, nearest
 from t5x_lite.data import corpus, progress, shards, sources, tokenizers, workers
+from t5x_lite.errors import UserError, nearest
 
 _EXACT = 4096  # held-out documents: up to so many, their number is exact
 _FREE = ('output', 'workers')  # settings that do not change the corpus

@@ -17,10 +17,10 @@ import numpy as np
 import sentencepiece
 import tokenizers as library
 
-from t5x_lite.config import UserError
 from t5x_lite.data import protobuf
 from t5x_lite.data.tokenizer import SENTINEL, Tokenizer
 from t5x_lite.data.tokenizer_files import special_names, write_json, write_text
+from t5x_lite.errors import UserError
 
 EXTRA_IDS = 100
 MODES = ('[NLU]', '[NLG]', '[S2S]')  # of UL2's denoisers (Tay et al., 2022)

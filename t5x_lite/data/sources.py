@@ -15,7 +15,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
-from t5x_lite.config import UserError, nearest
+from t5x_lite.errors import UserError, nearest
 
 BLOCK = 1 << 18  # bytes
 _MOST_PIECES = 1 << 12  # in a block: of tiny or empty files

@@ -5,9 +5,10 @@ import math
 
 import numpy as np
 
-from t5x_lite.config import Config, Layout, UserError
+from t5x_lite.config import Config, Layout
 from t5x_lite.data import random
 from t5x_lite.data.pairs import PairExamples, ended
+from t5x_lite.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from t5x_lite.config import DataConfig, UserError
+from t5x_lite.config import DataConfig
 from t5x_lite.data import table_files
 from t5x_lite.data.table_files import Table
+from t5x_lite.errors import UserError
 
 LABEL_FLAG, TEXT_FLAG = '--config.data.label_column', '--config.data.text_columns'
 

@@ -22,7 +22,7 @@ import re
 import zlib
 from typing import Any
 
-from t5x_lite.config import UserError, nearest
+from t5x_lite.errors import UserError, nearest
 
 EXTENSIONS = ('.csv', '.tsv', '.jsonl')
 # In order of preference where several are present.

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from t5x_lite.config import Config, DataConfig, UserError
+from t5x_lite.config import Config, DataConfig
 from t5x_lite.data import random, table_columns, tokenizers
+from t5x_lite.errors import UserError
 
 
 class LabelledExamples:

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import tokenizers as library
 
-from t5x_lite.config import UserError
 from t5x_lite.data.tokenizer_files import ROLES, write_json, write_text
+from t5x_lite.errors import UserError
 
 SPECIAL_TOKENS = {'pad': '[PAD]', 'unk': '[UNK]', 'cls': '[CLS]', 'sep': '[SEP]', 'mask': '[MASK]'}  # BERT's
 END_OF_TEXT = '<|endoftext|>'  # GPT-2's only special token

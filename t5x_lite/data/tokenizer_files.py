@@ -5,7 +5,7 @@ import os
 
 import tokenizers as library
 
-from t5x_lite.config import UserError
+from t5x_lite.errors import UserError
 
 ROLES = ('pad', 'unk', 'cls', 'sep', 'mask', 'eos', 'bos')
 SETTINGS = ('special_tokens_map.json', 'tokenizer_config.json', 'added_tokens.json')  # beside the vocabulary; a folder may lack each

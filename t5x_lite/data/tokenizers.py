@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 
 import tokenizers as library
 
-from t5x_lite.config import UserError, nearest
 from t5x_lite.data import byte_pairs, sentence_piece, tokenizer_files
 from t5x_lite.data import wordpiece as wordpieces
 from t5x_lite.data.byte_pairs import byte_bpe, train_byte_bpe
@@ -18,6 +17,7 @@ from t5x_lite.data.characters import train_characters
 from t5x_lite.data.sentence_piece import SentencePiece, train_sentence_piece
 from t5x_lite.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from t5x_lite.data.wordpiece import train_wordpiece, wordpiece
+from t5x_lite.errors import UserError, nearest
 
 __all__ = [
     'DEFAULT_SIZES', 'KEEP_WHITESPACE', 'MAY_HOLD', 'SPECIAL_TOKENS', 'TRAINERS', 'SentencePiece', 'Tokenizer', 'byte_bpe', 'load', 'present',

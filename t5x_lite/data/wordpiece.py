@@ -12,9 +12,9 @@ from collections.abc import Iterable
 
 import tokenizers as library
 
-from t5x_lite.config import UserError
 from t5x_lite.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from t5x_lite.data.tokenizer_files import add_tokens, read_text, special_names
+from t5x_lite.errors import UserError
 
 
 def wordpiece(
@@ -104,13 +104,13 @@ def read(path: str, config: dict) -> Tokenizer:
     return Tokenizer(tokenizer._backend, names) if added else tokenizer
 
 
-def _blocks(texts: Iterable[str], characters: int = 1 << 16):
+def _blocks(texts: Iterable[str]):
     """Texts joined by newlines into blocks: the normaliser's cost is mostly per call."""
     block, size = [], 0
     for text in texts:
         block.append(text)
         size += len(text)
-        if size > characters:
+        if size > 1 << 16:
             yield '\n'.join(block)
             block, size = [], 0
     yield '\n'.join(block)

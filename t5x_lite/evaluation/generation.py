@@ -13,8 +13,10 @@ from jax.sharding import Mesh
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite.config import Config, DecodeConfig, Decoding, Layout, Positions, UserError, resolve
+from t5x_lite.config import Config, DecodeConfig, Decoding, Layout, Positions
 from t5x_lite.data.tokenizers import Tokenizer
+from t5x_lite.dotted_names import resolve
+from t5x_lite.errors import UserError
 from t5x_lite.evaluation import search
 from t5x_lite.models.attention import Cache
 

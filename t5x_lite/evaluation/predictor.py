@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite.config import Config, DecodeConfig, Decoding, UserError, resolve
+from t5x_lite.config import Config, DecodeConfig, Decoding
 from t5x_lite.data.tables import encode_texts
 from t5x_lite.data.tokenizers import Tokenizer
+from t5x_lite.dotted_names import resolve
+from t5x_lite.errors import UserError
 from t5x_lite.evaluation.generation import Generator
 from t5x_lite.training.step import dummy_batch
 

@@ -7,7 +7,7 @@ import math
 import os
 from typing import Any
 
-from t5x_lite.config import UserError, nearest
+from t5x_lite.errors import UserError, nearest
 
 CURVES, SUMMARY = 'curves.png', 'summary.md'
 

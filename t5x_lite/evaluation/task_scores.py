@@ -7,8 +7,10 @@ from typing import Any
 from jax.sharding import Mesh
 import numpy as np
 
-from t5x_lite.config import Config, DecodeConfig, Decoding, UserError, resolve
+from t5x_lite.config import Config, DecodeConfig, Decoding
 from t5x_lite.data.tokenizers import Tokenizer
+from t5x_lite.dotted_names import resolve
+from t5x_lite.errors import UserError
 from t5x_lite.evaluation.generation import Generator
 from t5x_lite.tasks import examples as task_examples, few_shot, registry
 from t5x_lite.tasks.task import Mixture, Task

@@ -5,7 +5,9 @@ import shutil
 
 from absl import logging
 
-from t5x_lite.config import Config, UserError, from_json
+from t5x_lite.config import Config
+from t5x_lite.config_values import from_json
+from t5x_lite.errors import UserError
 from t5x_lite.interop import folder
 from t5x_lite.training import checkpoint
 

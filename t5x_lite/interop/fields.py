@@ -6,7 +6,8 @@ from typing import Any
 
 from absl import logging
 
-from t5x_lite.config import Activation, ModelConfig, UserError, nearest
+from t5x_lite.config import Activation, ModelConfig
+from t5x_lite.errors import UserError, nearest
 
 ACTIVATIONS = {
     'gelu': Activation.gelu,

@@ -13,8 +13,10 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from t5x_lite.config import ModelConfig, UserError, nearest, resolve
+from t5x_lite.config import ModelConfig
 from t5x_lite.data import tokenizers
+from t5x_lite.dotted_names import resolve
+from t5x_lite.errors import UserError, nearest
 from t5x_lite.interop import safetensors
 from t5x_lite.interop.family import Family, Rule
 from t5x_lite.interop.fields import whole_number

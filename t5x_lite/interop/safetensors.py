@@ -13,7 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from t5x_lite.config import UserError
+from t5x_lite.errors import UserError
 
 SINGLE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 MAX_HEADER = 100_000_000  # bytes; the format's own limit

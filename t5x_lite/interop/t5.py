@@ -7,7 +7,8 @@ from typing import Any
 
 from absl import logging
 
-from t5x_lite.config import Activation, Init, ModelConfig, Norm, NormPlace, Positions, UserError
+from t5x_lite.config import Activation, Init, ModelConfig, Norm, NormPlace, Positions
+from t5x_lite.errors import UserError
 from t5x_lite.interop.family import Rule
 from t5x_lite.interop.fields import (
     ACTIVATIONS, WRITTEN, activation, check_exportable, flag, number, refuse_others, share, whole_number, whole_number_or,

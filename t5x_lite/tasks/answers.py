@@ -9,8 +9,8 @@ import re
 import string
 from typing import Any
 
-from t5x_lite.config import UserError, nearest
 from t5x_lite.data.table_files import is_number
+from t5x_lite.errors import UserError, nearest
 from t5x_lite.evaluation import metrics_text
 from t5x_lite.tasks import named_entities, questions
 from t5x_lite.tasks.text_formats import Example

@@ -78,9 +78,9 @@ SUPER_GLUE = (
 )  # fmt: skip
 
 
-def _wmt(year, pair, source, target, name=''):
+def _wmt(year, pair, source, target):
     preprocess = functools.partial(text_formats.translate, source=source, target=target)
-    return Task(f'{name or f"wmt{year}"}_{source}_{target}', Tfds(f'wmt{year}_translate/{pair}', _ALL), preprocess, ('bleu', 'chrf'), content=(source,))
+    return Task(f'wmt{year}_{source}_{target}', Tfds(f'wmt{year}_translate/{pair}', _ALL), preprocess, ('bleu', 'chrf'), content=(source,))
 
 
 OTHERS = (
@@ -120,9 +120,9 @@ MIXTURES = (
 BUILTIN = (*GLUE, *SUPER_GLUE, *OTHERS, *MIXTURES)
 
 
-def of_table(train: str, validation: str, inputs: str, targets: str, metrics: tuple[str, ...], name: str = 'table') -> Task:
+def of_table(train: str, validation: str, inputs: str, targets: str, metrics: tuple[str, ...]) -> Task:
     """The task that flags describe: config.data.train and .validation, and the templates of config.data.tasks."""
     preprocess = functools.partial(text_formats.from_template, inputs=inputs, targets=targets)
     content = text_formats.columns_of(inputs)
     text_formats.columns_of(targets)  # broken braces should show before a file is read
-    return Task(name, Files(train, validation), preprocess, metrics, content=content)
+    return Task('table', Files(train, validation), preprocess, metrics, content=content)

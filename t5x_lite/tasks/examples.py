@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from t5x_lite.config import Config, Layout, TooLong, UserError
+from t5x_lite.config import Config, Layout, TooLong
 from t5x_lite.data import features, packing, packing_pairs, random, tables, tokenizers
+from t5x_lite.errors import UserError
 from t5x_lite.tasks import builtin, registry
 from t5x_lite.tasks.task import Task
 from t5x_lite.tasks.text_formats import Example

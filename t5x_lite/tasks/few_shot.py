@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from t5x_lite.config import UserError
 from t5x_lite.data import random
+from t5x_lite.errors import UserError
 from t5x_lite.tasks.task import Task
 from t5x_lite.tasks.text_formats import Example
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import functools
 import os
 
-from t5x_lite.config import UserError
+from t5x_lite.errors import UserError
 from t5x_lite.tasks import named_entities, questions, text_formats
 from t5x_lite.tasks.sources import Files, Lines, SquadJson, TaggedWords
 from t5x_lite.tasks.task import Task

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 import re
 from typing import Any
 
-from t5x_lite.config import UserError
+from t5x_lite.errors import UserError
 from t5x_lite.tasks.text_formats import Example
 
 NONE = 'none'  # the target of a sentence without any

@@ -5,7 +5,7 @@ import re
 import string
 from typing import Any
 
-from t5x_lite.config import UserError
+from t5x_lite.errors import UserError
 from t5x_lite.tasks.text_formats import UNKNOWN, Example
 
 PREFIX = 'wsc:'

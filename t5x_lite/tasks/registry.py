@@ -14,7 +14,8 @@ import inspect
 import os
 import traceback
 
-from t5x_lite.config import Rates, TaskConfig, UserError, nearest
+from t5x_lite.config import Rates, TaskConfig
+from t5x_lite.errors import UserError, nearest
 from t5x_lite.tasks.builtin import BUILTIN
 from t5x_lite.tasks.task import Mixture, Task
 

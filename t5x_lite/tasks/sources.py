@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from t5x_lite.config import UserError
 from t5x_lite.data import table_files
+from t5x_lite.errors import UserError
 
 Row = tuple[str, dict[str, Any]]
 TFDS = 'tfds:'
@@ -25,22 +25,27 @@ class Source(Protocol):
 
 
 @dataclasses.dataclass
-class Files:
-    """Tables: csv, tsv, jsonl, each also .gz, or tfds:NAME:split.
-
-    Attributes:
-      train, validation, test: paths; '': no such part.
-      columns: names of ours for columns of the file, {'sentence': '5'}: names, or numbers from 0 where there is no header. {}: all, as they are.
-    """
+class _Paths:
+    """A path for each split; '': no such part."""
 
     train: str = ''
     validation: str = ''
     test: str = ''
-    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def splits(self) -> tuple[str, ...]:
         return tuple(split for split in ('train', 'validation', 'test') if getattr(self, split))
+
+
+@dataclasses.dataclass
+class Files(_Paths):
+    """Tables: csv, tsv, jsonl, each also .gz, or tfds:NAME:split.
+
+    Attributes:
+      columns: names of ours for columns of the file, {'sentence': '5'}: names, or numbers from 0 where there is no header. {}: all, as they are.
+    """
+
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def read(self, split: str, tfds_dir: str = '') -> list[Row]:
         return read_table(getattr(self, split), self.columns, tfds_dir)
@@ -123,16 +128,8 @@ class Lines:
         ]
 
 
-@dataclasses.dataclass
-class SquadJson:
+class SquadJson(_Paths):
     """SQuAD 1.1's own files (.json, .json.gz): rows {'id', 'title', 'context', 'question', 'answers'}, answers as texts."""
-
-    train: str = ''
-    validation: str = ''
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return tuple(split for split in ('train', 'validation') if getattr(self, split))
 
     def read(self, split: str, tfds_dir: str = '') -> list[Row]:
         del tfds_dir
@@ -157,16 +154,8 @@ class SquadJson:
             raise UserError(f'{path}: not a file of SQuAD 1.1 ({type(error).__name__}: {error}); expected data, paragraphs, qas, answers') from error
 
 
-@dataclasses.dataclass
-class TaggedWords:
+class TaggedWords(_Paths):
     """CoNLL's files (.gz too): a word a line, its tag in the last column, blank lines between sentences: rows {'tokens', 'tags'}."""
-
-    train: str = ''
-    validation: str = ''
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return tuple(split for split in ('train', 'validation') if getattr(self, split))
 
     def read(self, split: str, tfds_dir: str = '') -> list[Row]:
         del tfds_dir

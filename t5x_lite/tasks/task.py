@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from t5x_lite.config import Rates, UserError
+from t5x_lite.config import Rates
 from t5x_lite.data import random
+from t5x_lite.errors import UserError
 from t5x_lite.evaluation import metrics_choices
 from t5x_lite.tasks import answers
 from t5x_lite.tasks.sources import Source

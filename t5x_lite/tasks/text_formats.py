@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from t5x_lite.config import UserError, nearest
+from t5x_lite.errors import UserError, nearest
 
 Example = dict[str, Any]
 UNKNOWN = '<unk>'  # target of an example whose label is not published

@@ -25,8 +25,10 @@ import jax
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 
-from t5x_lite.config import Best, CheckpointConfig, Config, UserError, from_json, nearest, to_json
+from t5x_lite.config import Best, CheckpointConfig, Config
+from t5x_lite.config_values import from_json, to_json
 from t5x_lite.data import tokenizers
+from t5x_lite.errors import UserError, nearest
 from t5x_lite.training import paths
 from t5x_lite.training.step import TrainState
 

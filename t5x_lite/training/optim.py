@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from t5x_lite.config import Config, OptimConfig, Optimizer, Schedule, UserError
+from t5x_lite.config import Config, OptimConfig, Optimizer, Schedule
+from t5x_lite.errors import UserError
 from t5x_lite.training import paths
 
 

@@ -8,7 +8,8 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from t5x_lite.config import Config, MeshConfig, UserError, nearest
+from t5x_lite.config import Config, MeshConfig
+from t5x_lite.errors import UserError, nearest
 from t5x_lite.models.layers import padded_vocabulary
 from t5x_lite.training import paths
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from t5x_lite.config import UserError
+from t5x_lite.errors import UserError
 
 
 def path_of(keys: Sequence[Any]) -> str:

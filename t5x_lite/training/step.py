@@ -13,7 +13,9 @@ from jax.sharding import Mesh
 import numpy as np
 import optax
 
-from t5x_lite.config import Config, UserError, resolve
+from t5x_lite.config import Config
+from t5x_lite.dotted_names import resolve
+from t5x_lite.errors import UserError
 from t5x_lite.models.layers import DropoutKey
 from t5x_lite.training import partitioning, paths
 from t5x_lite.training.losses import Batch, Loss, divide
@@ -46,10 +48,10 @@ class Program:
         return jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
 
 
-def dummy_batch(length: int = 8) -> dict[str, np.ndarray]:
+def dummy_batch() -> dict[str, np.ndarray]:
     """Enough of a batch for any module to make its parameters."""
     names = ('tokens', 'token_types', 'sequence_ids', 'decoder_tokens', 'decoder_sequence_ids')
-    return {name: np.ones((1, length), np.int32) for name in names}
+    return {name: np.ones((1, 8), np.int32) for name in names}
 
 
 def make_program(config: Config, mesh: Mesh) -> Program:

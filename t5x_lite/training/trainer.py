@@ -13,8 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from t5x_lite.config import Config, NonFinite, UserError, differences, from_json, nearest, to_json
+from t5x_lite.config import Config, NonFinite
+from t5x_lite.config_values import differences, from_json, to_json
 from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.errors import UserError, nearest
 from t5x_lite.training import checkpoint, partitioning, paths
 from t5x_lite.training.step import Program, TrainState, make_program, make_train_step
 from t5x_lite.training.telemetry import Clock, Console, MetricsLog, Profile, Window, duration, peak_flops

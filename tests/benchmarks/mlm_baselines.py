@@ -16,11 +16,12 @@ import time
 from absl import flags
 
 from t5x_lite import cli
-from t5x_lite import config as config_lib
-from t5x_lite.config import Config, UserError
+from t5x_lite.config import Config
+from t5x_lite.config_values import from_json
 from t5x_lite.data import tokenizers
 from t5x_lite.data.corpus import Corpus
 from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.errors import UserError
 from t5x_lite.evaluation import baselines
 
 FLAGS = flags.FLAGS
@@ -34,7 +35,7 @@ flags.DEFINE_integer('positions', 0, 'Masked positions to judge; 0: all of the r
 
 def _config() -> Config:
     if FLAGS.workdir:
-        return config_lib.from_json(os.path.join(FLAGS.workdir, 'config.json'))
+        return from_json(os.path.join(FLAGS.workdir, 'config.json'))
     config = Config(seed=FLAGS.seed, batch_size=64)
     config.data.source, config.data.seq_len, config.eval.batches = FLAGS.source, FLAGS.seq_len, 0
     return config

@@ -29,7 +29,7 @@ import time
 from absl import flags
 
 from t5x_lite import cli
-from t5x_lite.config import UserError
+from t5x_lite.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('data', None, 'Folder with train.tsv and dev.tsv.', required=True)

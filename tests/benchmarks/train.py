@@ -30,7 +30,9 @@ import numpy as np
 
 from configs import bert as bert_config
 from t5x_lite import cli
-from t5x_lite.config import Activation, DType, UserError, finalize
+from t5x_lite.checks import finalize
+from t5x_lite.config import Activation, DType
+from t5x_lite.errors import UserError
 from t5x_lite.interop import folder
 from t5x_lite.training import checkpoint, devices, partitioning
 from t5x_lite.training.step import batch_loss, make_program, make_train_step

@@ -5,8 +5,9 @@ import pytest
 
 from bert_flax import objectives
 from bert_flax.objectives import MlmNsp, truncated
-from t5x_lite.config import Masking, UserError
+from t5x_lite.config import Masking
 from t5x_lite.data import random
+from t5x_lite.errors import UserError
 from tests.data.fake_corpus import CLS, MASK, PAD, SEP, FakeCorpus, config_for, numbered, random_corpus, random_lengths, same, unmasked
 
 SOURCE = 'bert_flax.objectives:MlmNsp'

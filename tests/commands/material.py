@@ -5,8 +5,9 @@ import random
 
 import pytest
 
-from t5x_lite.config import Config, DataConfig, ModelConfig, UserError
+from t5x_lite.config import Config, DataConfig, ModelConfig
 from t5x_lite.data import preparation
+from t5x_lite.errors import UserError
 
 FIXTURES = Path(__file__).resolve().parents[1] / 'fixtures'
 PRETRAINED = FIXTURES / 'bert_pretraining'  # 2 layers of 32, 32 positions, 120 pieces

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from t5x_lite.assemble import assemble
-from t5x_lite.config import to_json
+from t5x_lite.config_values import to_json
 from tests.commands import forked, material
 
 SMALL = 'configs/bert_small_corpus.py'

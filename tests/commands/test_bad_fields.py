@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from t5x_lite.config import Config, finalize, from_dict, from_json, to_dict
+from t5x_lite.checks import finalize
+from t5x_lite.config import Config
+from t5x_lite.config_values import from_dict, from_json, to_dict
 from tests.commands.material import changed, config_of, refused
 
 VALUES = [

@@ -10,7 +10,8 @@ import pytest
 
 from t5x_lite import dry_run
 from t5x_lite.assemble import assemble, load_for_use
-from t5x_lite.config import Activation, Config, DataConfig, ModelConfig, NormPlace, from_json
+from t5x_lite.config import Activation, Config, DataConfig, ModelConfig, NormPlace
+from t5x_lite.config_values import from_json
 from t5x_lite.data import tokenizers
 from t5x_lite.data.corpus import Corpus
 from t5x_lite.evaluation.predictor import Predictor

@@ -15,7 +15,7 @@ import pytest
 from configs import bert as bert_configs
 from t5x_lite import cli, dry_run
 from t5x_lite.assemble import assemble
-from t5x_lite.config import from_json, to_dict
+from t5x_lite.config_values import from_json, to_dict
 from t5x_lite.data.mixing import Mixture
 from t5x_lite.training import checkpoint, partitioning, paths
 from t5x_lite.training.step import make_program

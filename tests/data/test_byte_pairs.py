@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t5x_lite.config import UserError
 from t5x_lite.data import tokenizers
-from tests.data.test_tokenizers import settled
-from tests.data.tokenizer_cases import HARD, VOCABULARIES, expected, fuzz
+from t5x_lite.errors import UserError
+from tests.data.tokenizer_cases import HARD, VOCABULARIES, expected, fuzz, settled
 from tests.fixtures.make_tokenizer_fixtures import CORPUS, FOLDER, TEXTS
 
 END = '<|endoftext|>'

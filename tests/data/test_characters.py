@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from t5x_lite.config import UserError
 from t5x_lite.data import tokenizers
+from t5x_lite.errors import UserError
 
 TEXT = 'First Citizen:\nSpeak,  speak.\n\nAll:\n\té\u0301🙂\x00'
 

@@ -6,8 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from t5x_lite.config import UserError
 from t5x_lite.data import corpus, shards
+from t5x_lite.errors import UserError
 
 # Per split: documents of sentences of token ids.
 TRAIN = [[[5, 6, 7], [8, 9]], [[1, 2, 3, 4]], [[7]], [[6, 6], [5], [4, 4, 4]], [[9, 9]]]

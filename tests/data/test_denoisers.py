@@ -5,9 +5,10 @@ import collections
 import numpy as np
 import pytest
 
-from t5x_lite.config import Config, UserError
+from t5x_lite.config import Config
 from t5x_lite.data import random
 from t5x_lite.data.denoisers import MixtureOfDenoisers
+from t5x_lite.errors import UserError
 from tests.data.pair_material import FIRST_SENTINEL, MODES, SENTINELS, configured, documented, epoch, make, place, segments, small_corpus, text_corpus
 
 NLU, NLG, S2S = MODES

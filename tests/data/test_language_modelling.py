@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from t5x_lite.config import UserError
 from t5x_lite.data import random
 from t5x_lite.data.language_modelling import CausalLm, PrefixLm
+from t5x_lite.errors import UserError
 from tests.data.pair_material import configured, documented, epoch, make, place, segments, small_corpus, text_corpus
 
 

@@ -10,8 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from t5x_lite.config import UserError
 from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.errors import UserError
 from tests.data.fake_corpus import FakeCorpus, config_for, numbered, random_corpus, same
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -7,10 +7,12 @@ import re
 import numpy as np
 import pytest
 
-from t5x_lite.config import Masking, MlmConfig, UserError, resolve
+from t5x_lite.config import Masking, MlmConfig
 from t5x_lite.data import objectives, random, tokenizers
 from t5x_lite.data.masking import MlmMasker
 from t5x_lite.data.objectives import PackedMlm
+from t5x_lite.dotted_names import resolve
+from t5x_lite.errors import UserError
 from tests.data.fake_corpus import CLS, MASK, PAD, SEP, UNK, FakeCorpus, config_for, numbered, random_corpus, same, unmasked
 
 SOURCE = 't5x_lite.data.objectives:PackedMlm'

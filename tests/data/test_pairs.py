@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bert_flax.objectives import MlmNsp
-from t5x_lite.config import Layout, Masking, UserError
+from t5x_lite.config import Layout, Masking
 from t5x_lite.data import random
 from t5x_lite.data.denoisers import MixtureOfDenoisers
 from t5x_lite.data.language_modelling import CausalLm, PrefixLm
@@ -20,6 +20,7 @@ from t5x_lite.data.pairs import PairExamples, ended
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.data.span_corruption import SpanCorruption
 from t5x_lite.data.text_to_text import TextToTextMlm
+from t5x_lite.errors import UserError
 from tests.data.fake_corpus import FakeCorpus, same
 from tests.data.pair_material import MODES, configured, epoch, make, place, segments, small_corpus, text_corpus
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from t5x_lite.config import UserError
 from t5x_lite.data import protobuf, tokenizers
 from t5x_lite.data.sentence_piece import MODES, SentencePiece
+from t5x_lite.errors import UserError
 from tests.data.tokenizer_cases import HARD, SHARED, VOCABULARIES, expected, fuzz
 from tests.fixtures.make_tokenizer_fixtures import CORPUS, FOLDER, TEXTS
 

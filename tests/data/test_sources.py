@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from t5x_lite.config import UserError
 from t5x_lite.data import sources
+from t5x_lite.errors import UserError
 
 
 def read(paths, documents='file', kind=None, field='text', lines=False):

@@ -6,9 +6,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from t5x_lite.config import UserError
 from t5x_lite.data import random
 from t5x_lite.data.span_corruption import Noise, SpanCorruption, collapse
+from t5x_lite.errors import UserError
 from tests.data.fake_corpus import FakeCorpus
 from tests.data.pair_material import FIRST_SENTINEL, SENTINELS, configured, documented, epoch, make, place, segments, small_corpus, text_corpus
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from t5x_lite.config import UserError
 from t5x_lite.data.objectives import PackedMlm
 from t5x_lite.data.text_to_text import TextToTextMlm
+from t5x_lite.errors import UserError
 from tests.data.fake_corpus import MASK, FakeCorpus, same
 from tests.data.pair_material import configured, documented, epoch, make, place, segments, small_corpus, text_corpus
 

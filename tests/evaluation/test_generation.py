@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite.config import Config, DataConfig, DecodeConfig, Decoding, MeshConfig, ModelConfig, UserError
+from t5x_lite.config import Config, DataConfig, DecodeConfig, Decoding, MeshConfig, ModelConfig
 from t5x_lite.data import tokenizers
+from t5x_lite.errors import UserError
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.generation import Generator
 from t5x_lite.evaluation.predictor import TextPredictor, filled

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from t5x_lite.config import Config, DataConfig, DecodeConfig, EvalConfig, TaskConfig, UserError
+from t5x_lite.config import Config, DataConfig, DecodeConfig, EvalConfig, TaskConfig
+from t5x_lite.errors import UserError
 from t5x_lite.evaluation import task_scores
 from t5x_lite.evaluation.generation import Answer, Scored
 

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy as library
 
-from t5x_lite.config import Config, ModelConfig, from_dict, resolve, to_json
+from t5x_lite.config import Config, ModelConfig
+from t5x_lite.config_values import from_dict, to_json
+from t5x_lite.dotted_names import resolve
 from t5x_lite.interop import folder, safetensors
 
 TOLERANCE = 1e-4

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import safetensors.numpy as library
 
-from t5x_lite.config import ModelConfig, UserError
+from t5x_lite.config import ModelConfig
+from t5x_lite.errors import UserError
 from t5x_lite.interop import folder, safetensors
 from t5x_lite.interop.fields import whole_number
 from tests.interop import CLASSIFIER, ENCODER, FIXTURES, SHARDED, SINGLE

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy as library
 
-from t5x_lite.config import UserError
+from t5x_lite.errors import UserError
 from t5x_lite.interop import safetensors
 from tests.interop import SHARDED, SINGLE
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from configs import gpt, t5
-from t5x_lite.config import Activation, Init, ModelConfig, Norm, NormPlace, Positions, resolve
+from t5x_lite.config import Activation, Init, ModelConfig, Norm, NormPlace, Positions
+from t5x_lite.dotted_names import resolve
 from t5x_lite.models.attention import Cache
 from t5x_lite.models.language_model import Decoder, EncoderDecoder
 from t5x_lite.training.step import dummy_batch

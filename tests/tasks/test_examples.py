@@ -7,8 +7,10 @@ import pickle
 import numpy as np
 import pytest
 
-from t5x_lite.config import Config, Layout, Rates, TooLong, UserError, finalize
+from t5x_lite.checks import finalize
+from t5x_lite.config import Config, Layout, Rates, TooLong
 from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.errors import UserError
 from t5x_lite.tasks import examples as examples_lib
 from t5x_lite.tasks import registry
 from tests.data.fake_corpus import same

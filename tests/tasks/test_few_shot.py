@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from t5x_lite.config import UserError
+from t5x_lite.errors import UserError
 from t5x_lite.tasks import few_shot, synthetic, text_formats
 from t5x_lite.tasks.few_shot import FewShot
 from t5x_lite.tasks.sources import Made

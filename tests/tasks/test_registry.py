@@ -6,7 +6,8 @@ import pathlib
 
 import pytest
 
-from t5x_lite.config import Rates, TaskConfig, UserError
+from t5x_lite.config import Rates, TaskConfig
+from t5x_lite.errors import UserError
 from t5x_lite.tasks import registry, text_formats
 from t5x_lite.tasks.registry import Mixture, Task
 from t5x_lite.tasks.sources import Made

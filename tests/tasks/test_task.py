@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 
-from t5x_lite.config import UserError
+from t5x_lite.errors import UserError
 from t5x_lite.tasks import answers, builtin, local, registry, synthetic, text_formats
 from t5x_lite.tasks.sources import Files, Lines, Made, SquadJson, TaggedWords
 from t5x_lite.tasks.task import Mixture, Task

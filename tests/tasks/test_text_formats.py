@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from t5x_lite.config import UserError
+from t5x_lite.errors import UserError
 from t5x_lite.tasks import named_entities, pronouns, questions, text_formats
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / '..' / 'shared' / 'golden'

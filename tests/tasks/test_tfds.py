@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from t5x_lite.config import UserError
+from t5x_lite.errors import UserError
 from t5x_lite.tasks import questions, text_formats
 from t5x_lite.tasks.sources import Files, Tfds
 from t5x_lite.tasks.task import Task

@@ -16,16 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 
-from t5x_lite.config import (
-    CheckpointConfig,
-    Config,
-    DataConfig,
-    EvalConfig,
-    LogConfig,
-    ModelConfig,
-    OptimConfig,
-    to_json,
-)
+from t5x_lite.config import CheckpointConfig, Config, DataConfig, EvalConfig, LogConfig, ModelConfig, OptimConfig
+from t5x_lite.config_values import to_json
 from t5x_lite.data import preparation
 from t5x_lite.models import layers
 from t5x_lite.training import checkpoint, paths

@@ -5,7 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from t5x_lite.config import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, finalize
+from t5x_lite.checks import finalize
+from t5x_lite.config import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig
 from t5x_lite.training import partitioning
 from t5x_lite.training.step import make_program, make_train_step
 

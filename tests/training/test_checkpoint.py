@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_lite.config import Best, CheckpointConfig, Config, DType, Optimizer, UserError
+from t5x_lite.config import Best, CheckpointConfig, Config, DType, Optimizer
+from t5x_lite.errors import UserError
 from t5x_lite.training import checkpoint, partitioning, paths
 from t5x_lite.training.checkpoint import Checkpoints
 from t5x_lite.training.step import TrainState, make_program, make_train_step

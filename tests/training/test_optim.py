@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from t5x_lite.config import Config, Optimizer, OptimConfig, Schedule, UserError
+from t5x_lite.config import Config, OptimConfig, Optimizer, Schedule
+from t5x_lite.errors import UserError
 from t5x_lite.training import optim, paths
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / '..' / 'shared' / 'golden' / 'optimizers_schedules.json'

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite.config import MeshConfig, UserError
+from t5x_lite.config import MeshConfig
+from t5x_lite.errors import UserError
 from t5x_lite.training import partitioning, paths
 from t5x_lite.training.step import make_program
 from tests.training import small

@@ -1,6 +1,6 @@
 import pytest
 
-from t5x_lite.config import UserError
+from t5x_lite.errors import UserError
 from t5x_lite.training import paths
 
 TREE = {'encoder': {'layers': {'kernel': 1, 'bias': 2}}, 'head': {'kernel': 3}}

@@ -17,8 +17,9 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from t5x_lite import assemble
-from t5x_lite.config import LogConfig, NonFinite, UserError
+from t5x_lite.config import LogConfig, NonFinite
 from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.errors import UserError
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.training import telemetry
 from t5x_lite.training.telemetry import MetricsLog

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from t5x_lite.config import UserError
 from t5x_lite.data import corpus, sources, tokenizers
-from tests.data.test_prepare import contents, paragraphs, prepare, write_text
+from t5x_lite.errors import UserError
+from tests.data.preparation_material import contents, paragraphs, prepare, write_text
 from tests.fixtures.make_tokenizer_fixtures import FOLDER
 
 KINDS = {'byte_bpe': 300, 'characters': None}

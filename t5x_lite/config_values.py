@@ -1,0 +1,129 @@
+"""A config as plain values (dicts, JSON, flat names) and back, every value held against the type of its field; where two configs differ."""
+
+import dataclasses
+import enum
+import json
+import re
+import typing
+from typing import Any
+
+from t5x_lite.config import FREE_ON_RESUME, Config
+from t5x_lite.errors import UserError, nearest
+
+
+def to_dict(config: Any) -> Any:
+    """Plain dicts, lists and scalars; enums by name."""
+    if dataclasses.is_dataclass(config):
+        return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, enum.Enum):
+        return config.name
+    if isinstance(config, (tuple, list)):
+        return [to_dict(value) for value in config]
+    return config
+
+
+def from_dict(kind: Any, value: Any, where: str = 'config') -> Any:
+    """The inverse of `to_dict`: absent fields take their default, unknown ones and values of another type raise `UserError`."""
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise UserError(f'{where} is {value!r}; expected fields')
+        hints = typing.get_type_hints(kind)
+        for name in value:
+            if name not in hints:
+                raise UserError(f'{where}.{name}: no such field, {nearest(name, hints)}')
+        return kind(**{name: from_dict(hints[name], part, f'{where}.{name}') for name, part in value.items()})
+    try:
+        return _converted(kind, value)
+    except TypeError as error:
+        raise UserError(f'{where} is {_tuples(value)!r}; expected {expected(kind, where, value)}') from error
+
+
+def expected(kind: Any, where: str = '', given: Any = '') -> str:
+    """The values that a field takes, in words.
+
+    Args:
+      where: 'config.data.stages'.
+      given: what it was set to; the nearest name is said.
+    """
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        near = nearest(str(given), kind.__members__)
+        return 'one of ' + ', '.join(kind.__members__) + (f', {near}' if near.startswith('did') else '')
+    if typing.get_origin(kind) is tuple:
+        parts = ', '.join('...' if part is Ellipsis else expected(part) for part in typing.get_args(kind))
+        return _TUPLES.get(where.rpartition(' ')[2], f'a tuple ({parts})' if where else f'({parts})')
+    return {int: 'a whole number', float: 'a number', bool: 'True or False', str: 'a text'}.get(kind, 'a value')
+
+
+_TUPLES = {
+    'config.data.span.denoisers': 'a tuple ((mode token, mean span length, noise density, rate), ...)',
+    'config.data.stages': 'a tuple ((from_step, seq_len, batch_size, max_predictions), ...) of tuples of whole numbers',
+    'config.optim.decay': 'a tuple ((pattern, weight decay), ...) of pairs',
+    'config.mesh.rules': 'a tuple ((logical axis, mesh axis), ...) of pairs',
+    'config.log.profile_steps': 'a tuple (first, last) of steps',
+}
+
+
+def _converted(kind: Any, value: Any) -> Any:
+    """`value` as a `kind`; TypeError where it is none."""
+    if kind is Any:
+        return _tuples(value)
+    if typing.get_origin(kind) is tuple:
+        parts = typing.get_args(kind)
+        if not isinstance(value, (list, tuple)):
+            raise TypeError
+        if parts[-1] is Ellipsis:
+            parts = parts[:1] * len(value)
+        if len(parts) != len(value):
+            raise TypeError
+        # Flags read column 0 or label 1 as numbers.
+        texts = [str(part) if kind is str and type(part) in (int, float) else part for kind, part in zip(parts, value)]
+        return tuple(map(_converted, parts, texts))
+    if issubclass(kind, enum.Enum):
+        if value not in kind.__members__:
+            raise TypeError
+        return kind[value]
+    if type(value) is kind:
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    raise TypeError
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
+def to_json(config: Any) -> str:
+    return json.dumps(to_dict(config), indent=2)
+
+
+def from_json(path: str) -> Config:
+    try:
+        with open(path, encoding='utf-8') as file:
+            fields = json.load(file)
+    except FileNotFoundError as error:
+        raise UserError(f'{path}: no such config; give --config=configs/FILE.py or the workdir of a run') from error
+    except json.JSONDecodeError as error:
+        raise UserError(f'{path}:{error.lineno}: not JSON ({error.msg})') from error
+    except UnicodeDecodeError as error:
+        raise UserError(f'{path}: not UTF-8 (byte {error.start})') from error
+    return from_dict(Config, fields, f'{path}: config')
+
+
+def flatten(config: Any, prefix: str = '') -> dict[str, Any]:
+    """{'optim.learning_rate': 1e-4, ...} of plain values."""
+    flat = {}
+    for name, value in config.items() if isinstance(config, dict) else to_dict(config).items():
+        flat.update(flatten(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value})
+    return flat
+
+
+def differences(ours: Config, theirs: Config) -> list[str]:
+    """The fields, outside `FREE_ON_RESUME`, in which two runs differ: 'optim.b1 (0.9 there, 0.8 here)'."""
+    free = re.compile('(' + '|'.join(map(re.escape, FREE_ON_RESUME)) + r')(\..*)?')
+    here, there = flatten(ours), flatten(theirs)
+    return [
+        f'{name} ({json.dumps(there.get(name))} there, {json.dumps(here.get(name))} here)'
+        for name in sorted(here.keys() | there.keys())
+        if here.get(name) != there.get(name) and not free.fullmatch(name)
+    ]
