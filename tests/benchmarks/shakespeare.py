@@ -25,7 +25,9 @@ import numpy as np
 
 from configs import shakespeare
 from t5x_lite import cli
-from t5x_lite.config import Activation, UserError, finalize
+from t5x_lite.checks import finalize
+from t5x_lite.config import Activation
+from t5x_lite.errors import UserError
 from t5x_lite.interop import folder, safetensors
 from t5x_lite.training import checkpoint, devices, partitioning
 from t5x_lite.training.step import batch_loss, make_program, make_train_step
