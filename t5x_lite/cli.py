@@ -148,11 +148,21 @@ def _joined(argv: Sequence[str]) -> list[str]:
                 raise UserError(f'{name} has no value; write {name}=VALUE')
             arg = f'{name}={value}'
         if field and kind == tuple[str, ...] and not value.startswith(('(', '[')):
-            texts[name] = [item.strip() for item in value.split(',') if item.strip()]  # of a flag given twice, the last counts
+            texts[name] = _texts(name, value)  # of a flag given twice, the last counts
         else:
             texts.pop(name, None)
             rest.append(arg)
     return rest + [f'{name}={tuple(items)!r}' for name, items in texts.items()]
+
+
+def _texts(name: str, value: str) -> list[str]:
+    """`a,b` as a list. A stop text is one, as it stands: spaces, commas and (written \\n) line ends are what stops are made of."""
+    if name == '--config.decode.stop':
+        return [value.replace('\\n', '\n').replace('\\t', '\t')] if value else []
+    items = [item.strip() for item in value.split(',') if item.strip()]
+    if value and not items:
+        raise UserError(f'{name}={value}: nothing between the commas; leave the flag out, or name something')
+    return items
 
 
 def type_of(name: str) -> typing.Any:

@@ -335,7 +335,7 @@ class DecodeConfig:
     beam_score: BeamScore = BeamScore.gnmt
     early_stopping: bool = False  # of beam search, once so many answers have ended as there are beams
     samples: int = 1  # answers a prompt
-    stop: tuple[str, ...] = ()  # texts at which an answer ends
+    stop: tuple[str, ...] = ()  # texts at which an answer ends; as a flag one text as it stands, \n a line's end, or ('\n', 'Q:')
     shots: int = 0  # demonstrations in front of a prompt, drawn by seed from the task's training part
     rank: bool = False  # tasks with classes: the likeliest class instead of generated text
     calibrate: bool = False  # ranking by likelihood over that after a prompt without content (Zhao et al., 2021)

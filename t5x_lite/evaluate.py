@@ -41,6 +41,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     devices.configure(_CONFIG.value)
     shots = _shots()
+    if shots is not None and not (_CONFIG.value.data.tasks.names or _CONFIG.value.data.tasks.inputs):
+        raise UserError('--shots asks tasks, and there is none; name some: --config.data.tasks.names=NAME')
     config, params, step = load_for_use(_CONFIG.value, cli.workdir(), _STEP.value, ema=_EMA.value)
     run = assemble(config, training=False, trained_with=os.path.join(cli.workdir(), 'tokenizer'))
     if run.validation is None:

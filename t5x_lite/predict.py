@@ -7,8 +7,10 @@
     python -m t5x_lite.predict --workdir=runs/gpt --text="Once upon a time" --config.decode.method=sample --config.decode.temperature=0.8
     python -m t5x_lite.predict --workdir=runs/t5 --text="translate English to German: A dog." --config.decode.method=beam
     python -m t5x_lite.predict --workdir=runs/gpt --text="A dog is an" --choices=" animal| plant"
+    python -m t5x_lite.predict --workdir=runs/gpt --text="Q: What is 3 plus 4?\nA:" --config.data.tasks.names=addition_2_digits --config.decode.shots=4
 
-Labels and words are shown with their probabilities; generated text appears as it is generated. --output writes one JSON object a text.
+Labels and words are shown with their probabilities; generated text appears as it is generated. --output writes one JSON object a text. With
+config.decode.shots, demonstrations of a task stand before the text, which is a question as that task asks them; config.decode.rank orders its classes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,12 +23,16 @@ from absl import flags
 
 from t5x_lite import cli
 from t5x_lite.assemble import load_for_use
+from t5x_lite.config import Config, DecodeConfig
 from t5x_lite.data import tokenizers
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
+from t5x_lite.evaluation import asking
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.generation import Generator
 from t5x_lite.evaluation.predictor import Predictor, TextPredictor, show
+from t5x_lite.tasks import examples as task_examples
+from t5x_lite.tasks.few_shot import FewShot
 from t5x_lite.training import devices, partitioning
 from t5x_lite.training.step import make_program
 from t5x_lite.training.telemetry import as_json
@@ -60,7 +66,7 @@ def _inputs(predictor: Predictor | TextPredictor) -> Iterator[tuple[str, ...]]:
                     raise UserError(f'{_INPUT.value}:{number}: not UTF-8 ({error.reason}); convert the file') from error
                 texts = tuple(text.split(separator)) if separator else (text,)
                 try:
-                    predictor.check(texts)
+                    predictor.check(texts, number - 1)
                 except UserError as error:
                     raise UserError(f'{_INPUT.value}:{number}: {error}') from error
                 yield texts
@@ -68,6 +74,35 @@ def _inputs(predictor: Predictor | TextPredictor) -> Iterator[tuple[str, ...]]:
         raise UserError(f'--input={_INPUT.value}: {error.strerror}') from error
     if not number:
         raise UserError(f'--input={_INPUT.value}: empty; expected a text a line')
+
+
+def _choices() -> tuple[str, ...]:
+    if _CHOICES.value is None:
+        return ()
+    choices = tuple(_CHOICES.value.split('|'))
+    if '' in choices:
+        raise UserError(f'--choices={_CHOICES.value}: an empty continuation; write what may follow the text, separated by |, such as --choices=" yes| no"')
+    if len(set(choices)) < len(choices):
+        raise UserError(f'--choices={_CHOICES.value}: {max(choices, key=choices.count)!r} is there twice; leave one out')
+    return choices
+
+
+def _shots(config: Config) -> tuple[FewShot | None, DecodeConfig]:
+    """The demonstrations, and how to decode after them, that config.decode.shots, .rank and .calibrate ask for."""
+    decode = config.decode
+    wanted = [name for name in ('shots', 'rank', 'calibrate') if getattr(decode, name)]
+    if not wanted:
+        return None, decode
+    if _CHOICES.value is not None and set(wanted) - {'shots'}:
+        raise UserError(f"config.decode.{wanted[-1]} is of a task's classes, and --choices names others; give one of them")
+    if not (config.data.tasks.names or config.data.tasks.inputs):
+        raise UserError(f'config.decode.{wanted[0]} is of a task; name it with --config.data.tasks.names, and its file with --config.data.tasks.files')
+    tasks = task_examples.of_config(config)
+    if len(tasks) > 1:
+        raise UserError(
+            f'config.decode.{wanted[0]} is of one task, and config.data.tasks.names has {len(tasks)}: {", ".join(task.name for task in tasks)}; name one'
+        )
+    return asking.prompts_of(config, tasks[0], decode)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -85,13 +120,14 @@ def main(argv: Sequence[str]) -> None:
         config.loss = config.loss or 't5x_lite.training.losses:LmLoss'  # of a folder from elsewhere, which names none
         program = make_program(config, partitioning.make_mesh(config))
         generator = Generator(config, Evaluator.place_on(program, params), tokenizer, program.mesh, _BATCH_SIZE.value)
-        predictor = TextPredictor(generator, config.decode, config.seed, tuple(_CHOICES.value.split('|')) if _CHOICES.value else ())
+        shots, decode = _shots(config)
+        predictor = TextPredictor(generator, decode, config.seed, _choices(), shots)
         if _TEXT.value is not None and not _OUTPUT.value and predictor.streams:
             for piece in predictor.stream(_TEXT.value):
                 print(piece, end='', flush=True)
             print()
             return
-    elif _CHOICES.value:
+    elif _CHOICES.value is not None:
         raise UserError(f'--choices ranks continuations of a language model, and {config.model.module} is none; leave the flag out')
     else:
         predictor = Predictor(config, params, tokenizer, _TOP.value, _BATCH_SIZE.value)

@@ -14,7 +14,9 @@ from t5x_lite.data.tables import encode_texts
 from t5x_lite.data.tokenizers import Tokenizer
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
+from t5x_lite.evaluation import asking
 from t5x_lite.evaluation.generation import Generator
+from t5x_lite.tasks import few_shot
 from t5x_lite.training.step import dummy_batch
 
 _WIDTHS = (16, 32, 64, 128, 256, 512, 1024)  # of batches, so that few shapes are compiled
@@ -64,8 +66,9 @@ class Predictor:
         else:
             yield from self._labels(texts, np.asarray(outputs['logits'])[: len(texts)])
 
-    def check(self, text: tuple[str, ...]) -> None:
-        """Raises UserError for a text that cannot be answered."""
+    def check(self, text: tuple[str, ...], number: int = 0) -> None:
+        """Raises UserError for a text, the `number`-th, that cannot be answered."""
+        del number  # by which a `TextPredictor` draws demonstrations
         shown, columns = repr(' | '.join(text)[:80]), self._config.data.text_columns
         if len(text) > 2:
             raise UserError(f'{len(text)} texts in {shown}; give one, or two separated by a tab')
@@ -117,23 +120,27 @@ class TextPredictor:
 
     Args:
       choices: continuations to rank by their log-probability; (): text is generated.
+      shots: puts demonstrations of a task in front of a text, which is a question of that task; with decode.rank its classes are ranked.
     """
 
-    def __init__(self, generator: Generator, decode: DecodeConfig, seed: int, choices: tuple[str, ...] = ()):
-        self._generator, self._decode, self._seed, self._choices = generator, decode, seed, choices
+    def __init__(
+        self, generator: Generator, decode: DecodeConfig, seed: int, choices: tuple[str, ...] = (), shots: few_shot.FewShot | None = None
+    ):
+        self._generator, self._decode, self._seed, self._choices, self._shots = generator, decode, seed, choices, shots
+        self._ranks = bool(choices) or decode.rank or decode.calibrate
 
     @property
     def streams(self) -> bool:
         """Whether there is one answer a prompt, which can be shown as it is generated."""
-        return not self._choices and self._decode.method != Decoding.beam and (self._decode.method == Decoding.greedy or self._decode.samples == 1)
+        return not self._ranks and self._decode.method != Decoding.beam and (self._decode.method == Decoding.greedy or self._decode.samples == 1)
 
     def stream(self, prompt: str) -> Iterator[str]:
         """The prompt, where the answer continues it, then the answer in pieces."""
-        self._generator.check(prompt, self._decode)  # before anything is shown
+        self.check((prompt,))  # before anything is shown
         if not self._generator.has_encoder:
             yield prompt
         answer = ''
-        for piece in self._generator.stream(prompt, self._decode, self._seed):
+        for piece in self._generator.stream(self._asked(prompt, 0), self._decode, self._seed):
             answer += piece
             yield piece
         if (whole := filled(prompt, answer)) != prompt:
@@ -142,21 +149,31 @@ class TextPredictor:
     def __call__(self, texts: Iterable[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
         texts, number = iter(texts), 0
         while chunk := list(itertools.islice(texts, self._generator.batch_size)):
-            for text in chunk:
-                self.check(text)
-            prompts = [text for text, in chunk]
-            yield from self._ranked(prompts) if self._choices else self._generated(prompts, number)
+            for row, text in enumerate(chunk, number):
+                self.check(text, row)
+            texts_of_chunk = [text for text, in chunk]
+            if self._choices:
+                yield from self._ranked(texts_of_chunk, number)
+            else:
+                yield from (self._classes if self._ranks else self._generated)(texts_of_chunk, number)
             number += len(chunk)
 
-    def check(self, text: tuple[str, ...]) -> None:
-        """Raises UserError for a text that cannot be answered."""
+    def _asked(self, text: str, number: int) -> str:
+        """With the demonstrations of question `number`."""
+        return self._shots.prompt({'inputs': text}, number) if self._shots else text
+
+    def check(self, text: tuple[str, ...], number: int = 0) -> None:
+        """Raises UserError for a text, the `number`-th, that cannot be answered."""
         if len(text) > 1:
             raise UserError(f'{len(text)} texts in {" | ".join(text)[:80]!r}, and this run takes one at a time; write them as one')
+        if not text[0].strip() and self._shots:
+            raise UserError('the question is empty; give some text')
         if not self._choices:
-            self._generator.check(text[0], self._decode)
+            self._generator.check(self._asked(text[0], number), self._decode)
 
     def _generated(self, prompts: list[str], first: int) -> Iterator[dict[str, Any]]:
-        for prompt, answers in zip(prompts, self._generator(prompts, self._decode, self._seed, first)):
+        asked = [self._asked(prompt, number) for number, prompt in enumerate(prompts, first)]
+        for prompt, answers in zip(prompts, self._generator(asked, self._decode, self._seed, first)):
             found = [
                 {'text': answer.text, 'log_prob': round(answer.log_prob, 6), 'tokens': len(answer.tokens), 'ended': answer.ended} for answer in answers
             ]
@@ -164,9 +181,17 @@ class TextPredictor:
                 answer['filled'] = filled(prompt, answer['text'])
             yield {'text': prompt, 'answers': found}
 
-    def _ranked(self, prompts: list[str]) -> Iterator[dict[str, Any]]:
+    def _classes(self, prompts: list[str], first: int) -> Iterator[dict[str, Any]]:
+        scores = asking.choice_scores(self._generator, self._shots, self._decode, [{'inputs': prompt} for prompt in prompts], first)
+        name = 'calibrated' if self._decode.calibrate else 'log_prob'
+        for prompt, row in zip(prompts, scores.tolist()):
+            ranked = sorted(zip(self._shots.choices, row), key=lambda pair: -pair[1])
+            yield {'text': prompt, 'choices': [{'text': text, name: round(score, 6)} for text, score in ranked]}
+
+    def _ranked(self, prompts: list[str], first: int) -> Iterator[dict[str, Any]]:
         count = len(self._choices)
-        scores = self._generator.score([prompt for prompt in prompts for _ in range(count)], list(self._choices) * len(prompts))
+        asked = [self._asked(prompt, number) for number, prompt in enumerate(prompts, first) for _ in range(count)]
+        scores = self._generator.score(asked, list(self._choices) * len(prompts))
         for row, prompt in enumerate(prompts):
             ranked = sorted(zip(self._choices, scores[row * count :]), key=lambda pair: -pair[1].log_prob)
             yield {'text': prompt, 'choices': [{'text': text, 'log_prob': round(score.log_prob, 6), 'tokens': score.tokens} for text, score in ranked]}
@@ -191,7 +216,10 @@ def show(answer: dict[str, Any]) -> str:
     if 'answers' in answer:
         return '\n'.join(lines + [f'  {found["log_prob"]:9.3f}  {found["text"]}' for found in answer['answers']])
     if 'choices' in answer:
-        return '\n'.join(lines + [f'  {found["log_prob"]:9.3f}  {found["tokens"]:3d} tokens  {found["text"]}' for found in answer['choices']])
+        for found in answer['choices']:
+            score = found['calibrated'] if 'calibrated' in found else found['log_prob']
+            lines.append(f'  {score:9.3f}' + (f'  {found["tokens"]:3d} tokens' if 'tokens' in found else '') + f'  {found["text"]}')
+        return '\n'.join(lines)
     if 'masks' in answer:
         lines.append(f'  {answer["filled"]}')
         for number, mask in enumerate(answer['masks'], 1):

@@ -5,12 +5,11 @@ import dataclasses
 from typing import Any
 
 from jax.sharding import Mesh
-import numpy as np
 
 from t5x_lite.config import Config, DecodeConfig, Decoding
 from t5x_lite.data.tokenizers import Tokenizer
-from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
+from t5x_lite.evaluation import asking
 from t5x_lite.evaluation.generation import Generator
 from t5x_lite.tasks import examples as task_examples, few_shot, registry
 from t5x_lite.tasks.task import Mixture, Task
@@ -39,25 +38,19 @@ class Questions:
 class TaskScores:
     """`scores(scores.questions(task, decode))` of the validation part; `config.eval.examples` bounds how many are answered.
 
-    A model that learnt from tasks is asked as it was taught. Any other, and every model where config.decode.shots is above 0, is given demonstrations from
-    the task's training part, and its answers end at a line's end.
+    How it is asked, `asking.prompts_of` says.
     """
 
     def __init__(self, generator: Generator, config: Config):
         self._generator, self._config = generator, config
-        source = resolve(config.data.source, 'config.data.source', 'get') if config.data.source else None
-        self._taught = source is task_examples.TaskExamples
         self.tasks = [task for task in task_examples.of_config(config) if task.has('validation')]
         if not self.tasks:
             raise UserError('none of config.data.tasks.names has a validation part to be judged by; add a task that has one')
 
     def asked(self, decode: DecodeConfig) -> str:
         """How, in words."""
-        how = 'as taught' if self._as_taught(decode) else f'{decode.shots} shots'
+        how = 'as taught' if asking.as_taught(self._config, decode) else f'{decode.shots} shots'
         return how + (', calibrated' if decode.calibrate else ', ranked' if decode.rank else '')
-
-    def _as_taught(self, decode: DecodeConfig) -> bool:
-        return self._taught and not decode.shots
 
     def questions(self, task: Task, decode: DecodeConfig) -> Questions:
         """What a task is asked, checked: nothing of it is left to go wrong once the model runs.
@@ -65,16 +58,9 @@ class TaskScores:
         Raises:
           UserError: a task without classes to rank, too few demonstrations, a prompt that the model cannot take, by task and example.
         """
-        ranks = decode.rank or decode.calibrate
-        if ranks and not task.has_classes:
-            raise UserError(f'task {task.name} has no classes to rank; leave config.decode.rank and config.decode.calibrate out, or the task')
+        shots, decode = asking.prompts_of(self._config, task, decode)
         examples = self._chosen(task)
-        as_taught = self._as_taught(decode)
-        pool = task_examples.examples_of(self._config, task, 'train') if decode.shots else []
-        shots = few_shot.FewShot(task, pool, decode.shots, self._config.seed, joint='' if as_taught else ' ')
         prompts = [shots.prompt(example, number) for number, example in enumerate(examples)]
-        if not as_taught and not decode.stop and not ranks:
-            decode = dataclasses.replace(decode, stop=('\n',))
         for number, prompt in enumerate(prompts):
             try:
                 self._generator.check(prompt, decode)
@@ -108,14 +94,8 @@ class TaskScores:
 
     def _ranked(self, questions: Questions) -> Judged:
         task, shots, prompts, examples = questions.task, questions.shots, questions.prompts, questions.examples
-        choices = shots.choices
-        scores = self._of_choices(prompts, choices)
-        if questions.decode.calibrate:
-            free = [shots.content_free(number, example) for number, example in enumerate(examples)]
-            each = len(free[0])
-            of_free = self._of_choices([prompt for some in free for prompt in some], choices).reshape(len(examples), each, len(choices))
-            scores = np.stack([few_shot.calibrated(row, around) for row, around in zip(scores, of_free)])
-        answers = [choices[best].strip() for best in scores.argmax(axis=-1)]
+        scores = asking.choice_scores(self._generator, shots, questions.decode, examples)
+        answers = [shots.choices[best].strip() for best in scores.argmax(axis=-1)]
         return Judged(
             task.score_choices(scores, examples), [(p, e['targets'], a) for p, e, a in zip(prompts, examples, answers, strict=True)]
         )
@@ -126,13 +106,6 @@ class TaskScores:
         if not (questions.decode.rank or questions.decode.calibrate):
             return task.score([example['targets'] for example in examples], examples)
         return task.score_choices([[float(example['targets'] == name) for name in task.classes] for example in examples], examples)
-
-    def _of_choices(self, prompts: list[str], choices: tuple[str, ...]) -> np.ndarray:
-        """float64 [prompts, choices]: log-probabilities; a prompt that comes twice is read once."""
-        distinct = list(dict.fromkeys(prompts))
-        found = self._generator.score([prompt for prompt in distinct for _ in choices], list(choices) * len(distinct))
-        rows = dict(zip(distinct, np.array([score.log_prob for score in found]).reshape(len(distinct), len(choices))))
-        return np.stack([rows[prompt] for prompt in prompts])
 
 
 class WhileTraining:
