@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import bert as bert_configs, gpt as gpt_configs, t5 as t5_configs
+from configs import bert as bert_configs, gpt as gpt_configs, objectives as objective_configs, t5 as t5_configs
 from t5x_lite import cli
 from t5x_lite.assemble import assemble
 from t5x_lite.checks import finalize
@@ -24,7 +24,10 @@ from t5x_lite.training import partitioning
 from t5x_lite.training.step import eval_step, make_program, make_train_step
 
 FOLDER = Path(__file__).resolve().parents[1] / 'configs'
-VARIANTS = {'bert': tuple(bert_configs.SIZES), 'gpt': gpt_configs.VARIANTS, 't5': tuple(t5_configs.SIZES), 'objectives': ('encoder_mlm', 'encoder_causal', 'decoder_span', 'encoder_decoder_ul2')}
+VARIANTS = {
+    'bert': tuple(bert_configs.SIZES), 'gpt': gpt_configs.VARIANTS, 't5': tuple(t5_configs.SIZES),
+    'objectives': tuple(name for name in objective_configs.VARIANTS if name not in objective_configs.NONE),
+}  # fmt: skip
 SHIPPED = [(path.stem, variant) for path in sorted(FOLDER.glob('*.py')) for variant in VARIANTS.get(path.stem, (None,))]
 
 

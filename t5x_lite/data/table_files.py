@@ -228,6 +228,8 @@ def _read_tfds(source: str, data_dir: str) -> Table:
         raise UserError(f'{source}: tensorflow_datasets cannot be imported ({error})') from error
     try:
         builder = tfds.builder(name, data_dir=data_dir or None, try_gcs=False)
+        if not os.path.exists(os.path.join(builder.data_path, 'dataset_info.json')):
+            print(f'{source}: not in {builder.data_dir} yet; TFDS downloads and prepares it, which may take long (--config.data.tfds_dir)', flush=True)
         # array_record is the one format that is read without TensorFlow.
         builder.download_and_prepare(file_format='array_record')
         if split.split('[')[0] not in builder.info.splits:
@@ -243,7 +245,7 @@ def _read_tfds(source: str, data_dir: str) -> Table:
         ) from error
     except Exception as error:  # TFDS and what it calls raise anything, across pages.
         raise UserError(
-            f'{source}: TFDS cannot load it ({_short(" ".join(str(error).split()), 200)}); see --config.data.tfds_dir'
+            f'{source}: TFDS cannot load it ({_short(" ".join(str(error).split()), 200)}); without a way to its host, name a folder that holds it: --config.data.tfds_dir'
         ) from error
     features = builder.info.features
     classes = {

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from configs import gpt, t5
+from t5x_lite import dry_run
+from t5x_lite.assemble import assemble
 from t5x_lite.config import Activation, Init, ModelConfig, Norm, NormPlace, Positions
-from t5x_lite.dotted_names import resolve
 from t5x_lite.models.attention import Cache
 from t5x_lite.models.language_model import Decoder, EncoderDecoder
-from t5x_lite.training.step import dummy_batch
+from t5x_lite.training import partitioning
+from t5x_lite.training.step import dummy_batch, make_program
 
 # The published models' (GPT-3's from its table of shapes).
 COUNTS = {
@@ -56,11 +58,11 @@ def alone(ids, prefix=''):
 
 @pytest.mark.parametrize('name', COUNTS)
 def test_counts_at_full_size(name):
+    """As `train --dry_run` prints them."""
     file, variant = name.split(':')
-    model = importlib.import_module(f'configs.{file}').get_config(variant).model
-    model = dataclasses.replace(model, vocab_size=model.default_vocab_size, vocab_multiple=1)
-    params = jax.eval_shape(resolve(model.module)(model).init, jax.random.key(0), dummy_batch())['params']
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == COUNTS[name]
+    config = assemble(importlib.import_module(f'configs.{file}').get_config(variant)).config
+    program = make_program(config, partitioning.make_mesh(config, jax.devices()[:1]))
+    assert f'parameters: {COUNTS[name]:,}' in dry_run.parameter_table(program).splitlines()
 
 
 def test_every_variant_is_counted():
