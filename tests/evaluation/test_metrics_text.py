@@ -69,9 +69,12 @@ def test_groups():
     assert metrics_text.record(queries, ['b', 'wrong', 'wrong']) == {'em': 50.0, 'f1': 50.0}
 
 
-def test_spans_count_words_by_white_space():
-    target = {'answers': ['10 . 5 tons'], 'context': 'it weighs 10 . 5 tons . '}
-    assert metrics_text.span_squad([target] * 3, [(2, 5), (4, 2), None]) == pytest.approx({'em': 100 / 3, 'f1': 100 / 3})
+def test_spans_count_words_without_punctuation():
+    target = {'answers': ['10 . 5 tons'], 'context': 'it weighs ( yes ! ) 10 . 5 tonnés . '}
+    right = target | {'answers': ['10 . 5 tonnés']}
+    assert metrics_text.words_of(target['context']) == ['it', 'weighs', 'yes', '10', '5', 'tonnés']
+    assert metrics_text.span_squad([right] * 3, [(3, 5), (5, 3), None]) == pytest.approx({'em': 100 / 3, 'f1': 100 / 3})
+    assert metrics_text.span_squad([target], [(3, 9)]) == pytest.approx({'em': 0.0, 'f1': 100 * 2 / 3})
 
 
 def test_entities():
