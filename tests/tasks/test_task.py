@@ -3,7 +3,6 @@
 import functools
 import gzip
 import json
-import pathlib
 
 import pytest
 
@@ -12,7 +11,6 @@ from t5x_lite.tasks import answers, builtin, local, registry, synthetic, text_fo
 from t5x_lite.tasks.sources import Files, Lines, Made, SquadJson, TaggedWords
 from t5x_lite.tasks.task import Mixture, Task
 
-GOLDEN = pathlib.Path(__file__).resolve().parents[2] / '..' / 'shared' / 'golden'
 LABELS = ('negative', 'positive')
 classify = functools.partial(text_formats.classification, name='sst2', labels=LABELS, features=('sentence',))
 
@@ -277,40 +275,6 @@ def test_translation_tasks_read_their_columns():
     assert not known['wmt19_en_zh'].has('test') and known['wmt18_en_zh'].has('test')
     for task in builtin.WMT:
         assert task.preprocess({code: code for code in task.name.split('_')[-2:]})['targets'] == task.name[-2:]
-
-
-def _of(function, given):
-    if function == 'string_to_float':
-        return answers.number(given['string'], given['default'])
-    if function == 'string_label_to_class_id':
-        return answers.label(given['label'], given['classes'], given['default'])
-    if function == 'wsc_simple referent match':
-        found = answers.same_referent(given['prediction'], given['referent'])
-        return answers.READINGS['referent'].missing if found is None else found
-    if function == 'wsc_simple target label passthrough':
-        return answers.READINGS['referent'].target(given, ())
-    if function == 'lower_text':
-        return str.lower(given)  # Task.postprocess takes it as it is
-    reading = {'multirc': 'label of a question', 'record': 'text of a query', 'qa': 'text', 'span_qa': 'span'}[function]
-    classes = ('False', 'True')
-    if not given['is_target']:
-        found = answers.READINGS[reading].prediction(given['string'], given, classes)
-        return found if function == 'qa' else {'value': found}
-    example = given | {'targets': given['string'], 'references': given.get('answers')}
-    return answers.READINGS[reading].target(example, classes)
-
-
-def test_golden_answers():
-    path = GOLDEN / 'postprocess.json'
-    if not path.exists():
-        pytest.skip(f'{path} is absent')
-    checked = 0
-    for case in json.loads(path.read_text())['cases']:
-        if case['function'].startswith('rank_classification'):
-            continue  # metrics_choices takes scores, numbers of choices and weights as arrays, with nothing to unpack
-        assert _of(case['function'], case['input']) == case['expected'], case
-        checked += 1
-    assert checked == 28
 
 
 def test_the_file_that_local_describes(tmp_path, monkeypatch):
