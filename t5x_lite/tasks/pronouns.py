@@ -22,7 +22,8 @@ def mark_word(text: str, words: str, index: int) -> str:
     """
     parts = text.split(' ')
     if index < len(parts) and parts[index] == words:
-        return ' '.join([*parts[:index], f'*{words}*', *parts[index + 1 :]])
+        # As in the reference, what follows is joined by a blank even where nothing does.
+        return ' '.join([*parts[:index], f'*{words}*', ' '.join(parts[index + 1 :])])
     place = len(' '.join(parts[:index]))
     found = list(re.finditer(rf'(?<!\w){re.escape(words)}(?!\w)', text))
     if not found:

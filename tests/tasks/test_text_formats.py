@@ -132,6 +132,7 @@ def test_pronouns_are_marked_at_their_index():
     assert pronouns.mark_word('Then he met him and he won.', 'he', 5) == 'Then he met him and *he* won.'
     assert pronouns.mark_word('Ann  saw it ', 'it', 3) == 'Ann  saw *it* ', 'blanks stay as they are'
     assert pronouns.mark_word('It broke.', 'It', 0) == '*It* broke.'
+    assert pronouns.mark_word('Ann saw it', 'it', 2) == 'Ann saw *it* '
     # Not at its index: the nearest, what is attached set off, blanks at the end dropped.
     assert pronouns.mark_word('Then he met his friend, he said.', 'he', 4) == 'Then he met his friend, *he* said.'
     assert pronouns.mark_word('"Shame on her!" they cried. ', 'her', 2) == '"Shame on *her* !" they cried.'
