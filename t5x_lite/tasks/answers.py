@@ -5,14 +5,12 @@ What cannot be read (no such class, no number) is wrong and counted: it is None 
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import re
-import string
+import math
 from typing import Any
 
-from t5x_lite.data.table_files import is_number
 from t5x_lite.errors import UserError, nearest
 from t5x_lite.evaluation import metrics_text
-from t5x_lite.tasks import named_entities, questions
+from t5x_lite.tasks import named_entities
 from t5x_lite.tasks.text_formats import Example
 
 Classes = Sequence[str]
@@ -22,38 +20,40 @@ _DETERMINERS = frozenset(
 
 
 def label(text: str, classes: Classes, missing: Any = None) -> Any:
-    """The number of the class of this name, white space around it aside."""
-    text = text.strip()
+    """The number of the class of exactly this name."""
     return list(classes).index(text) if text in classes else missing
 
 
 def number(text: str, missing: Any = None) -> Any:
-    """A finite number, as in '3', '3.8', '10.'."""
-    return float(text) if is_number(text) else missing
+    """What Python's `float` takes, as in '3', '3.8', '10.', ' 1e3 ', 'nan'."""
+    try:
+        return float(text)
+    except ValueError:
+        return missing
 
 
 def span(text: str) -> tuple[int, int] | None:
-    """(2, 3) of 'start: 2 end: 3'."""
-    found = re.fullmatch(r'\s*start:\s*(\d+)\s+end:\s*(\d+)\s*', text)
-    return (int(found[1]), int(found[2])) if found else None
+    """(2, 3) of 'start: 2 end: 3': the second and the fourth word, whatever the others are and whatever stands between them."""
+    words = metrics_text.words_of(text)
+    try:
+        return (int(words[1]), int(words[3])) if len(words) > 3 else None
+    except ValueError:
+        return None
 
 
 def same_referent(text: str, referent: str) -> int | None:
     """1 where one of the two has all words of the other, determiners aside, and both or neither has an apostrophe; None for a text without words.
 
-    'fuzzy bunny' is the bunny; 'Bob's hat' is not Bob. T5's rule for WSC (Raffel et al., 2020, section 2.4).
+    'fuzzy bunny' is the bunny; 'Bob's hat' is not Bob, nor are 'the boys'' the boys. Punctuation stays with its word. T5's rule for WSC (Raffel et al.,
+    2020, section 2.4).
     """
-    found, meant = (_content_words(part) for part in (text, referent))
+    found, meant = (' '.join(word for word in part.strip().lower().split(' ') if word not in _DETERMINERS) for part in (text, referent))
     if not found:
         return None
-    if any("'" in word for word in found) != any("'" in word for word in meant):
+    if ("'" in found) != ("'" in meant):
         return 0
+    found, meant = set(found.split(' ')), set(meant.split(' '))
     return int(found <= meant or meant <= found)
-
-
-def _content_words(text: str) -> frozenset[str]:
-    words = (word.strip(string.punctuation) for word in text.lower().split())
-    return frozenset(word for word in words if word and word not in _DETERMINERS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +80,14 @@ def _class_of_target(example: Example, classes: Classes) -> int:
     return found
 
 
+def _finite(text: str) -> float | None:
+    """One 'nan' would be the correlation of all the others."""
+    found = number(text)
+    return found if found is not None and math.isfinite(found) else None
+
+
 def _value(example: Example, classes: Classes) -> float:
-    found = example['value'] if 'value' in example else number(example['targets'])
+    found = example['value'] if 'value' in example else _finite(example['targets'])
     if found is None:
         raise UserError(f'the target {example["targets"]!r} is not a number')
     return float(found)
@@ -90,13 +96,9 @@ def _value(example: Example, classes: Classes) -> float:
 READINGS = {
     'text': Reading(lambda example, _: example['references'], lambda text, *_: text),
     'label': Reading(_class_of_target, lambda text, _, classes: label(text, classes), -1),
-    'number': Reading(_value, lambda text, *_: number(text), -1.0),
+    'number': Reading(_value, lambda text, *_: _finite(text), -1.0),
     'referent': Reading(lambda example, _: int(example['label']), lambda text, example, _: same_referent(text, example['targets']), -1),
-    # The context's punctuation stands apart, so that of the answers does too: '10 . 5' is what a span can say of '10.5'.
-    'span': Reading(
-        lambda example, _: {'answers': list(map(questions.pad_punctuation, example['answers'])), 'context': example['context']},
-        lambda text, *_: span(text),
-    ),
+    'span': Reading(lambda example, _: {'answers': example['answers'], 'context': example['context']}, lambda text, *_: span(text)),
     'entities': Reading(lambda example, _: example['entities'], lambda text, *_: named_entities.parse(text), ()),
     'label of a question': Reading(_of_group(_class_of_target, 'idx/question'), lambda text, _, classes: label(text, classes), -1),
     'text of a query': Reading(_of_group(lambda example, _: example['answers'], 'idx/passage', 'idx/query'), lambda text, *_: text),

@@ -80,19 +80,36 @@ SUPER_GLUE = (
 
 def _wmt(year, pair, source, target):
     preprocess = functools.partial(text_formats.translate, source=source, target=target)
-    return Task(f'wmt{year}_{source}_{target}', Tfds(f'wmt{year}_translate/{pair}', _ALL), preprocess, ('bleu', 'chrf'), content=(source,))
+    parts = {'train': 'train', 'validation': 'validation'} if year == '19' else _ALL
+    return Task(f'wmt{year}_{source}_{target}', Tfds(f'wmt{year}_translate/{pair}', parts), preprocess, ('bleu', 'chrf'), content=(source,))
 
+
+# Pairs as TFDS names them, each in both directions. T5 learns from English: wmt14 de and fr, wmt15 fr, wmt16 ro, wmt19 de, t2t (Tensor2Tensor's) de.
+_PAIRS = {
+    '14': 'cs-en de-en fr-en hi-en ru-en',
+    '15': 'cs-en de-en fi-en fr-en ru-en',
+    '16': 'cs-en de-en fi-en ro-en ru-en tr-en',
+    '17': 'cs-en de-en fi-en lv-en ru-en tr-en zh-en',
+    '18': 'cs-en de-en et-en fi-en ru-en tr-en zh-en',
+    '19': 'cs-en de-en fi-en gu-en kk-en lt-en ru-en zh-en fr-de',
+    '_t2t': 'de-en',
+}
+WMT = tuple(
+    _wmt(year, pair, *languages)
+    for year, pairs in _PAIRS.items()
+    for pair in pairs.split()
+    for languages in (pair.split('-')[::-1], pair.split('-'))
+)
 
 OTHERS = (
     Task('squad', Tfds('squad/v1.1'), questions.squad, ('squad',), content=('question', 'context')),
-    Task('squad_span', Tfds('squad/v1.1'), questions.squad_span, ('span_squad',), content=('question', 'context')),
+    Task('squad_span', Tfds('squad/v1.1'), questions.squad_span, ('span_squad', 'exact_match'), content=('question', 'context')),
+    Task('squad_context_free', Tfds('squad/v1.1'), functools.partial(questions.squad, with_context=False), ('squad',), content=('question',)),
+    Task('trivia_qa', Tfds('trivia_qa/rc', _ALL), questions.trivia_qa, ('trivia_qa',), content=('question',)),
     Task('cnn_dailymail', Tfds('cnn_dailymail', _ALL), text_formats.summarize, ('rouge',), content=('article',)),
     Task(
         'cnn_dailymail_tldr', Tfds('cnn_dailymail', _ALL), functools.partial(text_formats.summarize, prefix='tldr'), ('rouge',), content=('article',)
     ),
-    _wmt(14, 'de-en', 'en', 'de'),
-    _wmt(14, 'fr-en', 'en', 'fr'),
-    _wmt(16, 'ro-en', 'en', 'ro'),
     synthetic.addition(2),
     synthetic.addition(3),
 )
@@ -117,7 +134,7 @@ MIXTURES = (
     ),
 )  # fmt: skip
 
-BUILTIN = (*GLUE, *SUPER_GLUE, *OTHERS, *MIXTURES)
+BUILTIN = (*GLUE, *SUPER_GLUE, *OTHERS, *WMT, *MIXTURES)
 
 
 def of_table(train: str, validation: str, inputs: str, targets: str, metrics: tuple[str, ...]) -> Task:

@@ -47,7 +47,7 @@ def trec(folder: str, name: str = 'trec', fine: bool = False) -> Task:
 def squad(folder: str, name: str = 'squad_files', span: bool = False) -> Task:
     """train.json and dev.json of SQuAD 1.1 (.gz too). `span`: answers as places in the context."""
     train, validation = (find(folder, part, '.json') for part in ('train', 'dev'))
-    preprocess, metrics = (questions.squad_span, ('span_squad',)) if span else (questions.squad, ('squad',))
+    preprocess, metrics = (questions.squad_span, ('span_squad', 'exact_match')) if span else (questions.squad, ('squad',))
     return Task(name, SquadJson(train, validation), preprocess, metrics, content=('question', 'context'))
 
 

@@ -13,6 +13,7 @@ _UNSPACED = re.compile(
     '([\u0e00-\u0fff\u1000-\u104f\u1780-\u17ff\u1980-\u19ff\u1a20-\u1aaf\ua980-\ua9df'
     '\u2e80-\u2eff\u3000-\u30ff\u31c0-\u31ef\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])'
 )
+_OTHER = re.compile('[^0-9A-Za-z_]')
 _SPACES = re.compile('[\t\n\f\r ]+')  # a no-break space is a character like any other
 
 
@@ -26,12 +27,17 @@ def pad_nonspaced_languages(text: str) -> str:
     return _SPACES.sub(' ', _UNSPACED.sub(r' \1 ', text))
 
 
-def squad(example: Mapping[str, Any]) -> Example:
-    """'question: ... context: ...' -> the first answer. {'id', 'context', 'question', 'answers'} with answers as texts or TFDS's {'text': texts}."""
+def squad(example: Mapping[str, Any], with_context: bool = True) -> Example:
+    """'question: ... context: ...' -> the first answer. {'id', 'context', 'question', 'answers'} with answers as texts or TFDS's {'text': texts}.
+
+    Args:
+      with_context: False: 'squad trivia question: ...', to be answered from what a model remembers.
+    """
     context, question = pad_punctuation(example['context']), pad_punctuation(example['question'])
     answers = [pad_punctuation(answer) for answer in answer_texts(example)]
+    inputs = f'question: {question} context: {context}' if with_context else f'squad trivia question: {question}'
     return {
-        'inputs': _SPACES.sub(' ', f'question: {question} context: {context}'),
+        'inputs': _SPACES.sub(' ', inputs),
         'targets': answers[0] if answers else '',
         'context': context,
         'question': question,
@@ -42,11 +48,12 @@ def squad(example: Mapping[str, Any]) -> Example:
 
 
 def squad_span(example: Mapping[str, Any]) -> Example | list[Example]:
-    """As `squad`, with the answer as its place among the words of the context, 'start: 2 end: 3'; [] where it is not found."""
+    """As `squad`, with the answer as its place in the context, 'start: 2 end: 3'; [] where it is not found or has no text."""
     formatted = squad(example)
-    answers = answer_texts(example)
-    span = span_answer(formatted['context'], pad_punctuation(answers[0]).strip()) if answers else ''
-    return formatted | {'targets': span, 'answers': answers, 'references': [span]} if span else []
+    if not formatted['targets'].strip():
+        return []
+    span = span_answer(formatted['context'], formatted['targets'])
+    return formatted | {'targets': span, 'references': [span]} if span else []
 
 
 def answer_texts(example: Mapping[str, Any]) -> list[str]:
@@ -55,12 +62,12 @@ def answer_texts(example: Mapping[str, Any]) -> list[str]:
 
 
 def span_answer(context: str, answer: str) -> str:
-    """'start: 2 end: 3', the words of the first place where the answer stands between white space; '' where it does not.
+    """'start: 2 end: 3', the first place where the words of an answer stand one after the other in the context; '' where they do not.
 
-    Punctuation counts as words (`pad_punctuation`). As in the reference, an answer that nothing follows is not found. The reference counts two empty
-    words for each mark here, and none where it judges; `metrics_text.span_squad` counts as this does.
+    As in the reference, a word ends at every character but a letter of ASCII, a digit and '_', and two such characters have an empty word between them,
+    which counts: in 'so , he' the last word is number 3. An answer that nothing follows is not found.
     """
-    words, wanted = pad_punctuation(context).split(), pad_punctuation(answer).split()
+    words, wanted = (_OTHER.sub(' ', text).split(' ') for text in (context, answer))
     for start in range(len(words) - len(wanted)):
         if words[start : start + len(wanted)] == wanted:
             return f'start: {start} end: {start + len(wanted) - 1}'
@@ -68,15 +75,37 @@ def span_answer(context: str, answer: str) -> str:
 
 
 def trivia_qa(example: Mapping[str, Any]) -> list[Example]:
-    """An example for each context and each alias that occurs in it. {'question', 'contexts', 'normalized_aliases'}"""
+    """An example for each context and each alias that occurs in it, small and capital letters of ASCII alike.
+
+    {'question', 'contexts', 'normalized_aliases'}, or TFDS's {'question', 'entity_pages', 'search_results', 'answer'}.
+    """
     question, made = pad_punctuation(example['question']), []
-    aliases = [pad_punctuation(alias) for alias in example['normalized_aliases']]
-    for context in map(pad_punctuation, example['contexts']):
+    contexts, aliases = _trivia_texts(example)
+    for context in map(pad_punctuation, contexts):
         for alias in aliases:
-            if alias.lower() in context.lower():
+            if _occurs(alias, context):
                 inputs = _SPACES.sub(' ', f'question: {question} context: {context}')
                 made.append({'inputs': inputs, 'targets': alias, 'references': aliases})
     return made
+
+
+def _trivia_texts(example: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Contexts, those of Wikipedia first; and aliases."""
+    if 'contexts' in example:
+        contexts, aliases = example['contexts'], example['normalized_aliases']
+    else:
+        pages = [example[column][key] for column, key in (('entity_pages', 'wiki_context'), ('search_results', 'search_context')) if column in example]
+        contexts, aliases = [text for texts in pages for text in texts], example['answer']['normalized_aliases']
+    return list(contexts), [pad_punctuation(alias) for alias in aliases]
+
+
+def _occurs(alias: str, context: str) -> bool:
+    """The reference takes an alias for a regular expression, so that the '.' of 'st . louis' stands for any character."""
+    alias, context = (text.encode().lower().decode() for text in (alias, context))  # bytes: ASCII only
+    try:
+        return re.fullmatch(f'.*{alias}.*', context) is not None
+    except re.error:
+        return alias in context
 
 
 def record(example: Mapping[str, Any]) -> list[Example]:

@@ -10,30 +10,49 @@ Questions are in tasks/questions.py, pronouns in tasks/pronouns.py.
 """
 
 from collections.abc import Mapping, Sequence
+import math
+import re
 import string
 from typing import Any
 
 import numpy as np
 
 from t5x_lite.errors import UserError, nearest
+from t5x_lite.tasks import languages
 
 Example = dict[str, Any]
 UNKNOWN = '<unk>'  # target of an example whose label is not published
-LANGUAGES = {
-    'cs': 'Czech', 'de': 'German', 'en': 'English', 'es': 'Spanish', 'et': 'Estonian', 'fi': 'Finnish', 'fr': 'French', 'gu': 'Gujarati', 'hi': 'Hindi',
-    'it': 'Italian', 'kk': 'Kazakh', 'lt': 'Lithuanian', 'lv': 'Latvian', 'nl': 'Dutch', 'pl': 'Polish', 'pt': 'Portuguese', 'ro': 'Romanian',
-    'ru': 'Russian', 'tr': 'Turkish', 'zh': 'Chinese',
-}  # fmt: skip
 
 
 def classification(example: Mapping[str, Any], name: str, labels: Sequence[str], features: Sequence[str] = (), index: str = 'idx') -> Example:
-    """GLUE's and SuperGLUE's: 'name feature: text feature: text' -> the label's name. `features`: (): all but label and index, sorted by name."""
+    """GLUE's and SuperGLUE's: 'name feature: text feature: text' -> the label's name.
+
+    Args:
+      features: (): all but label and index, sorted by name.
+
+    Raises:
+      UserError: a label that is neither -1 nor the number of a class.
+    """
     features = features or sorted(key for key in example if key not in ('label', index))
     inputs = ' '.join([name, *(f'{feature}: {example[feature]}' for feature in features)])
     if name == 'multirc':  # its paragraphs are marked up
-        inputs = inputs.replace('<br>', ' ').replace('<b>', '').replace('</b>', '')
-    label = int(example['label'])
-    return {'inputs': inputs, 'targets': UNKNOWN if label < 0 else labels[label]} | _index(example, index)
+        inputs = re.sub('</?b>', '', inputs.replace('<br>', ' '))
+    return {'inputs': inputs, 'targets': label_name(example['label'], labels)} | _index(example, index)
+
+
+def label_name(label: Any, labels: Sequence[str]) -> str:
+    """Of the number of a class; -1 is a label that is not published: '<unk>'."""
+    try:
+        number = int(label)
+    except (TypeError, ValueError, OverflowError):  # a text, None, nan
+        number = None
+    if number is None or not -1 <= number < len(labels) or isinstance(label, float) and label != number:
+        raise UserError(f'label {label!r} is no class; expected {_counted(labels)}, or -1 for none')
+    return UNKNOWN if number < 0 else labels[number]
+
+
+def _counted(labels: Sequence[str]) -> str:
+    return ', '.join(f'{number} ({label})' for number, label in enumerate(labels))
 
 
 def _index(example: Mapping[str, Any], index: str) -> Example:
@@ -51,15 +70,26 @@ def stsb_target(score: float) -> str:
 
 
 def stsb(example: Mapping[str, Any]) -> Example:
+    """A pair with a score of 0 to 5. A score below 0 is none that is published: the target is '-1.0' all the same, as in T5's code; there is no reference.
+
+    Raises:
+      UserError: a score that is not a finite number.
+    """
     inputs = f'stsb sentence1: {example["sentence1"]} sentence2: {example["sentence2"]}'
-    score = float(example['label'])
+    try:
+        score = float(example['label'])
+    except (TypeError, ValueError):
+        score = math.nan
+    if not math.isfinite(score):
+        raise UserError(f'score {example["label"]!r} is not a number; give one of 0 to 5, or -1 for none')
     # Scores are held against what people said, not against its rounding.
-    return {'inputs': inputs, 'targets': UNKNOWN if score < 0 else stsb_target(score), 'value': score} | _index(example, 'idx')
+    made = {'inputs': inputs, 'targets': stsb_target(score), 'value': score} | _index(example, 'idx')
+    return made | {'references': [UNKNOWN]} if score < 0 else made
 
 
 def translate(example: Mapping[str, Any], source: str, target: str) -> Example:
-    """`source`, `target`: codes of languages, which are also the columns: 'translate English to German: ...'."""
-    return {'inputs': f'translate {language(source)} to {language(target)}: {example[source]}', 'targets': example[target]}
+    """`source`, `target`: codes of languages (tasks/languages.py), which are also the columns: 'translate English to German: ...'."""
+    return {'inputs': f'translate {languages.name(source)} to {languages.name(target)}: {example[source]}', 'targets': example[target]}
 
 
 def multi_translate(example: Mapping[str, Any], source: str, target: str) -> Example | list[Example]:
@@ -68,16 +98,12 @@ def multi_translate(example: Mapping[str, Any], source: str, target: str) -> Exa
     return translate(found, source, target) if source in found and target in found else []
 
 
-def language(code: str) -> str:
-    if code not in LANGUAGES:
-        raise UserError(f'no language {code!r}, {nearest(code, LANGUAGES)}')
-    return LANGUAGES[code]
-
-
 def summarize(example: Mapping[str, Any], document: str = 'article', summary: str = 'highlights', prefix: str = 'summarize') -> Example:
     """'summarize: document'; with prefix 'tldr', 'tldr: document'. A summary may be a list: the first is learnt, all are references."""
     found = example[summary]
     several = [found] if isinstance(found, str) else list(found)
+    if not several:
+        raise UserError(f'column {summary!r} is an empty list; give at least one summary or remove the row')
     return {'inputs': f'{prefix}: {example[document]}', 'targets': several[0], 'references': several}
 
 

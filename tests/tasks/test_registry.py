@@ -1,8 +1,6 @@
 """Tasks by name, people's own files, and rates."""
 
-import json
 import os
-import pathlib
 
 import pytest
 
@@ -11,8 +9,8 @@ from t5x_lite.errors import UserError
 from t5x_lite.tasks import registry, text_formats
 from t5x_lite.tasks.registry import Mixture, Task
 from t5x_lite.tasks.sources import Made
+from tests import reference_cases
 
-GOLDEN = pathlib.Path(__file__).resolve().parents[2] / '..' / 'shared' / 'golden' / 'mixtures_averages.json'
 SIZES = {'a': 100, 'b': 300, 'c': 1600}
 
 
@@ -123,11 +121,9 @@ def test_broken_files_of_tasks(tmp_path, text, said):
         registry.load(['nowhere.py'])
 
 
-def test_golden_rates():
-    if not GOLDEN.exists():
-        pytest.skip(f'{GOLDEN} is absent')
+def test_rates_of_the_reference():
     checked = 0
-    for number, case in enumerate(json.loads(GOLDEN.read_text())['cases']):
+    for number, case in enumerate(reference_cases.read('mixtures_averages.json')):
         function, given, expected = case['function'], case['input'], case['expected']
         if function.startswith('mixing rate'):
             examples = given['text_chars'] if 'text_chars' in given else given['examples'] * given['scale']
@@ -157,6 +153,7 @@ def test_golden_rates():
                 {'wsc_eval': 'wsc'}.get(name, name): weight for name, weight in expected.items()
             }
         else:
+            assert 'average' in function or function.startswith('best step')  # of scores: tests/evaluation/test_reference_cases.py
             continue
         checked += 1
     assert checked == 14
