@@ -41,7 +41,7 @@ class MixtureOfDenoisers(PairExamples):
     def predictions(cls, config, length):
         if cls.layout_of(config) is not Layout.encoder_decoder:
             return length
-        return max(1, *(noise.longest(length - bool(mode))[1] for mode, noise, _ in _denoisers(config)))
+        return max(1, *(noise.fitting(length - bool(mode))[1] for mode, noise, _ in _denoisers(config)))
 
     def prepare(self, config):
         given = _denoisers(config)
@@ -61,7 +61,7 @@ class MixtureOfDenoisers(PairExamples):
         """Tokens of text that fill a row; or so few that each of several such pieces in a row has enough sentinels."""
         for pieces in range(1, self.seq_len):
             room, targets = self.seq_len // pieces - mode, self.max_predictions // pieces
-            longest = noise.longest(room, targets)[0] if self.layout is Layout.encoder_decoder else noise.longest_joined(room)
+            longest = noise.fitting(room, targets)[0] if self.layout is Layout.encoder_decoder else noise.longest_joined(room)
             if longest < 2 or noise.counts(np.array([longest]))[1][0] <= len(self.tokenizer.sentinel_ids):
                 break
         return longest
@@ -116,8 +116,6 @@ class _Rest(Noise):
     def lengths(self, length):
         tokens, _ = self.counts(length)
         return length - tokens + 1, tokens + 1
-
-    planned = lengths
 
     def pairs(self, text, length, keys, sentinel_ids, end_id):
         rest = self.counts(length)[0]

@@ -50,6 +50,92 @@ def test_lengths_as_in_t5(row, text, targets):
     assert SpanCorruption.predictions(configured('decoder', row), row) == row
 
 
+def published(inputs_length, density, mean):
+    """The published rule of `random_spans_helper`, one token after the other, with a sentinel a span on both sides and an end token."""
+
+    def planned(tokens):
+        noise = int(round(tokens * density))
+        spans = int(round(noise / mean))
+        return tokens - noise + spans + 1, noise + spans + 1
+
+    tokens = inputs_length - 1
+    while planned(tokens + 1)[0] <= inputs_length:
+        tokens += 1
+    inputs, targets = planned(tokens)
+    return (tokens - 1, targets - 1) if density == 0.5 and targets > inputs else (tokens, targets)
+
+
+DENSITIES = (0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 1 / 3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95, 0.99)
+MEANS = (1, 1.5, 2, 2.5, 3, 3.5, 5, 8, 10, 12, 32, 64)
+
+
+def test_plans_are_those_of_t5_at_every_setting():
+    rows = (*range(1, 70), 100, 127, 128, 172, 255, 256, 257, 512)
+    count = 0
+    for density in DENSITIES:
+        for mean in MEANS:
+            for row in rows:
+                assert Noise(density, mean).longest(row) == published(row, density, mean), (row, density, mean)
+                count += 1
+    assert count > 15_000
+    assert Noise(0.1, 5).longest(16) == (17, 3) and Noise(0.15, 10).longest(32) == (36, 6)
+
+
+def test_no_row_overflows_at_any_setting():
+    """What is planned is what the mask makes: no text up to the longest overflows, a longer one would, and T5's plan is kept where it holds."""
+    kept = full = count = 0
+    for density in DENSITIES:
+        for mean in MEANS:
+            noise = Noise(density, mean)
+            inputs, targets = noise.lengths(np.arange(60_000))
+            most_inputs, most_targets = np.maximum.accumulate(inputs), np.maximum.accumulate(targets)
+
+            def holds(text, row, target_row, sides=(inputs, targets, most_inputs, most_targets)):
+                inputs, targets, most_inputs, most_targets = sides
+                assert text == 0 or (most_inputs[text] <= row and most_targets[text] <= target_row)
+                assert inputs[text + 1] > row or targets[text + 1] > target_row
+
+            for row in (4, 9, 16, 32, 51, 64, 128, 172, 512):
+                text, target_row = noise.fitting(row)
+                holds(text, row, target_row)
+                assert text >= 2 and targets[text] == target_row, 'targets are full'
+                assert inputs[text] >= row - 1, 'a kept token and a sentinel may be one too many'
+                full += inputs[text] == row
+                theirs = noise.longest(row)
+                if (inputs[theirs[0]], targets[theirs[0]]) == (row, theirs[1]):
+                    kept += 1
+                    assert (text, target_row) == theirs
+                for given in (5, row // 2, row):
+                    assert noise.fitting(row, given)[1] == given
+                    holds(noise.fitting(row, given)[0], row, given)
+                joined = noise.longest_joined(row)
+                assert (most_inputs + most_targets)[joined] <= row < (inputs + targets)[joined + 1]
+                count += 1
+    assert kept > 0.6 * count and full > 0.8 * count, (kept, full, count)
+
+
+@pytest.mark.parametrize(
+    ('row', 'density', 'mean', 'text', 'targets'), [(16, 0.1, 5, 16, 4), (32, 0.15, 10, 35, 7), (172, 0.15, 3, 190, 40), (65, 0.8, 1, 162, 163)]
+)
+def test_rows_hold_what_the_mask_makes(corpus, row, density, mean, text, targets):
+    """Where T5's plan does not: no span is planned, float32 corrupts a token more, or too few tokens stand between spans."""
+    assert Noise(density, mean).fitting(row) == (text, targets) != Noise(density, mean).longest(row)
+    batch = epoch(make(SpanCorruption, corpus, 'encoder_decoder', row, concatenate=True, span__noise_density=density, span__mean_length=mean))
+    assert batch['targets'].shape[1] == targets
+    assert (batch['sequence_ids'] == 1).all() and batch['target_weights'].all()
+
+
+def test_counts_are_float32():
+    """As TensorFlow's: 28.5 and a little more."""
+    tokens, spans = Noise(0.15, 3).counts(np.array([190, 568]))
+    assert tokens.tolist() == [29, 85] and spans.tolist() == [10, 28]
+    length = np.arange(2, 70_000)
+    for density in DENSITIES:
+        expected = np.rint(np.multiply(length, density, dtype=np.float32))
+        assert (Noise(density, 3).counts(length)[0] == np.clip(expected, 1, length - 1)).all()
+    assert (np.rint(length * 0.15) != np.rint(np.multiply(length, 0.15, dtype=np.float32))).any()
+
+
 @pytest.mark.parametrize(('row', 'text', 'targets'), [(128, 141, 29), (64, 70, 14)])
 def test_rows_of_a_stream_have_no_padding(corpus, row, text, targets):
     examples = make(SpanCorruption, corpus, 'encoder_decoder', row, concatenate=True)
