@@ -18,7 +18,10 @@ class MixtureOfDenoisers(PairExamples):
     rates; how long the piece is follows from that. Inputs begin with the mode token, '' for none. All is as in `SpanCorruption` otherwise;
     a mean length of 0 is a prefix language model that predicts the last `noise density` of the piece, at least one token of it.
 
-    Rows of targets are as long as the denoiser with most of them needs, unless config.data.target_len or a stage says otherwise. Where a row of
+    Rows of targets are as long as the denoiser with most of them needs, unless config.data.target_len or a stage says otherwise. So inputs are
+    full and targets, most of which are far shorter, are not: with the seven of the paper and rows of 512 on text like books, 99 to 100 % of the
+    inputs are real tokens, 53 to 58 % of the targets, and 76 to 79 % of both. Shorter rows of targets move the padding to the inputs (pieces of
+    hungry denoisers are then shorter): of both, 77 % are real at 192 or 256, 72 % at 128. A decoder's rows hold both sides, and are full. Where a row of
     one piece would need more sentinels than the tokenizer has (T5's 100: spans of 3 at density 0.5 in 512 tokens), it holds shorter pieces.
 
     A worked example: examples 0 and 1 of seed 1, of the documents (11 12 | 13), (14 15) and (16 17 | 18 19 20 21), L = 10, T = 8, denoisers

@@ -83,7 +83,7 @@ class Noise:
             return inputs <= input_length and targets <= target_length
 
         if target_length is None:
-            text, target_length = self.longest(input_length)
+            text, target_length = self.longest(input_length) if self.mean_length else (0, 0)  # without spans there is no plan of t5's
             if fits(text) and pair(text)[1] == target_length and not fits(text + 1):
                 return text, target_length
             target_length = input_length if self.density == 0.5 else math.inf

@@ -1,17 +1,16 @@
 """Rows and features against what seqio, T5 and Mesh TensorFlow record: given which examples share a row, for each packs in another order."""
 
 import functools
-import types
 
 import numpy as np
 import pytest
 
-from t5x_lite.config import Config, Layout, TooLong
+from t5x_lite.config import TooLong
 from t5x_lite.data import packing
 from t5x_lite.data.features import shifted
 from t5x_lite.errors import UserError
-from t5x_lite.tasks.examples import TaskExamples
 from tests import golden
+from tests.data.pair_material import task_examples
 from tests.data.test_features import laid_out
 
 NAMES = {
@@ -150,16 +149,6 @@ def check_joined(case):
 
 
 # ---- what is too long, and end tokens: examples of tasks
-
-
-def task_examples(monkeypatch, examples, room, too_long):
-    """TaskExamples of ids: a tokenizer that takes lists."""
-    tokenizer = types.SimpleNamespace(pad_id=0, start_id=0, end_id=END, encode_batch=list)
-    monkeypatch.setattr('t5x_lite.data.tables.find_tokenizer', lambda config: 'ids')
-    monkeypatch.setattr('t5x_lite.data.tokenizers.load', lambda path: tokenizer)
-    config = Config()
-    config.data.layout, config.data.tasks.too_long, config.data.tasks.pack = Layout.encoder_decoder, too_long, False
-    return TaskExamples(types.SimpleNamespace(name='ids'), examples, config, 'validation', 0, room['inputs'], room['targets'])
 
 
 def check_too_long(monkeypatch, case):

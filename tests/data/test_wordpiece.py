@@ -1,5 +1,6 @@
 """BERT's tokenisation: own cases, training, and golden vectors of the original implementation."""
 
+import json
 import os
 import subprocess
 import sys

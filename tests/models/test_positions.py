@@ -7,7 +7,6 @@ from t5x_lite.models.positions import relative_buckets
 from tests import golden
 
 
-
 def buckets(relative, **options):
     return np.asarray(relative_buckets(np.asarray(relative), **({'bidirectional': True, 'buckets': 32, 'max_distance': 128} | options)))
 

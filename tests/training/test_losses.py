@@ -13,7 +13,6 @@ from t5x_lite.training.losses import LmLoss, cross_entropy
 from tests import golden
 
 
-
 def total(logits, targets, weights, *, pieces=0, **fields):
     config = Config(model=ModelConfig(vocab_size=pieces or logits.shape[-1]), **fields)
     terms, metrics = LmLoss(config)({'lm_logits': logits}, {'targets': targets, 'target_weights': weights})
