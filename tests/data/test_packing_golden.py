@@ -189,7 +189,7 @@ NOT_OURS = {
     'trim_and_pad_dataset': RANKS,
     'stateless_shuffle': 'drawn by TensorFlow',
     'truncate_inputs_left': 'what is too long loses its end here, or is refused, or becomes several pieces; prompts are cut by t5x_lite.evaluation',
-    'zero everything after the first EOS (1)': 'an answer of t5x_lite.evaluation.search is padding behind its end: run in tests/evaluation/test_search.py',
+    'zero everything after the first EOS (1)': 'an answer is padding behind its end as it is decoded: given samples in tests/evaluation/test_search_golden.py',
 }
 
 

@@ -53,8 +53,8 @@ def published(inputs_length, density, mean):
     """The published rule of `random_spans_helper`, one token after the other, with a sentinel a span on both sides and an end token."""
 
     def planned(tokens):
-        noise = int(round(tokens * density))
-        spans = int(round(noise / mean))
+        noise = round(tokens * density)
+        spans = round(noise / mean)
         return tokens - noise + spans + 1, noise + spans + 1
 
     tokens = inputs_length - 1

@@ -40,9 +40,8 @@ def check_offsets(case):
 def check_words(new, case):
     """A vocabulary of all characters shows where text is cut."""
     given, expected = case['input'], case['expected']
-    if 'never_split' in given:
-        if not set(given['never_split']) <= set(SPECIALS):
-            return SOME_SPECIALS
+    if not set(given.get('never_split', ())) <= set(SPECIALS):
+        return SOME_SPECIALS
     letters = sorted(set(''.join(word for word in expected if word not in SPECIALS)))
     vocab = SPECIALS + [form for letter in letters for form in (letter, '##' + letter) if form not in SPECIALS]
     tokenizer = tokenizers.load(folder(new(), vocab, do_lower_case=given['do_lower_case'], strip_accents=given.get('strip_accents')))
