@@ -18,7 +18,10 @@ class MixtureOfDenoisers(PairExamples):
     rates; how long the piece is follows from that. Inputs begin with the mode token, '' for none. All is as in `SpanCorruption` otherwise;
     a mean length of 0 is a prefix language model that predicts the last `noise density` of the piece, at least one token of it.
 
-    Rows of targets are as long as the denoiser with most of them needs, unless config.data.target_len or a stage says otherwise. Where a row of
+    Rows of targets are as long as the denoiser with most of them needs, unless config.data.target_len or a stage says otherwise. So inputs are
+    full and targets, most of which are far shorter, are not: with the seven of the paper and rows of 512 on text like books, 99 to 100 % of the
+    inputs are real tokens, 53 to 58 % of the targets, and 76 to 79 % of both. Shorter rows of targets move the padding to the inputs (pieces of
+    hungry denoisers are then shorter): of both, 77 % are real at 192 or 256, 72 % at 128. A decoder's rows hold both sides, and are full. Where a row of
     one piece would need more sentinels than the tokenizer has (T5's 100: spans of 3 at density 0.5 in 512 tokens), it holds shorter pieces.
 
     A worked example: examples 0 and 1 of seed 1, of the documents (11 12 | 13), (14 15) and (16 17 | 18 19 20 21), L = 10, T = 8, denoisers
@@ -41,7 +44,7 @@ class MixtureOfDenoisers(PairExamples):
     def predictions(cls, config, length):
         if cls.layout_of(config) is not Layout.encoder_decoder:
             return length
-        return max(1, *(noise.longest(length - bool(mode))[1] for mode, noise, _ in _denoisers(config)))
+        return max(1, *(noise.fitting(length - bool(mode))[1] for mode, noise, _ in _denoisers(config)))
 
     def prepare(self, config):
         given = _denoisers(config)
@@ -61,7 +64,7 @@ class MixtureOfDenoisers(PairExamples):
         """Tokens of text that fill a row; or so few that each of several such pieces in a row has enough sentinels."""
         for pieces in range(1, self.seq_len):
             room, targets = self.seq_len // pieces - mode, self.max_predictions // pieces
-            longest = noise.longest(room, targets)[0] if self.layout is Layout.encoder_decoder else noise.longest_joined(room)
+            longest = noise.fitting(room, targets)[0] if self.layout is Layout.encoder_decoder else noise.longest_joined(room)
             if longest < 2 or noise.counts(np.array([longest]))[1][0] <= len(self.tokenizer.sentinel_ids):
                 break
         return longest
@@ -116,8 +119,6 @@ class _Rest(Noise):
     def lengths(self, length):
         tokens, _ = self.counts(length)
         return length - tokens + 1, tokens + 1
-
-    planned = lengths
 
     def pairs(self, text, length, keys, sentinel_ids, end_id):
         rest = self.counts(length)[0]

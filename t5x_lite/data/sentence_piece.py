@@ -112,7 +112,7 @@ class SentencePiece(Tokenizer):
         return ids, offsets
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """The text. Unknown pieces are ' ⁇ ', as in SentencePiece; special tokens are spelt or left out, and so are ids beyond the vocabulary."""
+        """The text. Unknown pieces are ' ⁇ ', as in SentencePiece; special tokens are spelt or left out. Other ids as in `Tokenizer`."""
         parts, run = [], []
 
         def end_run():
@@ -123,8 +123,8 @@ class SentencePiece(Tokenizer):
                 parts.append(' ' * bool(inside) + text)
                 run.clear()
 
-        for index in map(int, ids):
-            if not 0 <= index < self.vocab_size:
+        for index in self._checked(ids):
+            if index >= self.vocab_size:
                 continue
             if index not in self.special_ids or (index == self.unk_id and skip_special):
                 run.append(index)

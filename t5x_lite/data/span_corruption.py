@@ -15,8 +15,8 @@ from t5x_lite.errors import UserError
 class Noise:
     """How much of a text is corrupted, and in spans of which mean length.
 
-    Counts are those of t5's `random_spans_noise_mask`: round(density x length) tokens (half to even), at least one and not all, in
-    round(tokens / mean) spans, at least one. (And no more spans than tokens stay, where that function fails.)
+    Counts are those of t5's `random_spans_noise_mask`, in float32 as there: round(density x length) tokens (half to even), at least one and
+    not all, in round(tokens / mean) spans, at least one. (And no more spans than tokens stay, where that function fails.)
     """
 
     density: float
@@ -32,8 +32,9 @@ class Noise:
     def counts(self, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(corrupted tokens, spans) of texts of `length` (int64[n]), int64[n] each. One token alone is left as it is."""
         at_least = np.maximum(length, 2)
-        tokens = np.clip(np.rint(at_least * self.density).astype(np.int64), 1, at_least - 1)
-        spans = np.clip(np.rint(tokens / self.mean_length).astype(np.int64), 1, at_least - tokens)
+        # 190 tokens at 0.15 are 28.5 in float64, and a little more in float32: 29 are corrupted, not 28.
+        tokens = np.clip(_rounded(at_least.astype(np.float32) * np.float32(self.density)), 1, at_least - 1)
+        spans = np.clip(_rounded(tokens.astype(np.float32) / np.float32(self.mean_length)), 1, at_least - tokens)
         return np.where(length < 2, 0, tokens), np.where(length < 2, 0, spans)
 
     def lengths(self, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -41,30 +42,54 @@ class Noise:
         tokens, spans = self.counts(length)
         return length - tokens + spans + 1, tokens + np.maximum(spans, 1) + 1
 
-    def planned(self, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What `longest` counts as `lengths`: as in t5, all spans, also those that are too many to stand apart."""
-        tokens, _ = self.counts(length)
-        spans = np.maximum(np.rint(tokens / self.mean_length).astype(np.int64), 1)
-        return length - tokens + spans + 1, tokens + spans + 1
-
-    def longest(self, input_length: int, target_length: int | None = None) -> tuple[int, int]:
-        """(tokens of text, length of their targets): the most text that a row of inputs holds, as t5's `random_spans_helper` finds it.
-
-        With density 0.5 targets come out one longer than inputs at times; the text is then one shorter, as there.
+    def longest(self, input_length: int) -> tuple[int, int]:
+        """(tokens of text, length of their targets) for rows of inputs, exactly as t5's `random_spans_helper` plans them.
 
             Noise(0.15, 3).longest(512)  ->  (568, 114)
+
+        That function counts in Python's float64, and sees neither to one span at least nor to tokens that stand between spans. Where its mask
+        comes out otherwise, t5 cuts or pads; `fitting` is what rows really hold.
+        """
+
+        def planned(length):
+            tokens = round(length * self.density)
+            spans = round(tokens / self.mean_length)
+            return length - tokens + spans + 1, tokens + spans + 1
+
+        found = _last(lambda length: planned(length)[0] <= input_length, input_length - 1)
+        inputs, targets = planned(found)
+        # Half and half, targets may come out one longer than inputs; rows are then of equal lengths.
+        shorter = self.density == 0.5 and targets > inputs
+        return found - shorter, targets - shorter
+
+    def fitting(self, input_length: int, target_length: int | None = None) -> tuple[int, int]:
+        """(the most tokens of text whose inputs and targets fit rows, length of a row of targets); 0 tokens where not even one fits.
+
+        This is `longest` wherever the mask makes of the text what is planned there. Elsewhere:
+
+            Noise(0.15, 3).fitting(512)  ->  (568, 114)
+            Noise(0.1, 5).fitting(16)    ->  (16, 4)      t5: (17, 3), a text whose inputs come out as 17 and its targets as 4
+            Noise(0.15, 3).fitting(172)  ->  (190, 40)    t5: (190, 38), see `counts`
 
         Args:
           target_length: of a row of targets, where that is given.
         """
-        length = np.arange(1, math.ceil((input_length + 2) / (1 - self.density)) + 2)
-        inputs, targets = self.planned(length)
-        fits = np.flatnonzero((inputs <= input_length) & (targets <= (target_length or targets.max())))
-        if not len(fits):
-            return 0, 0
-        found = fits[-1]
-        shorter = int(target_length is None and self.density == 0.5 and targets[found] > input_length)
-        return int(length[found]) - shorter, int(targets[found]) - shorter
+
+        def pair(length):
+            return tuple(int(side[0]) for side in self.lengths(np.array([length])))
+
+        def fits(length):
+            inputs, targets = pair(length)
+            return inputs <= input_length and targets <= target_length
+
+        if target_length is None:
+            text, target_length = self.longest(input_length) if self.mean_length else (0, 0)  # without spans there is no plan of t5's
+            if fits(text) and pair(text)[1] == target_length and not fits(text + 1):
+                return text, target_length
+            target_length = input_length if self.density == 0.5 else math.inf
+            text = _last(fits)
+            return text, pair(text)[1]
+        return _last(fits), target_length
 
     def longest_joined(self, row_length: int) -> int:
         """The most text whose inputs and targets share a row."""
@@ -88,6 +113,21 @@ class Noise:
         """Inputs and targets (each joined) of pieces of text with a key each."""
         mask = self.mask(length, keys)
         return ended(*collapse(text, length, mask, sentinel_ids), end_id), ended(*collapse(text, length, ~mask, sentinel_ids), end_id)
+
+
+def _rounded(values):
+    return np.rint(values).astype(np.int64)
+
+
+def _last(fits, low=0):
+    """The largest int from `low` on that `fits`, or `low`: more never fits where less does not."""
+    high = 2 * low + 2
+    while fits(high):
+        low, high = high, 2 * high
+    while low + 1 < high:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def _segments(items, parts, keys):
@@ -163,13 +203,12 @@ class SpanCorruption(PairExamples):
     def predictions(cls, config, length):
         if cls.layout_of(config) is not Layout.encoder_decoder:
             return length
-        noise = _noise(config)
-        return max(1, noise.longest(length)[1])
+        return max(1, _noise(config).fitting(length)[1])
 
     def prepare(self, config):
         self._noise = _noise(config)
         if self.layout is Layout.encoder_decoder:
-            self._most = self._noise.longest(self.seq_len, self.max_predictions)[0]
+            self._most = self._noise.fitting(self.seq_len, self.max_predictions)[0]
         else:
             self._most = self._noise.longest_joined(self.seq_len)
         self._sentinels = sentinels(self, self._noise, self._most, 'config.data.span')

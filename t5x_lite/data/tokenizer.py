@@ -27,6 +27,7 @@ _OTHER_SPELLINGS = {
 }  # fmt: skip
 SENTINEL = re.compile(r'▁?<extra_id_(\d+)>')  # T5's; the mark is there where seqio put them into the model itself
 _CACHED_WORDS = 1 << 16
+_PADDED = 1024  # rows that a table may have beyond the vocabulary, so that meshes divide it
 _WORDS = re.compile(r'[^ \n!-/:-@\[-`{-~]+|[\n!-/:-@\[-`{-~]')  # BERT cuts at spaces and around each ASCII punctuation mark
 _BYTE_SPACES = ('Ġ', 'Ċ', 'ĉ', 'č')  # space, newline, tab and carriage return in the alphabet of byte-level BPE
 
@@ -142,8 +143,20 @@ class Tokenizer:
         return ids[ids >= 0], lengths.astype(np.int32)[: len(texts)]
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """The text. Ids beyond the vocabulary (of a model whose table is padded) are left out."""
-        return self._backend.decode([int(index) for index in ids], skip_special_tokens=skip_special)
+        """The text. Ids just beyond the vocabulary, which only pad the table of a model, are left out.
+
+        Raises:
+          UserError: an id below 0, or so high that no padding explains it (1,024 more than there are, or twice as many).
+        """
+        return self._backend.decode(self._checked(ids), skip_special_tokens=skip_special)
+
+    def _checked(self, ids: Sequence[int]) -> list[int]:
+        found = [int(index) for index in ids]
+        most = self.vocab_size + max(_PADDED, self.vocab_size)
+        wrong = next((index for index in found if not 0 <= index < most), None)
+        if wrong is not None:
+            raise UserError(f'id {wrong} is no token: the vocabulary has {self.vocab_size:,}, numbered from 0; decode with the tokenizer that encoded')
+        return found
 
     def token(self, id: int) -> str:
         return self._pieces[id]

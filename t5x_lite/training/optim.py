@@ -119,13 +119,19 @@ def optimizer(config: Config) -> optax.GradientTransformation:
         case Optimizer.lamb:
             return optax.chain(adam, add_decay(optim.decay), trust_ratio(optim.decay), optax.scale_by_learning_rate(rate))
         case Optimizer.adafactor:
-            # T5's (Shazeer & Stern, 2018): decay 0.8, clipped at 1.0, scaled by the parameter's RMS, no momentum.
-            factored = optax.chain(
-                optax.scale_by_factored_rms(min_dim_size_to_factor=128, decay_rate=0.8, epsilon=1e-30),
-                optax.clip_by_block_rms(1.0),
-                optax.scale_by_param_block_rms(min_scale=1e-3),
-            )
-            return optax.chain(by_layer(factored), optax.scale_by_learning_rate(rate), decay_by_rate(optim.decay, rate))
+            return optax.chain(by_layer(scale_by_adafactor(128)), optax.scale_by_learning_rate(rate), decay_by_rate(optim.decay, rate))
+
+
+def scale_by_adafactor(factored_from: int) -> optax.GradientTransformation:
+    """T5's Adafactor (Shazeer & Stern, 2018): decay 1 - step^-0.8, clipped at 1.0, scaled by the parameter's RMS, no momentum.
+
+    `factored_from`: second moments are kept by row and column where both sides are at least as long.
+    """
+    return optax.chain(
+        optax.scale_by_factored_rms(min_dim_size_to_factor=factored_from, decay_rate=0.8, epsilon=1e-30),
+        optax.clip_by_block_rms(1.0),
+        optax.scale_by_param_block_rms(min_scale=1e-3),
+    )
 
 
 def decay_by_rate(rules: tuple[tuple[str, float], ...], rate: optax.Schedule) -> optax.GradientTransformation:

@@ -1,11 +1,13 @@
 """What tests of objectives for decoders and encoder-decoders share."""
 
 import re
+import types
 
 import numpy as np
 
-from t5x_lite.config import Layout
+from t5x_lite.config import Config, Layout, TooLong
 from t5x_lite.data import random
+from t5x_lite.tasks.examples import TaskExamples
 from tests.data.fake_corpus import FakeCorpus, config_for, numbered, random_lengths
 
 DOCUMENTS = [[[11, 12], [13]], [[14, 15]], [[16, 17], [18, 19, 20, 21]]]
@@ -46,6 +48,16 @@ def configured(layout, length, concatenate=False, **fields):
         assert hasattr(getattr(config.data, group), field)
         setattr(getattr(config.data, group), field, value)
     return config
+
+
+def task_examples(monkeypatch, examples, room, too_long=TooLong.truncate, pack=False, layout=Layout.encoder_decoder):
+    """`TaskExamples` of ids that end with 1: a tokenizer that takes lists for texts. `room`: {'inputs': length of a row, 'targets': ...}."""
+    tokenizer = types.SimpleNamespace(pad_id=0, start_id=0, end_id=1, encode_batch=list)
+    monkeypatch.setattr('t5x_lite.data.tables.find_tokenizer', lambda config: 'ids')
+    monkeypatch.setattr('t5x_lite.data.tokenizers.load', lambda path: tokenizer)
+    config = Config()
+    config.data.layout, config.data.tasks.too_long, config.data.tasks.pack = layout, too_long, pack
+    return TaskExamples(types.SimpleNamespace(name='ids'), examples, config, 'validation', 0, room['inputs'], room['targets'])
 
 
 def epoch(examples, number=0):

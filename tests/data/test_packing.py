@@ -1,14 +1,9 @@
 """Packing: which sequences share a row, and where they land."""
 
-import json
-import pathlib
-
 import numpy as np
 import pytest
 
 from t5x_lite.data.packing import Layout, Rows, alone, pack, strategies
-
-SHARED = pathlib.Path(__file__).resolve().parents[2] / '..' / 'shared'
 
 
 def used(rows, lengths):
@@ -135,23 +130,3 @@ def test_packed_and_unpacked_hold_the_same():
         return sorted(found)
 
     assert contents(packed) == contents(unpacked) == sorted(tuple(part.tolist() for part in sequence) for sequence in sequences)
-
-
-def golden_cases():
-    path = SHARED / 'golden' / 'packing.json'
-    if not path.exists():
-        return [pytest.param(None, marks=pytest.mark.skip(reason=f'{path} is absent'))]
-    cases = [case for case in json.loads(path.read_text())['cases'] if isinstance(case['expected'], list)]
-    needed = {'encoder_segment_ids', 'encoder_positions'}
-    return [case for case in cases if isinstance(case['expected'][0], dict) and needed <= case['expected'][0].keys()]
-
-
-@pytest.mark.parametrize('case', golden_cases())
-def test_ids_and_positions_as_in_t5(case):
-    """Given which sequences share a row, ids count from 1 and positions restart, both 0 in padding. (T5's order of packing is not ours.)"""
-    for row in case['expected']:
-        ids = np.array(row['encoder_segment_ids'])
-        lengths = np.bincount(ids[ids > 0])[1:]
-        layout = Layout.of(Rows(np.arange(len(lengths)), np.array([0, len(lengths)])), lengths, len(ids))
-        assert layout.sequence_ids[0].tolist() == row['encoder_segment_ids']
-        assert layout.positions[0].tolist() == row['encoder_positions']

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from t5x_lite.config import Layout
 from t5x_lite.data import packing_pairs
 from t5x_lite.data.packing_pairs import pack_pairs
 from t5x_lite.data.span_corruption import Noise
+from tests.data.pair_material import task_examples
 
 
 def used(rows, lengths):
@@ -56,3 +58,29 @@ def test_few_and_odd_inputs():
     assert len(pack_pairs([8], [4], 8, 4, 0)) == 1
     with pytest.raises(ValueError, match='lengths lie in 9..9; expected 0..8'):
         pack_pairs([9], [1], 8, 4, 0)
+
+
+@pytest.mark.parametrize(
+    ('layout', 'rows', 'least'),
+    [
+        ('decoder', (512, 64), 0.98),
+        ('encoder_decoder', (512, 128), 0.98),  # inputs fill
+        ('encoder_decoder', (128, 512), 0.98),  # long targets of short inputs fill
+        ('encoder_decoder', (512, 64), 0.94),  # both nearly do: some rows have no room for inputs left, some none for targets
+    ],
+)
+def test_examples_of_tasks_fill_rows(monkeypatch, layout, rows, least):
+    """Reviews, say, with short answers, or titles with texts: how much of the side that fills is real tokens."""
+    rng = np.random.default_rng(0)
+    lengths = [np.clip(rng.lognormal(mean, 0.7, 4000), 1, most).astype(int) for mean, most in ((3.6, 500), (1.0, 15))]
+    if rows[1] > rows[0]:
+        lengths.reverse()
+    examples = [{'inputs': [5] * first, 'targets': [6] * second} for first, second in zip(*(side.tolist() for side in lengths))]
+    source = task_examples(monkeypatch, examples, dict(zip(('inputs', 'targets'), rows)), pack=True, layout=Layout[layout])
+    batch = source.get(np.arange(len(source)))
+    assert (batch['tokens'].shape[1], batch['targets'].shape[1]) == (rows if layout == 'encoder_decoder' else (512, 512))
+    shares = [(batch[name] > 0).mean() for name in ('sequence_ids', 'decoder_sequence_ids') if name in batch]
+    assert max(shares) >= least, shares
+    assert np.argmax(shares) == np.argmax(rows) or layout == 'decoder'
+    assert (batch['targets' if layout == 'decoder' else 'tokens'] == 5).sum() == lengths[0].sum(), 'nothing is lost or cut'
+    assert (batch['targets'] == 6).sum() == lengths[1].sum()

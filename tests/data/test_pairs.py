@@ -235,6 +235,43 @@ def test_modes_are_words_of_the_vocabulary(corpus):
 
 
 @pytest.fixture(scope='module')
+def like_books(tmp_path_factory):
+    """Eight long documents of sentences as long as those of books: 3 to 150 tokens, half of them up to 16."""
+    rng = np.random.default_rng(0)
+    lengths = [np.clip(rng.lognormal(2.8, 0.8, count), 3, 150).astype(int).tolist() for count in rng.integers(400, 2500, 8)]
+    sentinels = {180 - number: f'<extra_id_{number}>' for number in range(150)}
+    documents = [[[200] * length for length in document] for document in lengths]
+    return FakeCorpus(tmp_path_factory.mktemp('like_books'), documents, 201, pieces={**MODES, **sentinels})
+
+
+def real_shares(examples):
+    """Real tokens of the rows of inputs, of those of targets, and of both; a decoder's rows hold both."""
+    plan = examples._plan_of(0)
+    inputs, targets = (side.sum() for side in examples._lengths(plan.length, plan.key))
+    if examples.layout is not Layout.encoder_decoder:
+        return ((inputs + targets) / (len(plan) * examples.seq_len),) * 3
+    rows = len(plan) * examples.seq_len, len(plan) * examples.max_predictions
+    return inputs / rows[0], targets / rows[1], (inputs + targets) / sum(rows)
+
+
+@pytest.mark.parametrize(('source', 'layout'), CASES)
+@pytest.mark.parametrize('concatenate', [False, True])
+def test_the_side_that_fills_is_full(like_books, source, layout, concatenate):
+    """98 % of its tokens at least are real. On both sides together, except where UL2's rows of targets are as long as the hungriest denoiser's."""
+    inputs, targets, both = real_shares(make(source, like_books, layout, 512, concatenate=concatenate))
+    assert max(inputs, targets) >= 0.98
+    if source is not MixtureOfDenoisers or layout != 'encoder_decoder':
+        assert both >= (0.999 if concatenate else 0.975), both
+    else:
+        assert inputs >= 0.99 and 0.5 < targets < 0.6 and 0.75 < both < 0.8, 'as its docstring says; mend that too'
+
+
+def test_shorter_rows_of_targets_do_not_mend_it(like_books):
+    shares = {size: real_shares(make(MixtureOfDenoisers, like_books, 'encoder_decoder', 512, most=size, concatenate=True)) for size in (128, 192, 256)}
+    assert all(0.68 < both < 0.78 for _, _, both in shares.values())
+
+
+@pytest.fixture(scope='module')
 def books(tmp_path_factory):
     """Lengths of real sentences, counted in words and marks; each book a document."""
     folder = SHARED / 'books' / 'valid'
@@ -249,14 +286,7 @@ def books(tmp_path_factory):
 
 @pytest.mark.parametrize(('source', 'layout'), CASES)
 def test_books_fill_rows(books, source, layout):
-    """At least 98 % of the tokens are real, those of both sides together. UL2's targets are of very different lengths: there, inputs are full."""
+    """At least 98 % of the tokens are real, those of both sides together; of UL2's encoder-decoder, those of inputs."""
     for concatenate in (False, True):
-        examples = make(source, books, layout, 512, concatenate=concatenate)
-        plan = examples._plan_of(0)
-        inputs, targets = (side.sum() for side in examples._lengths(plan.length, plan.key))
-        if layout != 'encoder_decoder':
-            assert (inputs + targets) / (len(plan) * 512) > 0.98
-        elif source is MixtureOfDenoisers:
-            assert inputs / (len(plan) * 512) > 0.98
-        else:
-            assert (inputs + targets) / (len(plan) * (512 + examples.max_predictions)) > 0.98
+        inputs, _, both = real_shares(make(source, books, layout, 512, concatenate=concatenate))
+        assert (inputs if source is MixtureOfDenoisers and layout == 'encoder_decoder' else both) > 0.98

@@ -2,11 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from t5x_lite.data import tokenizers
+from t5x_lite.data.characters import train_characters
 from t5x_lite.errors import UserError
 from tests.data.wordpiece_cases import SPECIALS, WORDS, folder
+from tests.fixtures.make_tokenizer_fixtures import FOLDER
 
 
 def test_special_tokens_may_be_spelt_otherwise(tmp_path):
@@ -21,6 +24,24 @@ def test_added_tokens_of_the_config_are_whole(tmp_path):
     assert tokenizer.vocab_size == 7 and tokenizer.encode('a <new thing> a') == [5, 6, 5]
     ids, lengths = tokenizer.literal().encode_flat(['a <new thing> a', ''])
     assert ids.tolist() == [5, 6, 5] and lengths.tolist() == [3, 0]
+
+
+@pytest.mark.parametrize('kind', ['wordpiece', 'byte_bpe', 'gpt1', 'sentencepiece', 'characters'])
+def test_ids_that_are_no_tokens_are_refused(tmp_path, kind):
+    if kind == 'characters':
+        tokenizer = train_characters(['a cab'])
+    else:
+        tokenizer = load(tmp_path) if kind == 'wordpiece' else tokenizers.load(str(FOLDER / kind))
+    size, ids = tokenizer.vocab_size, tokenizer.encode('a')
+    for wrong in (-1, -4000, 2 * size + 2048, 2**31, 2**40):
+        with pytest.raises(UserError, match=f'^id {wrong} is no token: the vocabulary has {size:,}, numbered from 0'):
+            tokenizer.decode([*ids, wrong])
+        with pytest.raises(UserError, match=f'^id {wrong} is no token'):
+            tokenizer.decode(np.array([wrong]), skip_special=False)
+    text = tokenizer.decode(ids)
+    assert text.strip() == 'a'
+    for padded in (size, size + 127, size + 1023):  # rows that pad a model's table
+        assert tokenizer.decode([*ids, padded]) == tokenizer.decode(np.array([*ids, padded])) == text
 
 
 def load(path, lowercase: bool = True):

@@ -1,14 +1,10 @@
 """T5's relative positions."""
 
-import json
-import pathlib
-
 import numpy as np
 import pytest
 
 from t5x_lite.models.positions import relative_buckets
-
-GOLDEN = pathlib.Path(__file__).resolve().parents[2] / '..' / 'shared' / 'golden' / 'relative_buckets.json'
+from tests import golden
 
 
 def buckets(relative, **options):
@@ -27,13 +23,15 @@ def test_buckets_never_fall_with_distance(bidirectional):
     assert (np.diff(found) >= 0).all() and set(found) == set(range(16 if bidirectional else 32))
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason='../shared is absent')
+def check_buckets(case):
+    given = case['input']
+    if case['function'].startswith('bucket matrix'):
+        relative = np.arange(given['key_len'])[None] - np.arange(given['query_len'])[:, None]
+    else:
+        relative = given['relative_position']
+    options = {'buckets': given['num_buckets'], 'max_distance': given['max_distance'], 'bidirectional': given['bidirectional']}
+    np.testing.assert_array_equal(buckets(relative, **options), case['expected'])
+
+
 def test_the_reference_implementations():
-    for case in json.loads(GOLDEN.read_text())['cases']:
-        given = case['input']
-        if case['function'].startswith('bucket matrix'):
-            relative = np.arange(given['key_len'])[None] - np.arange(given['query_len'])[:, None]
-        else:
-            relative = given['relative_position']
-        options = {'buckets': given['num_buckets'], 'max_distance': given['max_distance'], 'bidirectional': given['bidirectional']}
-        np.testing.assert_array_equal(buckets(relative, **options), case['expected'], err_msg=case['source'])
+    golden.hold('relative_buckets', {'relative_position_bucket': check_buckets, 'bucket matrix [query][key]': check_buckets}, {})
