@@ -20,6 +20,15 @@ def cases(name):
     return json.loads(path.read_text(encoding='utf-8'))['cases']
 
 
+def compared(ours, same):
+    """Checks of functions {function: input -> answer}, by `same(answer, expected, case)`, which raises where they differ."""
+
+    def check(function):
+        return lambda case: same(function(case['input']), case['expected'], case)
+
+    return {name: check(function) for name, function in ours.items()}
+
+
 def hold(name, checks, not_ours, differing=None):
     """Runs all cases of a file.
 

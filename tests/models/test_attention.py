@@ -1,14 +1,8 @@
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-
 from t5x_lite.models.attention import Mask, dense_attention
-
-GOLDEN = pathlib.Path(__file__).resolve().parents[2] / '..' / 'shared' / 'golden' / 'masks.json'
+from tests import golden
 
 
 def arrays(batch=2, length=6, heads=2, size=4):
@@ -80,34 +74,44 @@ def test_causal_masks_as_literal_matrices():
     np.testing.assert_array_equal(across.dense(2, 4)[0, 0], [[1, 1, 0, 0], [0, 0, 1, 0]])
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason='the golden cases are not here')
+def padding(case):
+    tokens = jnp.array(case['input']['tokens'])
+    check(case, Mask(packed_BL=(tokens > 0).astype(jnp.int32)).dense(*tokens.shape[1:] * 2)[:, 0])
+
+
+def segments(case):
+    ids = jnp.array(case['input']['segment_ids']) + 1  # ours gives padding, 0, nothing to see
+    check(case, Mask(packed_BL=ids).dense(*ids.shape[1:] * 2)[:, 0])
+
+
+def causal(case):
+    length = len(case['input']['tokens'][0])
+    check(case, np.broadcast_to(Mask(causal=True).dense(length, length)[0], np.shape(case['expected'])))
+
+
+def combined(case):
+    """By 'and', over the fields of a mask."""
+    first, _, second, third = (None if part is None else jnp.array([part]) for part in case['input'])
+    check(case, Mask(keys_BM=(first > 0) & (third > 0), packed_BL=jnp.ones((1, 4), jnp.int32), packed_BM=second).dense(4, 4)[0, 0, 0])
+
+
+def of_decoder(case):
+    tokens, ids, prefix = (None if part is None else jnp.array(part) for part in case['input'].values())
+    packed = (tokens > 0).astype(jnp.int32) if ids is None else ids
+    check(case, Mask(causal=True, packed_BL=packed, prefix_BM=None if prefix is None else prefix > 0).dense(*tokens.shape[1:] * 2)[:, 0])
+
+
+def check(case, found):
+    np.testing.assert_array_equal(np.asarray(found, np.int32), case['expected'])
+
+
 def test_golden_masks():
-    """All but one: `combine biases` adds up biases of several kinds, of which there is one here."""
-    seen = set()
-    for case in json.loads(GOLDEN.read_text())['cases']:
-        kind, given, wanted = case['function'], case['input'], case['expected']
-        seen.add(kind.split(' (')[0])
-        if kind.startswith('padding mask'):
-            tokens = jnp.array(given['tokens'])
-            found = Mask(packed_BL=(tokens > 0).astype(jnp.int32)).dense(*tokens.shape[1:] * 2)[:, 0]
-        elif kind.startswith('segment-equality'):
-            ids = jnp.array(given['segment_ids']) + 1  # ours gives padding, 0, nothing to see
-            found = Mask(packed_BL=ids).dense(*ids.shape[1:] * 2)[:, 0]
-        elif kind.startswith('causal mask shape'):
-            length = given['shape'][-1]
-            found, wanted = np.array(Mask(causal=True).dense(length, length).shape[-2:]), wanted['shape'][-2:]
-        elif kind.startswith('causal mask'):
-            length = len(given['tokens'][0])
-            found = np.broadcast_to(Mask(causal=True).dense(length, length)[0], np.shape(wanted))
-        elif kind.startswith('combine masks'):
-            first, _, second, third = (None if part is None else jnp.array([part]) for part in given)  # 'and' over the fields of a mask
-            found = Mask(keys_BM=(first > 0) & (third > 0), packed_BL=jnp.ones((1, 4), jnp.int32), packed_BM=second).dense(4, 4)[0, 0, 0]
-        elif kind.startswith('decoder mask'):
-            tokens, ids, prefix = (None if part is None else jnp.array(part) for part in given.values())
-            packed = (tokens > 0).astype(jnp.int32) if ids is None else ids
-            found = Mask(causal=True, packed_BL=packed, prefix_BM=None if prefix is None else prefix > 0).dense(*tokens.shape[1:] * 2)[:, 0]
-        else:
-            assert kind.startswith('combine biases'), kind
-            continue
-        np.testing.assert_array_equal(np.asarray(found, np.int32), wanted, err_msg=str(case))
-    assert {'padding mask', 'segment-equality mask', 'causal mask', 'decoder mask'} <= seen
+    checks = {
+        'padding mask (token > 0 for query and key)': padding, 'segment-equality mask (padding not treated specially)': segments,
+        'causal mask (padding not treated specially)': causal, 'causal mask': causal, 'combine masks (and)': combined, 'decoder mask': of_decoder,
+    }  # fmt: skip
+    left = {
+        'causal mask shape, 2 extra batch dims': 'our masks are [B, 1, L, M] without further axes',
+        'combine biases (sum)': 'scores have one bias, that of relative positions',
+    }
+    golden.hold('masks', checks, left)

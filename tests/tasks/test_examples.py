@@ -1,7 +1,6 @@
 """Rows of tasks: layouts, packing, mixtures whose rates hold for examples."""
 
 import json
-import pathlib
 import pickle
 
 import numpy as np
@@ -15,7 +14,6 @@ from t5x_lite.tasks import examples as examples_lib
 from t5x_lite.tasks import registry
 from tests.data.fake_corpus import same
 
-GOLDEN = pathlib.Path(__file__).resolve().parents[2] / '..' / 'shared' / 'golden' / 'packing.json'
 WORDS = [f'w{number}' for number in range(40)]
 VOCAB = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *WORDS]
 PAD, START, END = 0, 2, 3

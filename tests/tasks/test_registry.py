@@ -9,7 +9,7 @@ from t5x_lite.errors import UserError
 from t5x_lite.tasks import registry, text_formats
 from t5x_lite.tasks.registry import Mixture, Task
 from t5x_lite.tasks.sources import Made
-from tests import reference_cases
+from tests import golden
 
 SIZES = {'a': 100, 'b': 300, 'c': 1600}
 
@@ -123,7 +123,7 @@ def test_broken_files_of_tasks(tmp_path, text, said):
 
 def test_rates_of_the_reference():
     checked = 0
-    for number, case in enumerate(reference_cases.read('mixtures_averages.json')):
+    for number, case in enumerate(golden.cases('mixtures_averages')):
         function, given, expected = case['function'], case['input'], case['expected']
         if function.startswith('mixing rate'):
             examples = given['text_chars'] if 'text_chars' in given else given['examples'] * given['scale']
@@ -153,7 +153,7 @@ def test_rates_of_the_reference():
                 {'wsc_eval': 'wsc'}.get(name, name): weight for name, weight in expected.items()
             }
         else:
-            assert 'average' in function or function.startswith('best step')  # of scores: tests/evaluation/test_reference_cases.py
+            assert 'average' in function or function.startswith('best step')  # of scores: tests/evaluation/test_metrics_golden.py
             continue
         checked += 1
     assert checked == 14

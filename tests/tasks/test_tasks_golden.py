@@ -9,7 +9,7 @@ from t5x_lite.evaluation import metrics_text
 from t5x_lite.tasks import answers, languages, named_entities, pronouns, questions, text_formats
 from t5x_lite.tasks.sources import Files, Made, TaggedWords
 from t5x_lite.tasks.task import Task
-from tests import reference_cases
+from tests import golden
 
 BOOLEAN = ('False', 'True')
 
@@ -114,11 +114,11 @@ def test_formats(tmp_path):
         'rank_classification_formatter (many inputs, one target)': _choices,
     }
     left = {'split_text_to_words (min 2 words)': 'texts cut at white space, for an unsupervised objective that we do not have'}
-    reference_cases.hold('text_formats.json', ours, left, _equal)
+    golden.hold('text_formats', golden.compared(ours, _equal), left)
 
 
 def test_scores_as_text():
-    reference_cases.hold('stsb_rounding.json', {'stsb label string': lambda given: text_formats.stsb_target(given['label'])}, {}, _equal)
+    golden.hold('stsb_rounding', golden.compared({'stsb label string': lambda given: text_formats.stsb_target(given['label'])}, _equal), {})
 
 
 def _referent(given):
@@ -159,7 +159,7 @@ def test_answers():
         ('rank_classification score passthrough', 'rank_classification target tuple (idx, is_correct, weight, target length)'),
         'metrics_choices takes arrays of scores, choices, weights and lengths, with nothing to unpack',
     )
-    reference_cases.hold('postprocess.json', ours, left, _equal)
+    golden.hold('postprocess', golden.compared(ours, _equal), left)
 
 
 def test_names_of_languages_are_those_of_babel():
@@ -246,7 +246,7 @@ def test_conll_scores(tmp_path):
         **dict.fromkeys(map(STRICT.format, ('IOB1', 'IOB2')), 'run below where the tags keep to their scheme'),
         **dict.fromkeys(map(STRICT.format, OTHER_SCHEMES), 'only IOB is read; tags with other marks are refused below'),
     }
-    reference_cases.hold('ner_chunking.json', ours, left, same)
+    golden.hold('ner_chunking', golden.compared(ours, same), left)
 
 
 def _keeps_to(scheme, tags):
@@ -257,7 +257,7 @@ def _keeps_to(scheme, tags):
 
 def test_tags_by_scheme(tmp_path):
     tags, counts = Tags(tmp_path), dict.fromkeys(('equal', 'lenient', 'untyped', 'other marks', 'other schemes', 'micro'), 0)
-    for case in reference_cases.read('ner_chunking.json'):
+    for case in golden.cases('ner_chunking'):
         function, given, expected = case['function'], case['input'], case['expected']
         if function == 'strict IOB2 precision, recall, F, support' and given['average'] == 'micro':
             assert [round(value / 100, 2) for value in tags.scores(given)[:3]] + tags.scores(given)[3:4] == expected

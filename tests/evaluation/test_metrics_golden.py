@@ -6,7 +6,7 @@ import pytest
 
 from t5x_lite.evaluation import metrics_choices, metrics_text
 from t5x_lite.tasks import answers
-from tests import reference_cases
+from tests import golden
 
 
 def _same(ours, expected, case):
@@ -204,12 +204,12 @@ def test_metrics():
             expected = len(expected)
         _same(found, expected, case)
 
-    reference_cases.hold('metrics.json', ours, left, same)
+    golden.hold('metrics', golden.compared(ours, same), left)
 
 
 def test_bleu_of_tokens():
     checked, other = 0, 0
-    for case in reference_cases.read('metrics.json'):
+    for case in golden.cases('metrics'):
         if case['function'].startswith(TOKENS):
             given = case['input']
             if given.get('max_n', 4) != 4 or set(given.get('weights') or [0.25]) != {0.25}:
@@ -222,7 +222,7 @@ def test_bleu_of_tokens():
 
 def test_corpus():
     """Of rouge, precision and recall are not reported."""
-    texts = reference_cases.read('rouge_corpus_large.json')[0]['input']
+    texts = golden.cases('rouge_corpus_large')[0]['input']
     rouge = functools.cache(lambda stemming=False: metrics_text.rouge(texts['targets'], texts['predictions'], stemming=stemming))
 
     def same(found, expected, case):
@@ -245,12 +245,12 @@ def test_corpus():
         },
     }
     left = {'rougeLsum F of the whole files as one summary (line = sentence)': 'half a minute: test_corpus_as_one_summary, marked slow'}
-    reference_cases.hold('rouge_corpus_large.json', ours, left, same)
+    golden.hold('rouge_corpus_large', golden.compared(ours, same), left)
 
 
 @pytest.mark.slow
 def test_corpus_as_one_summary():
-    cases = reference_cases.read('rouge_corpus_large.json')
+    cases = golden.cases('rouge_corpus_large')
     whole = ['\n'.join(cases[0]['input'][key]) for key in ('targets', 'predictions')]
     case = next(case for case in cases if case['function'].startswith('rougeLsum F of the whole'))
     found = metrics_text.rouge([whole[0]], [whole[1]], ('rougeLsum',))['rougeLsum']
@@ -279,4 +279,4 @@ def test_averages():
         'SuperGLUE average': _average,
         'best step per metric group': _best,
     }
-    reference_cases.hold('mixtures_averages.json', ours, dict.fromkeys(RATES, 'rates of mixtures: tests/tasks/test_registry.py'), _same)
+    golden.hold('mixtures_averages', golden.compared(ours, _same), dict.fromkeys(RATES, 'rates of mixtures: tests/tasks/test_registry.py'))
