@@ -3,6 +3,7 @@
 Equal to the official evaluate-v2.0.py (Rajpurkar et al., 2018) to the last digit: its order of sums is kept. SQuAD 1.1's stand in `metrics_text.squad`.
 """
 
+import math
 from collections.abc import Sequence
 
 from t5x_lite.evaluation.metrics_text import normalize_squad, sequence_f1
@@ -33,7 +34,7 @@ def squad_v2(
         raise ValueError(f'{len(targets)} questions, {len(predictions)} predictions' + (f', {len(null_scores)} scores' if null_scores is not None else ''))
     if not len(targets):
         raise ValueError('nothing to score: there are no questions')
-    if null_scores is not None and any(score != score for score in null_scores):
+    if null_scores is not None and any(map(math.isnan, null_scores)):
         raise ValueError('a score of no answer is nan')
     answered = [bool(len(several)) for several in targets]
     pairs = [_judge(several, prediction) for several, prediction in zip(targets, predictions, strict=True)]
