@@ -55,7 +55,7 @@ class Windows:
           drop_without_answer: and windows without the answer, of questions that have one.
 
         Raises:
-          UserError: lengths that leave the context no room, a tokenizer without any token to divide, a text that is not Unicode.
+          UserError: lengths that leave the context no room, a tokenizer without any token to divide, or nothing left to train on.
         """
         if stride < 1 or max_question < 1:
             raise UserError(f'stride={stride} and max_question={max_question} must be above 0')
@@ -105,6 +105,9 @@ class Windows:
                 self.questions.append(question)
                 self.passages.append(passage)
                 sizes.append(made)
+        if train and not rows:
+            lines = self.located.describe() or [f'no window of {seq_len} tokens holds a whole answer'] * bool(self._asked)
+            raise UserError(f'nothing to learn from: of {self._asked:,} questions none has a window; {"; ".join(lines)}')
         columns = np.array(table, np.int32).reshape(-1, 7).T
         self.owners, self.firsts, self.counts, self.context_columns, self.answer_starts, self.answer_ends = columns[:6]
         self.weights = columns[6].astype(np.float32)

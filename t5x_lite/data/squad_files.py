@@ -44,7 +44,7 @@ def read(path: str, answered: bool = True) -> list[Question]:
       answered: each question must say its answers, if only [] or that it `is_impossible`; False for questions that are to be answered.
 
     Raises:
-      UserError: a file that is absent, not JSON, of another form, without questions, or with an id twice.
+      UserError: a file that is absent, not JSON, of another form, without questions, with an id twice, or with text that is not Unicode.
     """
     try:
         articles = json.loads(table_files.read_text(path))['data']
@@ -78,6 +78,11 @@ def _question(path: str, row: dict[str, Any], context: str, title: str, answered
     starts = [answer.start for answer in answers if answer.start is not None]
     if not all(isinstance(text, str) for text in texts) or not all(isinstance(start, int) for start in starts):
         raise UserError(f'{where}: context, question and the text of answers must be strings and answer_start a whole number')
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # json can spell half a surrogate pair
+            raise UserError(f'{where}: {text[error.start]!r} is not Unicode, in {text!r:.60}; mend the text') from error
     return Question(str(row['id']), title, context, row['question'], answers, where)
 
 

@@ -58,7 +58,7 @@ def replies(
       best: starts and ends of each window that make spans, and candidates of a reply.
       max_answer: tokens of an answer.
       null: questions may have no answer (SQuAD 2.0).
-      threshold: no answer is given where null_margin is above it.
+      threshold: no answer is given where null_margin is above it; inf always gives one, as `metrics_reading.squad_v2` wants to find the best threshold.
 
     Raises:
       ValueError: not a row for each window, or a row shorter than its window, or not a number in it.

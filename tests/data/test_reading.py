@@ -77,6 +77,14 @@ def test_what_cannot_be_found_is_counted_and_named():
     assert windows.weights.tolist() == [0, 1, 0, 1] and windows.first_windows.tolist() == [0, 1, 2, 3, 4]
 
 
+def test_nothing_to_learn_from():
+    with pytest.raises(UserError, match=r'of 1 questions none has a window; 1 of 1 questions have an answer that is not .*file\[q\]'):
+        Windows([question('it was bo', 'li', 0)], wordpiece(), 20, 5, 6, train=True)
+    long = question('it was bo li here', 'it was bo li', 0)
+    with pytest.raises(UserError, match='no window of 9 tokens holds a whole answer'):
+        Windows([long], wordpiece(), 9, 2, 5, train=True, drop_without_answer=True)
+
+
 def test_special_tokens_in_a_text_are_text():
     windows = Windows([question('it was [SEP] bo', 'bo', 13, text='[CLS]')], wordpiece(), 30, 5, 8)
     row = windows.features([0])['tokens'][0]

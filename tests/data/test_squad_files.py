@@ -48,6 +48,7 @@ def test_questions_that_are_to_be_answered(tmp_path):
         ('{"data": []}', 'a.json: there are no questions in it'),
         (squad_json(BO, BO), r'a.json\[a\]: a question before it has the same id'),
         (squad_json(BO | {'question': None}), r'a.json\[a\]: context, question and the text of answers must be strings'),
+        (squad_json(BO | {'question': 'Who \ud800'}), r"a.json\[a\]: '.ud800' is not Unicode, in 'Who .ud800'"),
         (squad_json(BO | {'answers': [{'text': 'Bo', 'answer_start': '7'}]}), r'a.json\[a\]: .* answer_start a whole number'),
     ],
 )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from t5x_lite.data.reading import Windows
-from t5x_lite.evaluation import reading
+from t5x_lite.evaluation import metrics_reading, reading
 from tests.data.reading_material import question, wordpiece
 
 CONTEXT = ' '.join(f'w{number % 40}' for number in range(30))
@@ -90,6 +90,23 @@ def test_a_model_that_knows_gives_the_answer_in_its_characters():
     assert [reply.text for reply in reading.replies(windows, starts, ends, null=True, threshold=-11)] == ['', '', '']
 
 
+def test_the_best_threshold_is_found_and_used():
+    rng = np.random.default_rng(5)
+    asked = [question(CONTEXT, 'w7 w8' if number % 2 else None, None, str(number)) for number in range(60)]
+    windows = Windows(asked, wordpiece(), 16, 5, 3)
+    starts, ends = rng.normal(size=(2, len(windows), 16))
+    for part, columns in ((starts, windows.answer_starts), (ends, windows.answer_ends)):
+        part[np.arange(len(windows)), columns] += rng.normal(2.5, 1.5, len(windows))  # a model that is often right
+    targets = [[answer.text for answer in each.answers] for each in asked]
+    always = list(reading.replies(windows, starts, ends, null=True, threshold=math.inf))
+    assert all(reply.text for reply in always)
+    found = metrics_reading.squad_v2(targets, [reply.text for reply in always], [reply.null_margin for reply in always], math.inf)
+    for name in ('exact', 'f1'):
+        chosen = list(reading.replies(windows, starts, ends, null=True, threshold=found[f'best_{name}_thresh']))
+        again = metrics_reading.squad_v2(targets, [reply.text for reply in chosen])
+        assert again[name] == pytest.approx(found[f'best_{name}']) and again[name] > found[name]
+
+
 def test_padding_and_width_change_nothing():
     rng = np.random.default_rng(1)
     windows = Windows([question(CONTEXT)], wordpiece(), 16, 5, 3)
@@ -97,7 +114,7 @@ def test_padding_and_width_change_nothing():
     wide = [np.concatenate([part, np.full((len(windows), 40), 99.0)], axis=1) for part in (starts, ends)]
     ragged = [[row[:length] for row, length in zip(part, windows.lengths, strict=True)] for part in (starts, ends)]
     # NaN is unequal to itself: the margin is left out.
-    first, second, third = (list(reading.replies(windows, *pair))[0].best for pair in ((starts, ends), wide, ragged))
+    first, second, third = (next(reading.replies(windows, *pair)).best for pair in ((starts, ends), wide, ragged))
     assert first == second == third
 
 
