@@ -152,7 +152,7 @@ class Windows:
         best, owner = np.full(len(self.passages[question]), -np.inf), np.zeros(len(self.passages[question]), np.int64)
         for number, (first, count) in enumerate(windows):
             place = np.arange(count)
-            around = np.minimum(place, count - 1 - place) + 0.01 * count  # the smaller of both sides; the longer window wins ties
+            around = np.minimum(place, count - 1 - place) + 0.01 * count  # the smaller of both sides, and a little for long windows
             better = around > best[first : first + count]
             best[first : first + count][better], owner[first : first + count][better] = around[better], number
         return [owner[first : first + count] == number for number, (first, count) in enumerate(windows)]

@@ -81,14 +81,23 @@ def test_nothing_to_learn_from():
     with pytest.raises(UserError, match=r'of 1 questions none has a window; 1 of 1 questions have an answer that is not .*file\[q\]'):
         Windows([question('it was bo', 'li', 0)], wordpiece(), 20, 5, 6, train=True)
     long = question('it was bo li here', 'it was bo li', 0)
-    with pytest.raises(UserError, match='no window of 9 tokens holds a whole answer'):
-        Windows([long], wordpiece(), 9, 2, 5, train=True, drop_without_answer=True)
+    with pytest.raises(UserError, match='no window of 8 tokens holds a whole answer'):
+        Windows([long], wordpiece(), 8, 2, 4, train=True, drop_without_answer=True)
 
 
 def test_special_tokens_in_a_text_are_text():
     windows = Windows([question('it was [SEP] bo', 'bo', 13, text='[CLS]')], wordpiece(), 30, 5, 8)
     row = windows.features([0])['tokens'][0]
     assert (row == SEP).sum() == 2 and (row == CLS).sum() == 1
+
+
+def test_most_context_counts_a_little_for_long_windows():
+    windows = Windows([question('it ' * 400)], wordpiece(), 385, 128, 8)
+    assert windows.counts.tolist() == [380, 272]
+    first, second = windows.most_context(0)
+    # Token 254: 125 + 3.80 at the first window's right, 126 + 2.72 at the second's left; token 255: 124 + 3.80 and 127 + 2.72.
+    assert (first[254], second[254 - 128]) == (True, False) and (first[255], second[255 - 128]) == (False, True)
+    assert first[:255].all() and second[255 - 128 :].all()
 
 
 def test_empty_and_endless_contexts():
