@@ -28,7 +28,7 @@ def precision_recall_f1(targets, predictions, average: str = 'none', num_classes
 
     Args:
       average: 'none': a float64 [num_classes] array each; 'binary': of the class `positive` alone; 'micro': of the counts of all classes
-        together; 'macro': unweighted mean over classes.
+        together; 'macro': unweighted mean over classes; 'weighted': the mean weighted by how often each class is a target (0 where none is).
       num_classes: 0: up to the largest id seen. Classes never seen count in 'macro' as zeros when num_classes says that they exist.
     """
     targets, predictions = _pair(targets, predictions)
@@ -40,12 +40,14 @@ def precision_recall_f1(targets, predictions, average: str = 'none', num_classes
         hits, found, actual = hits[positive], found[positive], actual[positive]
     elif average == 'micro':
         hits, found, actual = hits.sum(), found.sum(), actual.sum()
-    elif average not in ('none', 'macro'):
-        raise ValueError(f'average is {average!r}; expected none, binary, micro or macro')
+    elif average not in ('none', 'macro', 'weighted'):
+        raise ValueError(f'average is {average!r}; expected none, binary, micro, macro or weighted')
     # F1 from counts: the harmonic mean of precision and recall, without their roundings.
-    scores = _ratio(hits, found), _ratio(hits, actual), _ratio(2 * hits, found + actual)
+    scores = ratio(hits, found), ratio(hits, actual), ratio(2 * hits, found + actual)
     if average == 'none':
         return scores
+    if average == 'weighted':
+        return tuple(float(ratio(score @ actual, actual.sum())) for score in scores)
     return tuple(float(np.mean(score)) for score in scores)
 
 
@@ -123,7 +125,8 @@ def _inside(ids: np.ndarray, num_classes: int) -> np.ndarray:
     return (ids >= 0) & (ids < num_classes)
 
 
-def _ratio(part, whole) -> np.ndarray:
+def ratio(part, whole) -> np.ndarray:
+    """part / whole in float64; 0 where whole is."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 

@@ -79,7 +79,9 @@ def sequence_f1(target: Sequence[Hashable], prediction: Sequence[Hashable]) -> f
     if not target or not prediction:
         return float(len(target) == len(prediction))
     shared = sum((collections.Counter(target) & collections.Counter(prediction)).values())
-    return 2 * shared / (len(target) + len(prediction))
+    # By precision and recall, as official scripts have it: 2 x shared / (both lengths) differs in the last digit.
+    precision, recall = shared / len(prediction), shared / len(target)
+    return 2 * precision * recall / (precision + recall) if shared else 0.0
 
 
 def answers(targets: Sequence[Any], predictions: Sequence[str], normalize: Callable[[str], str] = str) -> Scores:
@@ -90,7 +92,7 @@ def answers(targets: Sequence[Any], predictions: Sequence[str], normalize: Calla
         exact.append(max(answer == found for answer in right))
         # The official script gives two empty texts an F1 of 0, as they share no word.
         overlap.append(max(sequence_f1(answer.split(), found.split()) if found.split() else 0.0 for answer in right))
-    return {'em': 100 * float(np.mean(exact)), 'f1': 100 * float(np.mean(overlap))}
+    return {'em': 100.0 * sum(exact) / len(exact), 'f1': 100.0 * sum(overlap) / len(overlap)}  # the script's order, for the last digit
 
 
 def squad(targets: Sequence[Any], predictions: Sequence[str]) -> Scores:

@@ -44,7 +44,7 @@ def report(workdirs: Sequence[str], output: str, metrics: Sequence[str] = ()) ->
     Raises:
       UserError: matplotlib is not installed; a folder is not a run, or has nothing to show; an unknown metric.
     """
-    figure_class = _matplotlib()
+    figure_class = matplotlib_figure()
     runs = read_runs(workdirs)
     drawn = _metrics(runs, metrics)
     os.makedirs(output, exist_ok=True)
@@ -195,7 +195,7 @@ def _rows(runs: list[RunRecord]) -> str:
     return '\n'.join(map(line, [rows[0], rule, *rows[1:]]))
 
 
-def _matplotlib() -> Any:
+def matplotlib_figure() -> Any:
     """Its Figure, which draws into files and needs no display."""
     try:
         from matplotlib.figure import Figure

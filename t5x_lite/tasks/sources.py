@@ -5,12 +5,11 @@ A source names its splits and reads one: `read('train')` -> [(where, row), ...],
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import json
 from typing import Any, Protocol
 
 import numpy as np
 
-from t5x_lite.data import table_files
+from t5x_lite.data import squad_files, table_files
 from t5x_lite.errors import UserError
 
 Row = tuple[str, dict[str, Any]]
@@ -129,29 +128,20 @@ class Lines:
 
 
 class SquadJson(_Paths):
-    """SQuAD 1.1's own files (.json, .json.gz): rows {'id', 'title', 'context', 'question', 'answers'}, answers as texts."""
+    """SQuAD's own files (.json, .json.gz): rows {'id', 'title', 'context', 'question', 'answers'}, answers as texts, none where there is none."""
 
     def read(self, split: str, tfds_dir: str = '') -> list[Row]:
         del tfds_dir
-        path = getattr(self, split)
-        try:
-            articles = json.loads(table_files.read_text(path))['data']
-            return [
-                (f'{path}[{question["id"]}]', {
-                    'id': question['id'],
-                    'title': article['title'],
-                    'context': paragraph['context'],
-                    'question': question['question'],
-                    'answers': [answer['text'] for answer in question['answers']],
-                })
-                for article in articles
-                for paragraph in article['paragraphs']
-                for question in paragraph['qas']
-            ]  # fmt: skip
-        except json.JSONDecodeError as error:
-            raise UserError(f'{path}:{error.lineno}: not JSON ({error.msg})') from error
-        except (KeyError, TypeError) as error:
-            raise UserError(f'{path}: not a file of SQuAD 1.1 ({type(error).__name__}: {error}); expected data, paragraphs, qas, answers') from error
+        return [
+            (found.where, {
+                'id': found.id,
+                'title': found.title,
+                'context': found.context,
+                'question': found.question,
+                'answers': [answer.text for answer in found.answers],
+            })
+            for found in squad_files.read(getattr(self, split))
+        ]  # fmt: skip
 
 
 class TaggedWords(_Paths):

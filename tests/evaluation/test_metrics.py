@@ -39,7 +39,7 @@ def test_classification_equals_sklearn(case):
         np.testing.assert_array_equal(
             metrics.confusion_matrix(targets, predictions, classes), sklearn.confusion_matrix(targets, predictions, labels=list(names))
         )
-        for average in ('none', 'micro', 'macro'):
+        for average in ('none', 'micro', 'macro', 'weighted'):
             ours = metrics.precision_recall_f1(targets, predictions, average, classes)
             theirs = sklearn.precision_recall_fscore_support(
                 targets, predictions, labels=list(names), average=None if average == 'none' else average, zero_division=0
