@@ -188,12 +188,6 @@ def check(tags: Sequence[str], scheme: Scheme, where: str = '') -> None:
             raise UserError(f'{prefix}word {number}: {said} in {scheme.name}; mend the tag, or name the scheme that the file is in')
 
 
-def check_words(words: Sequence[str], tags: Sequence[str], where: str) -> None:
-    """Raises UserError where a sentence has not one tag a word."""
-    if len(words) != len(tags):
-        raise UserError(f'{where}: {len(words)} words and {len(tags)} tags; give one tag a word')
-
-
 def detect(rows: Iterable[Row]) -> Scheme:
     """The scheme that sentences are in: of those that have all their marks, the one with the fewest illegal neighbours, first of SCHEMES in a tie.
 
