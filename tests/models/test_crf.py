@@ -44,22 +44,34 @@ def log_sum(values):
     return np.log(np.sum(np.exp(values - values.max()))) + values.max()
 
 
+@jax.jit
+def everything(emissions, tags, mask, scores, segments=None):
+    decoded, best = crf.viterbi(emissions, mask, scores, segments)
+    return {
+        'partition': crf.log_partition(emissions, mask, scores, segments),
+        'score': crf.score(emissions, tags, mask, scores, segments),
+        'likelihood': crf.log_likelihood(emissions, tags, mask, scores, segments),
+        'best': best,
+        'decoded': decoded,
+        'marginals': crf.marginals(emissions, mask, scores, segments),
+    }
+
+
 @pytest.mark.parametrize('length', [1, 2, 5])
 def test_equals_enumeration(length):
     scores, emissions = random_scores(), random_emissions(length)
     mask = jnp.ones((1, length), bool)
     every, values = enumerated(emissions[0], scores)
-    np.testing.assert_allclose(crf.log_partition(emissions, mask, scores)[0], log_sum(values), rtol=1e-5)
     for place in (0, len(every) // 2, len(every) - 1):
-        tags = jnp.asarray(every[place], jnp.int32)[None]
-        np.testing.assert_allclose(crf.score(emissions, tags, mask, scores)[0], values[place], rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(crf.log_likelihood(emissions, tags, mask, scores)[0], values[place] - log_sum(values), rtol=1e-5, atol=1e-5)
-    tags, best = crf.viterbi(emissions, mask, scores)
-    np.testing.assert_array_equal(tags[0], every[values.argmax()])
-    np.testing.assert_allclose(best[0], values.max(), rtol=1e-5)
+        found = everything(emissions, jnp.asarray(every[place], jnp.int32)[None], mask, scores)
+        np.testing.assert_allclose(found['score'][0], values[place], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found['likelihood'][0], values[place] - log_sum(values), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found['partition'][0], log_sum(values), rtol=1e-5)
+    np.testing.assert_array_equal(found['decoded'][0], every[values.argmax()])
+    np.testing.assert_allclose(found['best'][0], values.max(), rtol=1e-5)
     share = np.exp(values - log_sum(values))
     wanted = np.array([[share[every[:, place] == tag].sum() for tag in range(TAGS)] for place in range(length)])
-    np.testing.assert_allclose(crf.marginals(emissions, mask, scores)[0], wanted, atol=1e-6)
+    np.testing.assert_allclose(found['marginals'][0], wanted, atol=1e-6)
 
 
 def test_many_random_sentences_decode_as_enumeration_says():
@@ -78,20 +90,10 @@ def test_gradients_are_those_of_the_formula():
         values = jnp.stack([score_by_hand(emissions[0], some, scores) for some in itertools.product(range(TAGS), repeat=3)])
         return jax.nn.logsumexp(values) - score_by_hand(emissions[0], (2, 0, 1), scores)
 
-    ours = jax.grad(lambda *args: crf.loss(args[0], tags, mask, args[1])[0], argnums=(0, 1))(emissions, random_scores())
-    theirs = jax.grad(by_enumeration, argnums=(0, 1))(emissions, random_scores())
+    ours = jax.jit(jax.grad(lambda *args: crf.loss(args[0], tags, mask, args[1])[0], argnums=(0, 1)))(emissions, random_scores())
+    theirs = jax.jit(jax.grad(by_enumeration, argnums=(0, 1)))(emissions, random_scores())
     for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
-
-
-def everything(emissions, tags, mask, scores, segments=None):
-    decoded, best = crf.viterbi(emissions, mask, scores, segments)
-    return {
-        'likelihood': crf.log_likelihood(emissions, tags, mask, scores, segments),
-        'best': best,
-        'decoded': decoded,
-        'marginals': crf.marginals(emissions, mask, scores, segments),
-    }
 
 
 def ragged(lengths=(4, 1, 3)):
@@ -115,7 +117,7 @@ def test_positions_between_words_padding_and_empty_rows_change_nothing():
         np.testing.assert_allclose(found['marginals'][row, np.array(at)], alone['marginals'][0], atol=1e-6)
     assert not np.asarray(found['decoded'])[~mask].any() and not np.asarray(found['marginals'])[~mask].any()
     assert found['likelihood'][3] == found['best'][3] == 0
-    total, weight = crf.loss(*map(jnp.asarray, (emissions, tags, mask)), scores)
+    total, weight = jax.jit(crf.loss)(*map(jnp.asarray, (emissions, tags, mask)), scores)
     np.testing.assert_allclose(total, -found['likelihood'].sum(), rtol=1e-6)
     assert weight == 3
 
@@ -140,11 +142,12 @@ def test_without_scores_of_its_own_it_is_a_softmax():
     module = crf.Crf(TAGS)
     scores = module.apply(module.init(jax.random.key(0)))
     assert [part.shape for part in scores] == [(TAGS, TAGS), (TAGS,), (TAGS,)]
-    emissions, mask = random_emissions(4), jnp.ones((1, 4), bool)
-    np.testing.assert_allclose(crf.marginals(emissions, mask, scores), jax.nn.softmax(emissions), atol=1e-6)
+    emissions = random_emissions(4)
     tags = jnp.argmax(emissions, axis=-1).astype(jnp.int32)
-    np.testing.assert_array_equal(crf.viterbi(emissions, mask, scores)[0], tags)
-    np.testing.assert_allclose(crf.log_likelihood(emissions, tags, mask, scores)[0], jnp.max(jax.nn.log_softmax(emissions), axis=-1).sum(), rtol=1e-5)
+    found = everything(emissions, tags, jnp.ones((1, 4), bool), scores)
+    np.testing.assert_allclose(found['marginals'], jax.nn.softmax(emissions), atol=1e-6)
+    np.testing.assert_array_equal(found['decoded'], tags)
+    np.testing.assert_allclose(found['likelihood'][0], jnp.max(jax.nn.log_softmax(emissions), axis=-1).sum(), rtol=1e-5)
 
 
 @pytest.mark.parametrize('scheme', ['IOB1', 'IOB2', 'BIOES'])
@@ -157,15 +160,15 @@ def test_constraints_leave_legal_sentences_alone(scheme):
     legal = [all(itertools.starmap(tag_set.scheme.follows, itertools.pairwise([START, *tag_set.tags(some), STOP]))) for some in every]
     assert 0 < sum(legal) < len(legal)
     values = np.where(legal, values, -np.inf)
-    np.testing.assert_allclose(crf.log_partition(emissions, mask, bound)[0], log_sum(values), rtol=1e-5)
-    decoded, best = crf.viterbi(emissions, mask, bound)
-    np.testing.assert_array_equal(decoded[0], every[values.argmax()])
-    np.testing.assert_allclose(best[0], values.max(), rtol=1e-5)
+    gold = jnp.asarray(every[values.argmax()], jnp.int32)[None]
+    found = everything(emissions, gold, mask, bound)
+    np.testing.assert_allclose(found['partition'][0], log_sum(values), rtol=1e-5)
+    np.testing.assert_array_equal(found['decoded'], gold)
+    np.testing.assert_allclose(found['best'][0], values.max(), rtol=1e-5)
     share = np.exp(values - log_sum(values))
     wanted = np.array([[share[every[:, place] == tag].sum() for tag in range(tags)] for place in range(length)])
-    np.testing.assert_allclose(crf.marginals(emissions, mask, bound)[0], wanted, atol=1e-5)
-    gold = jnp.asarray(every[values.argmax()], jnp.int32)[None]
-    gradient = jax.grad(lambda e, s: crf.loss(e, gold, mask, crf.constrained(s, tag_set.transitions))[0], argnums=(0, 1))(emissions, scores)
+    np.testing.assert_allclose(found['marginals'][0], wanted, atol=1e-5)
+    gradient = jax.jit(jax.grad(lambda e, s: crf.loss(e, gold, mask, crf.constrained(s, tag_set.transitions))[0], argnums=(0, 1)))(emissions, scores)
     assert all(np.isfinite(part).all() for part in jax.tree.leaves(gradient))
     # What is illegal is not learnt either.
     assert not np.asarray(gradient[1].transitions_TT)[~tag_set.transitions[:tags, :tags]].any()
@@ -175,10 +178,11 @@ def test_gradients_are_finite_where_scores_are_large_or_nothing_counts():
     emissions, scores = random_emissions(300, batch=2) * 100, Scores(*(part * 50 for part in random_scores()))
     mask = jnp.asarray(np.array([[True] * 300, [False] * 300]))
     tags = jnp.zeros((2, 300), jnp.int32)
-    value, gradient = jax.value_and_grad(lambda e, s: crf.loss(e, tags, mask, s)[0], argnums=(0, 1))(emissions, scores)
+    value, gradient = jax.jit(jax.value_and_grad(lambda e, s: crf.loss(e, tags, mask, s)[0], argnums=(0, 1)))(emissions, scores)
     assert np.isfinite(value) and all(np.isfinite(part).all() for part in jax.tree.leaves(gradient))
     assert not np.asarray(gradient[0][1]).any()
-    assert crf.loss(emissions.astype(jnp.bfloat16), tags, mask, scores)[0].dtype == jnp.float32
+    half = everything(emissions[:, :4].astype(jnp.bfloat16), tags[:, :4], mask[:, :4], scores)
+    assert half['likelihood'].dtype == half['marginals'].dtype == jnp.float32
 
 
 def test_a_wrong_matrix_is_said():
