@@ -1,6 +1,7 @@
 """Tag schemes: what they write, read and allow; conversions through spans; detection; sets of tags."""
 
 import itertools
+import pathlib
 import random
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from t5x_lite.data import tags
 from t5x_lite.data.tags import CONLL, SCHEMES, TagSet
 from t5x_lite.errors import UserError
+from t5x_lite.tasks.sources import TaggedWords
 
+CONLL_2003 = pathlib.Path(__file__).resolve().parents[2] / '..' / 'shared' / 'data' / 'conll2003' / 'eng.testa.gz'
 WRITTEN = {
     'IOB1': 'I-PER I-PER B-PER O I-LOC',
     'IOB2': 'B-PER I-PER B-PER O B-LOC',
@@ -153,6 +156,16 @@ def test_parts_of_speech_have_no_scheme():
     assert found.names == ('$', '.', 'DT', 'NN', 'VB') and found.scheme is None
     assert found.transitions[:5, :5].all() and found.transitions[5, :5].all() and found.transitions[:5, 6].all()
     assert not found.transitions[:, 5].any() and not found.transitions[6].any()
+
+
+@pytest.mark.skipif(not CONLL_2003.exists(), reason='../shared is absent')
+def test_conll_2003_goes_through_every_scheme():
+    rows = [(where, row['tags']) for where, row in TaggedWords(str(CONLL_2003)).read('train')]
+    assert tags.detect(rows) is SCHEMES['IOB1']
+    for name in WRITTEN:
+        converted = [(where, tags.convert(some, SCHEMES['IOB1'], SCHEMES[name], where)) for where, some in rows]
+        assert tags.detect(converted) is SCHEMES[name]
+        assert [tags.convert(some, SCHEMES[name], SCHEMES['IOB1'], where) for where, some in converted] == [some for _, some in rows]
 
 
 def random_tags(source: random.Random, marks: str, kinds=('-A', '-B'), length=12) -> list[str]:

@@ -11,7 +11,7 @@ from t5x_lite.data.word_pieces import IGNORED, Pieces, WordCutter, labels, word_
 from t5x_lite.errors import UserError
 from tests.fixtures.make_tokenizer_fixtures import FOLDER
 
-_PIECES = '[PAD] [UNK] [CLS] [SEP] [MASK] ann lee ##hy ##hyx rome in . [ ] sep'.split()
+_PIECES = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'ann', 'lee', '##hy', '##hyx', 'rome', 'in', '.', '[', ']', 'sep']
 WORDPIECE = tokenizers.wordpiece({piece: index for index, piece in enumerate(_PIECES)}, lowercase=True)
 KINDS = {
     'wordpiece': lambda: WORDPIECE,
@@ -40,10 +40,19 @@ def test_the_worked_example():
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_words_are_cut_as_in_running_text(kind):
-    tokenizer, words = KINDS[kind](), 'The quick brown foxes , 12.5 of Über - jumped don\'t a b'.split()
+    tokenizer, words = KINDS[kind](), ['The', 'quick', 'brown', 'foxes', ',', '12.5', 'of', 'Über', '-', 'jumped', "don't", 'a', 'b']
     row = alone(words, tokenizer)
     assert row.ids.tolist() == tokenizer.literal().encode(' '.join(words))
     assert np.unique(row.words).tolist() == list(range(len(words)))
+
+
+def test_like_transformers_on_words(transformers, tmp_path):
+    # Its byte-level BPE begins every word with a space, ours all but the first: WordPiece alone agrees by intent.
+    WORDPIECE.save(str(tmp_path))
+    theirs, words = transformers.AutoTokenizer.from_pretrained(str(tmp_path)), ['Ann', 'Leehyx.', '\x01', 'unknown', '', 'Rome']
+    found, row = theirs(words, is_split_into_words=True), alone(words, before=[2], after=[3])
+    assert found['input_ids'] == row.ids.tolist()
+    assert [IGNORED if word is None else word for word in found.word_ids()] == row.words.tolist()
 
 
 def test_words_begin_with_their_space_in_byte_level_pairs():

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_lite.data.tags import SCHEMES, START, STOP, TagSet
+from t5x_lite.data import tokenizers
+from t5x_lite.data.tags import SCHEMES, START, STOP, TagSet, spans
+from t5x_lite.data.word_pieces import IGNORED, WordCutter, labels, word_tags
+from t5x_lite.evaluation import metrics_tags
 from t5x_lite.models import crf
 from t5x_lite.models.crf import Scores
 
@@ -188,3 +191,28 @@ def test_gradients_are_finite_where_scores_are_large_or_nothing_counts():
 def test_a_wrong_matrix_is_said():
     with pytest.raises(ValueError, match=r'legal is \(3, 3\); expected \(5, 5\)'):
         crf.constrained(random_scores(), np.ones((3, 3), bool))
+
+
+@pytest.mark.parametrize('every', [False, True])
+def test_from_words_to_score(every):
+    """Words, pieces, labels, loss, decoding, words, entities: the parts fit, and what a network is not sure of is decoded as the scheme allows."""
+    tokenizer = tokenizers.wordpiece({piece: index for index, piece in enumerate(['[UNK]', '[CLS]', '[SEP]', 'ann', 'lee', '##hy', 'in'])}, lowercase=True)
+    words = ['Ann', 'Leehy', '\x01', 'in', 'Leehy']
+    gold = ['B-PER', 'E-PER', 'O', 'O', 'S-LOC']
+    row = WordCutter(tokenizer, 16, [1], [2]).cut([('f:1', words)])[0]
+    tag_set = TagSet.of([('f:1', gold)], SCHEMES['BIOES'])
+    given = labels(row, gold, tag_set, every, 'f:1')
+    mask = jnp.asarray(given != IGNORED)[None]
+    emissions = jax.nn.one_hot(jnp.asarray(given), len(tag_set.names))[None] * 4
+    # At 'Ann' a place is a little likelier than a person, which 'E-PER' after it does not allow.
+    emissions = emissions.at[0, 1, tag_set.names.index('B-LOC')].set(4.1)
+    scores = Scores(*map(jnp.zeros_like, random_scores(tags=len(tag_set.names))))
+    bound = crf.constrained(scores, tag_set.transitions)
+    loss, weight = crf.loss(emissions, jnp.asarray(given)[None], mask, bound)
+    assert 0 < loss < crf.loss(emissions * 0, jnp.asarray(given)[None], mask, bound)[0] and weight == 1
+
+    def decoded(scores):
+        return word_tags(row, np.asarray(crf.viterbi(emissions, mask, scores)[0][0]), tag_set, 'O', every)
+
+    assert decoded(bound) == gold != decoded(scores)
+    assert metrics_tags.entities([spans(gold)], [spans(decoded(bound))])['f1'] == 1
