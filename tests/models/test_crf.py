@@ -141,6 +141,16 @@ def test_packed_sentences_are_those_alone():
     assert crf.loss(emissions, tags, mask, scores, segments)[1] == crf.sentences(mask, segments) == 3
 
 
+def test_a_packed_sentence_ends_as_if_nothing_followed():
+    scores, emissions = random_scores(), random_emissions(4, batch=50)
+    viterbi = jax.jit(crf.viterbi)
+    packed, best = viterbi(emissions, jnp.ones((50, 4), bool), scores, jnp.tile(jnp.asarray([[0, 0, 1, 1]], jnp.int32), (50, 1)))
+    alone, each = viterbi(emissions.reshape(100, 2, TAGS), jnp.ones((100, 2), bool), scores)
+    np.testing.assert_array_equal(packed.reshape(100, 2), alone)
+    np.testing.assert_allclose(best, each.reshape(50, 2).sum(axis=1), rtol=1e-5)
+    assert (np.asarray(packed) != np.asarray(viterbi(emissions, jnp.ones((50, 4), bool), scores)[0])).any()
+
+
 def test_without_scores_of_its_own_it_is_a_softmax():
     module = crf.Crf(TAGS)
     scores = module.apply(module.init(jax.random.key(0)))
@@ -208,11 +218,13 @@ def test_from_words_to_score(every):
     emissions = emissions.at[0, 1, tag_set.names.index('B-LOC')].set(4.1)
     scores = Scores(*map(jnp.zeros_like, random_scores(tags=len(tag_set.names))))
     bound = crf.constrained(scores, tag_set.transitions)
-    loss, weight = crf.loss(emissions, jnp.asarray(given)[None], mask, bound)
-    assert 0 < loss < crf.loss(emissions * 0, jnp.asarray(given)[None], mask, bound)[0] and weight == 1
+    loss = jax.jit(crf.loss)
+    total, weight = loss(emissions, jnp.asarray(given)[None], mask, bound)
+    assert 0 < total < loss(emissions * 0, jnp.asarray(given)[None], mask, bound)[0] and weight == 1
+    viterbi = jax.jit(crf.viterbi)
 
     def decoded(scores):
-        return word_tags(row, np.asarray(crf.viterbi(emissions, mask, scores)[0][0]), tag_set, 'O', every)
+        return word_tags(row, np.asarray(viterbi(emissions, mask, scores)[0][0]), tag_set, 'O', every)
 
     assert decoded(bound) == gold != decoded(scores)
     assert metrics_tags.entities([spans(gold)], [spans(decoded(bound))])['f1'] == 1
