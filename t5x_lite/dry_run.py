@@ -114,6 +114,9 @@ def parameter_table(program: Program) -> str:
         part = path.split('/')[0]
         totals[part] = totals.get(part, 0) + leaf.size
     lines += ['', f'parameters: {sum(totals.values()):,}'] + [f'{part}: {count:,}' for part, count in totals.items()]
+    if not program.tuning.whole:
+        learns = sum(leaf.size for leaf in jax.tree.leaves(program.tuning.select(paths.nested(exact))))
+        lines.append(f'learns: {learns:,} ({learns / sum(totals.values()):.2%})')
     return '\n'.join(lines)
 
 
@@ -132,7 +135,7 @@ def bytes_per_device(program: Program) -> str:
     state = program.abstract
     sizes = {
         'parameters': _local_bytes(state.params),
-        'gradients': _local_bytes(state.params),
+        'gradients': _local_bytes(program.tuning.select(state.params)),
         'optimiser': _local_bytes(state.opt_state),
         'moving average': _local_bytes(state.ema),
     }
