@@ -17,7 +17,7 @@ from t5x_lite.config import Config
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.models.layers import DropoutKey
-from t5x_lite.training import partitioning, paths, tuning
+from t5x_lite.training import adapters, partitioning, paths, tuning
 from t5x_lite.training.losses import Batch, Loss, divide
 from t5x_lite.training.optim import optimizer, schedule
 
@@ -66,7 +66,7 @@ def make_program(config: Config, mesh: Mesh) -> Program:
     transformation = optimizer(config)
 
     def init_boxed():
-        return module.init(jax.random.key(config.seed), dummy_batch())['params']
+        return adapters.added_to(config.tune, module.init(jax.random.key(config.seed), dummy_batch())['params'], config.seed)
 
     def init() -> TrainState:
         params = nn.unbox(init_boxed())
@@ -75,7 +75,7 @@ def make_program(config: Config, mesh: Mesh) -> Program:
         return TrainState(zero, params, transformation.init(learning.select(params)), ema, zero + 0)
 
     boxed = jax.eval_shape(init_boxed)
-    learning = tuning.plan(config.tune, nn.unbox(boxed))
+    learning = tuning.plan(config.tune, nn.unbox(boxed), config.init_fresh)
     shardings = partitioning.parameter_shardings(boxed, mesh, config.mesh)
     abstract = jax.eval_shape(init)
     paths.values(config.optim.decay, abstract.params, 'config.optim.decay')

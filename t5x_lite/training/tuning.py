@@ -15,7 +15,7 @@ import numpy as np
 
 from t5x_lite.config import TuneConfig
 from t5x_lite.errors import UserError
-from t5x_lite.training import paths
+from t5x_lite.training import adapters, paths
 
 _EMBEDDINGS = re.compile(r'(.*/)?(embeddings|relative_bias)/.*')
 
@@ -91,21 +91,28 @@ def _rows(leaf: Any, layers: tuple[int, ...]) -> Any:
     return leaf[layers[0] :] if layers == tuple(range(layers[0], leaf.shape[0])) else leaf[np.array(layers)]
 
 
-def plan(config: TuneConfig, params: Any) -> Tuning:
+def plan(config: TuneConfig, params: Any, fresh: Sequence[str] = ()) -> Tuning:
     """The rules of a config, held against parameters (abstract or not).
+
+    Args:
+      fresh: config.init_fresh: patterns of what starts at random, and so learns beside adapters.
 
     Raises:
       UserError: a pattern that is none or matches nothing, more layers frozen than there are, nothing left that learns.
     """
     named = {path: layer_paths(path, leaf) for path, leaf in paths.leaves(params).items()}
     every = [name for names in named.values() for name in names]
-    learns = dict.fromkeys(every, not config.train)
+    adapted = [name for name in every if adapters.is_added(name)]
+    learns = dict.fromkeys(every, not config.train and not adapted)
+    learns |= dict.fromkeys([name for name in every if adapted and any(re.fullmatch(pattern, name) for pattern in fresh)], True)
+    learns |= dict.fromkeys(adapted, True)
     for pattern in config.train:
         learns |= dict.fromkeys(_matches(pattern, every, 'config.tune.train'), True)
     if config.freeze_layers:
         learns |= dict.fromkeys(_bottom(config.freeze_layers, named), False)
     for pattern in config.freeze:
         learns |= dict.fromkeys(_matches(pattern, every, 'config.tune.freeze'), False)
+    learns |= dict.fromkeys([name for name in adapted if not adapters.learns(name)], False)
     if not any(learns.values()):
         raise UserError('config.tune leaves nothing that learns; narrow config.tune.freeze and .freeze_layers, or widen config.tune.train')
     layers: dict[str, tuple[int, ...] | None] = {}
