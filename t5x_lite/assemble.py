@@ -16,7 +16,7 @@ from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.interop import folder
-from t5x_lite.training import checkpoint, paths
+from t5x_lite.training import adapters, checkpoint, paths
 from t5x_lite.training.step import dummy_batch
 
 @dataclasses.dataclass
@@ -57,6 +57,8 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
                 config.data.tokenizer = config.data.tokenizer or source_tokenizer
         else:
             architecture, initial, source_tokenizer = load_initial(config.init_from)
+            if not adapters.wanted(config.tune):
+                initial = adapters.merged(initial)
         if config.init_architecture:
             for name in ARCHITECTURE:
                 setattr(config.model, name, getattr(architecture, name))
@@ -165,7 +167,7 @@ def load_for_use(config: Config, workdir: str, step: int | None, *, ema: bool = 
             )
     config = finalize(config)
     module = resolve(config.model.module, 'config.model.module', 'apply')(config.model)
-    expected = jax.eval_shape(lambda: nn.unbox(module.init(jax.random.key(0), dummy_batch())['params']))
+    expected = nn.unbox(adapters.added_to(config.tune, jax.eval_shape(lambda: module.init(jax.random.key(0), dummy_batch())['params']), config.seed))
     available = paths.leaves(params)
     if not available.keys() & paths.leaves(expected).keys():
         raise UserError(f'{found} holds no parameter of {config.model.module} with its head; fine-tune it: --config.init_from={workdir}')

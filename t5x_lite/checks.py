@@ -13,7 +13,7 @@ from t5x_lite.stages import stages
 _AT_LEAST_0 = (
     'epochs', 'z_loss', 'model.vocab_size', 'model.num_decoder_layers', 'model.head_size', 'model.local_window', 'model.num_labels',
     'data.target_len', 'data.mlm.max_predictions', 'data.workers', 'data.max_examples', 'optim.learning_rate', 'optim.warmup_steps',
-    'optim.clip_norm', 'optim.end_fraction', 'checkpoint.keep_every_steps', 'eval.every_steps', 'eval.batches', 'eval.batch_size', 'eval.examples', 'eval.examples_while_training',
+    'optim.clip_norm', 'optim.end_fraction', 'tune.freeze_layers', 'checkpoint.keep_every_steps', 'eval.every_steps', 'eval.batches', 'eval.batch_size', 'eval.examples', 'eval.examples_while_training',
     'log.console_seconds', 'decode.max_new_tokens', 'decode.top_k', 'decode.shots', 'decode.length_penalty',
 )  # fmt: skip
 _ABOVE_0 = (
@@ -145,6 +145,10 @@ def _language_checks(config: Config) -> Iterator[tuple[bool, str]]:
     yield 0 <= decode.temperature < math.inf, f'config.decode.temperature is {decode.temperature}; it must be at least 0 (0 is greedy)'
     yield 0 < decode.top_p <= 1, f'config.decode.top_p is {decode.top_p}; it must be above 0 and at most 1 (1: all)'
     yield 0 <= decode.min_p < 1, f'config.decode.min_p is {decode.min_p}; it must be at least 0 and below 1'
+    tune = config.tune
+    yield 0 < tune.layer_decay <= 1, f'config.tune.layer_decay is {tune.layer_decay}; it must be above 0 and at most 1 (1: all layers alike)'
+    for pattern, factor in tune.rates:
+        yield factor >= 0, f'config.tune.rates: the factor of {pattern!r} is {factor}; it must be at least 0'
     yield '' not in decode.stop, 'config.decode.stop holds an empty text, at which every answer would end; leave it out'
 
 

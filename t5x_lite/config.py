@@ -79,6 +79,14 @@ class BeamScore(enum.Enum):
     transformers = 'transformers'  # over length ** length_penalty, with that library's rules
 
 
+class Adapters(enum.Enum):
+    """Bottlenecks that learn between what does not."""
+
+    none = 'none'
+    houlsby = 'houlsby'  # after attention and feed-forward (Houlsby et al., 2019)
+    pfeiffer = 'pfeiffer'  # after the feed-forward (Pfeiffer et al., 2021)
+
+
 class DType(enum.Enum):
     float32 = 'float32'
     bfloat16 = 'bfloat16'
@@ -277,6 +285,22 @@ class OptimConfig:
 
 
 @dataclasses.dataclass
+class TuneConfig:
+    """What learns, and how fast. Patterns match whole parameter paths, in which a layer has its number: encoder/layers/3/mlp/wi/kernel."""
+
+    train: tuple[str, ...] = ()  # only what matches one of these learns; (): everything
+    freeze: tuple[str, ...] = ()  # what does not learn, whatever `train` says
+    freeze_layers: int = 0  # so many layers at the bottom of each stack do not learn, nor the embeddings
+    rates: tuple[tuple[str, float], ...] = ()  # (pattern, factor on the learning rate); the first match wins, 1 for what none matches
+    # Parameters put beside the model's. With any of these only they learn, what is new (init_fresh), and what `train` names.
+    lora: tuple[tuple[str, int, float], ...] = ()  # (pattern of layers with a kernel, rank, alpha): ('.*/attention/(query|value)', 8, 16.0)
+    adapters: Adapters = Adapters.none
+    adapter_size: int = 64
+    ia3: bool = False  # vectors on keys, values and hidden units (Liu et al., 2022)
+    layer_decay: float = 1.0  # factor for each layer further below the top; embeddings lie below all layers
+
+
+@dataclasses.dataclass
 class MeshConfig:
     """Devices along each axis; -1 takes what is left. `rules` map logical axes (named beside each parameter) to mesh axes."""
 
@@ -371,6 +395,7 @@ class Config:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    tune: TuneConfig = dataclasses.field(default_factory=TuneConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)

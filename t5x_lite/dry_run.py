@@ -15,7 +15,7 @@ from t5x_lite.data import showing, tokenizers
 from t5x_lite.errors import UserError, nearest
 from t5x_lite.evaluation.task_scores import WhileTraining
 from t5x_lite.stages import stages
-from t5x_lite.training import checkpoint, partitioning, paths
+from t5x_lite.training import adapters, checkpoint, partitioning, paths
 from t5x_lite.training.step import Program, eval_step, make_program, make_train_step
 
 
@@ -34,7 +34,7 @@ def check(run: Run) -> Program:
         partitioning.check_batch(mesh, config.eval.batch_size or batch, length, 1, 'config.eval.batch_size')
     program = make_program(config, mesh)
     if run.initial is not None:
-        checkpoint.plan_merge(program.abstract.params, run.initial, config.init_fresh, config.init_from)
+        checkpoint.plan_merge(program.abstract.params, run.initial, (*config.init_fresh, adapters.PATTERN), config.init_from)
     if run.train is not None:
         with jax.set_mesh(mesh):
             _trace(program, run)
@@ -114,6 +114,9 @@ def parameter_table(program: Program) -> str:
         part = path.split('/')[0]
         totals[part] = totals.get(part, 0) + leaf.size
     lines += ['', f'parameters: {sum(totals.values()):,}'] + [f'{part}: {count:,}' for part, count in totals.items()]
+    if not program.tuning.whole:
+        learns = sum(leaf.size for leaf in jax.tree.leaves(program.tuning.select(paths.nested(exact))))
+        lines.append(f'learns: {learns:,} ({learns / sum(totals.values()):.2%})')
     return '\n'.join(lines)
 
 
@@ -132,7 +135,7 @@ def bytes_per_device(program: Program) -> str:
     state = program.abstract
     sizes = {
         'parameters': _local_bytes(state.params),
-        'gradients': _local_bytes(state.params),
+        'gradients': _local_bytes(program.tuning.select(state.params)),
         'optimiser': _local_bytes(state.opt_state),
         'moving average': _local_bytes(state.ema),
     }

@@ -76,7 +76,7 @@ def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     return nn.with_logical_constraint(x, axes, fallback=nn.spmd.RulesFallback.RAISE_ERROR)
 
 
-def gathered(parameter: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+def gathered(parameter: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     """A weight at its use: whole along 'embed', which fully sharded training splits for storage only.
 
     Said outright, because XLA's partitioner, left to choose, splits the product instead and (jax 0.10 and 0.11, mesh data 2, fsdp 2, tensor 2) gets
@@ -125,6 +125,11 @@ def _product_backward(equation, dtype, residuals, gradient):
 product.defvjp(_product_forward, _product_backward)
 
 
+def added(module: nn.Module, name: str) -> jax.Array | None:
+    """A parameter that was put beside the module's own (training/adapters.py); None where there is none."""
+    return module.get_variable('params', name) if not module.is_initializing() and module.has_variable('params', name) else None
+
+
 class Einsum(nn.Module):
     """A weight and the einsum that applies it: `Einsum((D, F), ('embed', 'mlp'), dtype, init)('BLD,DF->BLF', x_BLD)`.
 
@@ -140,9 +145,19 @@ class Einsum(nn.Module):
     @nn.compact
     def __call__(self, equation: str, x: jax.Array) -> jax.Array:
         kernel = partitioned(self, 'kernel', self.initializer, self.shape, self.axes)
+        if (scale := added(self, 'scale_in')) is not None:
+            x = x * like_trailing(scale, x)
         out = product(equation, x, gathered(kernel, self.axes), self.dtype)
+        if (a := added(self, 'lora_a')) is not None:
+            inputs, outputs = equation.split('->')
+            x_axes, kernel_axes = inputs.split(',')
+            low = product(f'{x_axes},{kernel_axes[0]}R->{x_axes[:-1]}R', x, gathered(a, (self.axes[0], None)), self.dtype)
+            low = low * added(self, 'lora_scale').astype(low.dtype)
+            out += product(f'{x_axes[:-1]}R,R{kernel_axes[1]}->{outputs}', low, added(self, 'lora_b'), self.dtype)
         if self.use_bias:
             out += like_trailing(partitioned(self, 'bias', nn.initializers.zeros, self.shape[-1:], self.axes[-1:]), out)
+        if (scale := added(self, 'scale_out')) is not None:
+            out = out * like_trailing(scale, out)
         return out
 
 

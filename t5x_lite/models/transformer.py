@@ -9,7 +9,9 @@ import jax.numpy as jnp
 
 from t5x_lite.config import ModelConfig, NormPlace, Positions, Remat
 from t5x_lite.models.attention import Attention, Cache, Mask
-from t5x_lite.models.layers import ACTIVATIONS, DropoutKey, Einsum, compute_dtype, constrain, dropout, head_size, initializer, make_norm
+from t5x_lite.models.layers import (
+    ACTIVATIONS, DropoutKey, Einsum, added, compute_dtype, constrain, dropout, gathered, head_size, initializer, like_trailing, make_norm, product,
+)  # fmt: skip
 from t5x_lite.models.positions import RelativeBias
 
 # Sites of a layer that drop out (see DropoutKey).
@@ -64,7 +66,8 @@ class Block(nn.Module):
 
         def residual(x_BLD, norm_name, inner, site):
             norm = make_norm(config, norm_name)
-            out_BLD = x_BLD + dropout(inner(norm(x_BLD) if pre else x_BLD), config.dropout, key, site)
+            inner_BLD = self._adapted(inner(norm(x_BLD) if pre else x_BLD), norm_name.removesuffix('_norm'))
+            out_BLD = x_BLD + dropout(inner_BLD, config.dropout, key, site)
             return constrain(out_BLD if pre else norm(out_BLD), BETWEEN_BLOCKS)
 
         mask = context.mask
@@ -86,6 +89,17 @@ class Block(nn.Module):
             )
         x_BLD = residual(x_BLD, 'mlp_norm', lambda x: mlp(x, key), _FED_FORWARD)
         return x_BLD, None
+
+    def _adapted(self, x_BLD: jax.Array, place: str) -> jax.Array:
+        """Through the bottleneck adapter of this place, where one was put there (training/adapters.py)."""
+        down, bias, up, up_bias = (added(self, f'{place}_adapter_{part}') for part in ('down', 'down_bias', 'up', 'up_bias'))
+        if down is None:
+            return x_BLD
+        dtype = compute_dtype(self.config)
+        hidden_BLR = product('BLD,DR->BLR', x_BLD, gathered(down, ('embed', None)), dtype)
+        hidden_BLR = ACTIVATIONS[self.config.activation](hidden_BLR + like_trailing(bias, hidden_BLR))
+        out_BLD = product('BLR,RD->BLD', hidden_BLR, gathered(up, (None, 'embed')), dtype)
+        return x_BLD + out_BLD + like_trailing(up_bias, out_BLD)
 
 
 REMAT_POLICIES = {Remat.dots: jax.checkpoint_policies.dots_with_no_batch_dims_saveable, Remat.full: jax.checkpoint_policies.nothing_saveable}

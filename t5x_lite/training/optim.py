@@ -66,7 +66,7 @@ def add_decay(rules: tuple[tuple[str, float], ...]) -> optax.GradientTransformat
     """Decoupled weight decay (Loshchilov & Hutter, 2019) by path rules."""
 
     def update(updates, state, params):
-        decay = paths.values(rules, params, 'config.optim.decay')
+        decay = paths.values(rules, params, 'config.optim.decay', part=True)
         return jax.tree.map(lambda u, p, d: u + d * p if d else u, updates, params, decay), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
@@ -102,7 +102,7 @@ def trust_ratio(rules: tuple[tuple[str, float], ...]) -> optax.GradientTransform
 
     def update(updates, state, params):
         scaled, state = scale.update(updates, state, params)
-        decay = paths.values(rules, params, 'config.optim.decay')
+        decay = paths.values(rules, params, 'config.optim.decay', part=True)
         return jax.tree.map(lambda s, u, d: s if d else u, scaled, updates, decay), state
 
     return optax.GradientTransformation(scale.init, update)
@@ -138,7 +138,7 @@ def decay_by_rate(rules: tuple[tuple[str, float], ...], rate: optax.Schedule) ->
     """Weight decay of rate x decay x parameter, after a scaled update (Adafactor's own update is relative to the parameter already)."""
 
     def update(updates, state, params):
-        decay, step_rate = paths.values(rules, params, 'config.optim.decay'), rate(state.count)
+        decay, step_rate = paths.values(rules, params, 'config.optim.decay', part=True), rate(state.count)
         updated = jax.tree.map(lambda u, p, d: u - step_rate * d * p if d else u, updates, params, decay)
         return updated, optax.ScaleByScheduleState(count=state.count + 1)
 

@@ -102,7 +102,7 @@ def parameter_shardings(boxed: Any, mesh: Mesh, config: MeshConfig) -> Any:
 
 
 def state_shardings(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
-    """Shardings of a whole train state: a leaf that mirrors a parameter (moments, averages) lives where the parameter does, others everywhere.
+    """Shardings of a whole train state: a leaf that mirrors a parameter (moments, averages), or some of its layers, lives where the parameter does, others everywhere.
 
     Args:
       state: abstract state; its leaves that mirror a parameter end in the parameter's path and have its shape.
@@ -113,10 +113,17 @@ def state_shardings(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
     replicated = NamedSharding(mesh, PartitionSpec())
 
     def sharding(path: str, leaf: Any) -> NamedSharding:
-        mirrored = (name for name in placed if path.endswith('/' + name) and shapes[name].shape == leaf.shape)
+        mirrored = (name for name in placed if path.endswith('/' + name) and _mirrors(leaf.shape, name, shapes[name].shape))
         return next((placed[name] for name in mirrored), replicated)
 
+
     return paths.map_paths(sharding, state)
+
+
+def _mirrors(shape: tuple[int, ...], name: str, of_parameter: tuple[int, ...]) -> bool:
+    if paths.is_stacked(name) and len(shape) == len(of_parameter):
+        return shape[1:] == of_parameter[1:]  # all of its layers, or those that learn
+    return shape == of_parameter
 
 
 def batch_shardings(batch: dict[str, Any], mesh: Mesh, length: int) -> dict[str, NamedSharding]:

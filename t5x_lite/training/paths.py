@@ -35,8 +35,23 @@ def is_stacked(path: str) -> bool:
     return '/layers/' in f'/{path}'
 
 
-def values(rules: Sequence[tuple[str, Any]], tree: Any, field: str) -> Any:
+def nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """The tree of {path: leaf}: the inverse of `leaves`."""
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *parents, name = path.split('/')
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[name] = leaf
+    return tree
+
+
+def values(rules: Sequence[tuple[str, Any]], tree: Any, field: str, *, part: bool = False) -> Any:
     """The value of the first rule whose pattern matches the whole path of each leaf.
+
+    Args:
+      part: `tree` is a part of the parameters, in which a rule may decide nothing.
 
     Raises:
       UserError: naming `field`, for a bad pattern, a leaf that no rule matches, or a rule that decides no leaf.
@@ -58,7 +73,7 @@ def values(rules: Sequence[tuple[str, Any]], tree: Any, field: str) -> Any:
 
     result = map_paths(value_of, tree)
     for index, (pattern, _) in enumerate(compiled):
-        if index not in used:
+        if index not in used and not part:
             paths = ', '.join(list(leaves(tree))[:3])
             raise UserError(f'{field}: rule {pattern.pattern!r} decides no parameter; mend or remove it (paths are such as {paths})')
     return result

@@ -17,7 +17,7 @@ from t5x_lite.config import Config
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.models.layers import DropoutKey
-from t5x_lite.training import partitioning, paths
+from t5x_lite.training import adapters, partitioning, paths, tuning
 from t5x_lite.training.losses import Batch, Loss, divide
 from t5x_lite.training.optim import optimizer, schedule
 
@@ -42,6 +42,7 @@ class Program:
     transformation: optax.GradientTransformation
     abstract: TrainState  # ShapeDtypeStructs with shardings
     init: Callable[[], TrainState]  # from config.seed, already sharded
+    tuning: tuning.Tuning  # what learns; the optimiser's state and the gradients are of that
 
     @property
     def shardings(self) -> TrainState:
@@ -65,22 +66,23 @@ def make_program(config: Config, mesh: Mesh) -> Program:
     transformation = optimizer(config)
 
     def init_boxed():
-        return module.init(jax.random.key(config.seed), dummy_batch())['params']
+        return adapters.added_to(config.tune, module.init(jax.random.key(config.seed), dummy_batch())['params'], config.seed)
 
     def init() -> TrainState:
         params = nn.unbox(init_boxed())
         ema = jax.tree.map(lambda x: x + 0, params) if config.ema_decay else {}
         zero = jnp.zeros([], jnp.int32)
-        return TrainState(zero, params, transformation.init(params), ema, zero + 0)
+        return TrainState(zero, params, transformation.init(learning.select(params)), ema, zero + 0)
 
     boxed = jax.eval_shape(init_boxed)
+    learning = tuning.plan(config.tune, nn.unbox(boxed), config.init_fresh)
     shardings = partitioning.parameter_shardings(boxed, mesh, config.mesh)
     abstract = jax.eval_shape(init)
     paths.values(config.optim.decay, abstract.params, 'config.optim.decay')
     placed = partitioning.state_shardings(abstract, abstract.params, shardings, mesh)
     abstract = jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract, placed)
     # Unconstrained inside, and moved out by the output shardings: the values do not depend on the mesh.
-    return Program(config, module, loss, mesh, transformation, abstract, jax.jit(init, out_shardings=placed))
+    return Program(config, module, loss, mesh, transformation, abstract, jax.jit(init, out_shardings=placed), learning)
 
 
 def batch_loss(program: Program, params: Any, batch: Batch, weights: dict[str, jax.Array], key: DropoutKey | None) -> tuple[jax.Array, Any]:
@@ -92,12 +94,15 @@ def batch_loss(program: Program, params: Any, batch: Batch, weights: dict[str, j
 
 
 def gradients(program: Program, params: Any, batch: Batch, key: DropoutKey) -> tuple[jax.Array, Any, Any]:
-    """(loss, gradients, metrics) of the global batch, in `microbatches` parts that add up to it exactly."""
+    """(loss, gradients of what learns, metrics) of the global batch, in `microbatches` parts that add up to it exactly."""
     weights = program.loss.weights(batch)
-    value_and_grad = jax.value_and_grad(lambda p, part, part_key: batch_loss(program, p, part, weights, part_key), has_aux=True)
+    learning, learns = program.tuning, program.tuning.select(params)
+    value_and_grad = jax.value_and_grad(
+        lambda learns, part, part_key: batch_loss(program, learning.merge(params, learns), part, weights, part_key), has_aux=True
+    )
 
     def of_part(part: Batch, rows: jax.Array) -> tuple[jax.Array, Any, Any]:
-        (loss, metrics), grads = value_and_grad(params, part, key.replace(rows=rows))
+        (loss, metrics), grads = value_and_grad(learns, part, key.replace(rows=rows))
         return loss, grads, metrics
 
     count = program.config.optim.microbatches
@@ -133,16 +138,19 @@ def make_train_step(program: Program) -> Callable[[TrainState, Batch], tuple[Tra
         if config.optim.clip_norm:
             clip = jnp.minimum(1.0, config.optim.clip_norm / jnp.maximum(norm, 1e-12))
             clipped = jax.tree.map(lambda g: g * clip, grads)
-        updates, opt_state = program.transformation.update(clipped, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = jax.tree.map(lambda e, p: config.ema_decay * e + (1 - config.ema_decay) * p, state.ema, params) if config.ema_decay else {}
+        learns = program.tuning.select(state.params)
+        updates, opt_state = program.transformation.update(clipped, state.opt_state, learns)
+        updates = program.tuning.scale(updates)
 
         def keep(new, old):
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
+        params = program.tuning.merge(state.params, keep(optax.apply_updates(learns, updates), learns))
+        ema = jax.tree.map(lambda e, p: config.ema_decay * e + (1 - config.ema_decay) * p, state.ema, params) if config.ema_decay else {}
+
         new_state = TrainState(
             step=state.step + 1,
-            params=keep(params, state.params),
+            params=params,
             opt_state=keep(opt_state, state.opt_state),
             ema=keep(ema, state.ema),
             skipped=state.skipped + jnp.where(finite, 0, 1),

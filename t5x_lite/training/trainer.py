@@ -17,7 +17,7 @@ from t5x_lite.config import Config, NonFinite
 from t5x_lite.config_values import differences, from_json, to_json
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.errors import UserError, nearest
-from t5x_lite.training import checkpoint, partitioning, paths
+from t5x_lite.training import adapters, checkpoint, partitioning, paths
 from t5x_lite.training.step import Program, TrainState, make_program, make_train_step
 from t5x_lite.training.telemetry import Clock, Console, MetricsLog, Profile, Window, duration, peak_flops
 
@@ -112,7 +112,7 @@ class Trainer:
             raise UserError(f'config.init_from={self._config.init_from} is gone, and no checkpoint in {self._workdir} can be read; bring one of them back')
         state = self._program.init()
         if self._initial is not None:
-            params, fresh = checkpoint.merge(state.params, self._initial, self._config.init_fresh, self._config.init_from)
+            params, fresh = checkpoint.merge(state.params, self._initial, (*self._config.init_fresh, adapters.PATTERN), self._config.init_from)
             ema = jax.tree.map(lambda x: x + 0, params) if self._config.ema_decay else {}
             state = state.replace(params=params, ema=ema)
             groups = sorted({'/'.join(path.split('/')[:2]) for path in fresh})

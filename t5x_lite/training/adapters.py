@@ -1,0 +1,128 @@
+"""Small parameters beside those of a pretrained model, which alone learn: config.tune.lora, .adapters, .ia3.
+
+They are put into the tree of parameters, beside the weights that they change; a layer that finds them there uses them (`models.layers.Einsum`,
+`models.transformer.Block`), so no module and no head knows of them:
+
+    encoder/layers/attention/query/kernel     [N, D, E]
+    encoder/layers/attention/query/lora_a     [N, D, R]     x W + (x A B) s, with s = alpha / R
+    encoder/layers/attention/query/lora_b     [N, R, E]     zero at first: training begins at the pretrained model
+    encoder/layers/attention/query/lora_scale [N]           s, which does not learn
+
+LoRA is Hu et al. (2021); (IA)^3 Liu et al. (2022), with vectors that scale keys, values and the hidden units of the feed-forward; bottleneck adapters are
+Houlsby et al. (2019), after attention and feed-forward, or Pfeiffer et al. (2021), after the feed-forward alone.
+"""
+
+from collections.abc import Callable
+import re
+from typing import Any
+import zlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5x_lite.config import Adapters, TuneConfig
+from t5x_lite.errors import UserError, nearest
+from t5x_lite.training import paths
+
+PATTERN = r'.*/(lora_(a|b|scale)|scale_(in|out)|\w+_adapter_(down|up)(_bias)?)'  # of the paths of what is added
+
+
+def wanted(config: TuneConfig) -> bool:
+    return bool(config.lora) or config.ia3 or config.adapters != Adapters.none
+
+
+def is_added(path: str) -> bool:
+    return bool(re.fullmatch(PATTERN, path))
+
+
+def learns(path: str) -> bool:
+    """Of an added one: all but LoRA's constant."""
+    return not path.endswith('/lora_scale')
+
+
+def added_to(config: TuneConfig, boxed: Any, seed: int) -> Any:
+    """A model's parameters, boxed with their logical axes, and beside them what a config adds; `boxed` itself where that is nothing.
+
+    Args:
+      boxed: abstract or not; what is added is likewise.
+
+    Raises:
+      UserError: a pattern of config.tune.lora that matches no kernel, a rank that is none.
+    """
+    if not wanted(config):
+        return boxed
+    boxes = {
+        paths.path_of(keys): box for keys, box in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
+    }
+    kernels = {path.removesuffix('/kernel'): box for path, box in boxes.items() if path.endswith('/kernel')}
+    made = {}
+
+    def put(path: str, box: nn.LogicallyPartitioned, shape: tuple[int, ...], axes: tuple[str | None, ...], value: Callable[[jax.Array], jax.Array] | float) -> None:
+        stack, names = (box.value.shape[:1], box.names[:1]) if paths.is_stacked(path) else ((), ())
+        shape, names = stack + shape, names + axes
+        if isinstance(box.value, jax.ShapeDtypeStruct):
+            made[path] = nn.LogicallyPartitioned(jax.ShapeDtypeStruct(shape, jnp.float32), names)
+            return
+        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(path.encode()))
+        made[path] = nn.LogicallyPartitioned(value(key, shape) if callable(value) else jnp.full(shape, value, jnp.float32), names)
+
+    used = set()
+    for name, box in kernels.items():
+        inputs, outputs = box.value.shape[-2:]
+        in_axis, out_axis = box.names[-2:]
+        for number, (pattern, rank, alpha) in enumerate(config.lora):
+            if re.fullmatch(pattern, name):
+                used.add(number)
+                if rank < 1:
+                    raise UserError(f'config.tune.lora: the rank for {pattern!r} is {rank}; it must be at least 1')
+                put(f'{name}/lora_a', box, (inputs, rank), (in_axis, None), lambda key, shape: jax.random.normal(key, shape) * shape[-2] ** -0.5)
+                put(f'{name}/lora_b', box, (rank, outputs), (None, out_axis), 0.0)
+                put(f'{name}/lora_scale', box, (), (), alpha / rank)
+                break
+        if config.ia3 and re.search('/attention/(key|value)$', name):
+            put(f'{name}/scale_out', box, (outputs,), (out_axis,), 1.0)
+        if config.ia3 and name.endswith('/mlp/wo'):
+            put(f'{name}/scale_in', box, (inputs,), (in_axis,), 1.0)
+        place = re.fullmatch(r'(.*)/(attention|cross_attention|mlp)/(output|wo)', name)
+        if place and (config.adapters == Adapters.houlsby or config.adapters == Adapters.pfeiffer and place[2] == 'mlp'):
+            before, size = f'{place[1]}/{place[2]}_adapter_', config.adapter_size
+            # Near the identity at first, as Houlsby et al. (2019) ask.
+            put(f'{before}down', box, (outputs, size), ('embed', None), lambda key, shape: jax.random.normal(key, shape) * 1e-2)
+            put(f'{before}down_bias', box, (size,), (None,), 0.0)
+            put(f'{before}up', box, (size, outputs), (None, 'embed'), lambda key, shape: jax.random.normal(key, shape) * 1e-2)
+            put(f'{before}up_bias', box, (outputs,), ('norm',), 0.0)
+    for number, (pattern, _, _) in enumerate(config.lora):
+        if number not in used:
+            raise UserError(f'config.tune.lora: {pattern!r} matches no kernel; {nearest(pattern, kernels)}')
+    return paths.nested(boxes | made)
+
+
+def merged(params: Any) -> Any:
+    """Parameters with LoRA's products added to their kernels and (IA)^3's vectors multiplied into them: a model without adapters that computes the same.
+
+    Raises:
+      UserError: bottleneck adapters, which no kernel can hold.
+    """
+    found = paths.leaves(params)
+    if not any(map(is_added, found)):
+        return params
+    result = {}
+    for path, leaf in found.items():
+        name, _, kind = path.rpartition('/')
+        if '_adapter_' in kind:
+            raise UserError(f'{path}: a bottleneck adapter is not linear and cannot be merged; keep it, or use LoRA')
+        if is_added(path):
+            continue
+        leaf = np.asarray(leaf)
+        if kind == 'kernel' and f'{name}/lora_a' in found:
+            a, b, scale = (np.asarray(found[f'{name}/{part}']) for part in ('lora_a', 'lora_b', 'lora_scale'))
+            leaf = leaf + a @ b * scale.reshape(scale.shape + (1, 1))
+        if kind == 'kernel' and f'{name}/scale_in' in found:
+            leaf = leaf * np.asarray(found[f'{name}/scale_in'])[..., None]
+        if kind in ('kernel', 'bias') and f'{name}/scale_out' in found:
+            scale = np.asarray(found[f'{name}/scale_out'])
+            leaf = leaf * (scale[..., None, :] if kind == 'kernel' else scale)
+        result[path] = leaf
+    return paths.nested(result)

@@ -1,0 +1,128 @@
+"""Adapters: they begin at the pretrained model, they alone learn, and what is linear in them can be merged."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from t5x_lite.config import Adapters, TuneConfig
+from t5x_lite.dotted_names import resolve
+from t5x_lite.errors import UserError
+from t5x_lite.models.language_model import Decoder, EncoderDecoder
+from t5x_lite.training import adapters, partitioning, paths
+from t5x_lite.training.step import dummy_batch, make_program
+from tests.models.test_language_model import GPT2, T5
+from tests.training import small
+
+MODEL = {'dropout': 0.0, 'attention_dropout': 0.0}
+QUERY_VALUE = (('.*/attention/(query|value)', 4, 8.0),)
+KINDS = {
+    'lora': TuneConfig(lora=QUERY_VALUE),
+    'lora everywhere': TuneConfig(lora=(('nsp', 2, 2.0), ('.*', 3, 1.0))),
+    'ia3': TuneConfig(ia3=True),
+    'houlsby': TuneConfig(adapters=Adapters.houlsby, adapter_size=5),
+    'pfeiffer': TuneConfig(adapters=Adapters.pfeiffer, adapter_size=5),
+    'two at once': TuneConfig(lora=QUERY_VALUE, adapters=Adapters.pfeiffer, adapter_size=5),
+}
+# Weights that each adds to the small BERT of 2 layers, 32 wide, 64 in the feed-forward.
+COUNTS = {
+    'lora': 2 * (2 * 2 * 4 * 32 + 2), 'ia3': 2 * (32 + 32 + 64), 'houlsby': 2 * 2 * (2 * 32 * 5 + 5 + 32), 'pfeiffer': 2 * (2 * 32 * 5 + 5 + 32),
+}  # fmt: skip
+
+
+def boxed(module):
+    return module.init(jax.random.key(0), dummy_batch())['params']
+
+
+def lively(params):
+    """Added ones at random, so that they matter."""
+    rng = np.random.default_rng(0)
+
+    def value(path, leaf):
+        added = adapters.is_added(path) and adapters.learns(path)
+        return np.asarray(leaf) + rng.normal(scale=0.2, size=leaf.shape).astype(np.float32) * added
+
+    return paths.map_paths(value, params)
+
+
+@pytest.fixture(scope='module')
+def bert():
+    config = small.config(model=MODEL)
+    module = resolve(config.model.module)(config.model)
+    return module, boxed(module)
+
+
+def hidden(module, params):
+    return np.asarray(module.apply({'params': params}, small.batch(4))['mlm_logits'])
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_training_begins_at_the_pretrained_model(name, bert):
+    module, base = bert
+    params = nn.unbox(adapters.added_to(KINDS[name], base, 0))
+    added = {path: leaf for path, leaf in paths.leaves(params).items() if adapters.is_added(path)}
+    if name in COUNTS:
+        assert sum(leaf.size for leaf in added.values()) == COUNTS[name]
+    assert len(paths.leaves(params)) == len(paths.leaves(nn.unbox(base))) + len(added)
+    tolerance = 0 if 'houlsby' not in name and KINDS[name].adapters == Adapters.none else 2e-2
+    np.testing.assert_allclose(hidden(module, params), hidden(module, nn.unbox(base)), atol=tolerance)
+    assert np.abs(hidden(module, lively(params)) - hidden(module, nn.unbox(base))).max() > 3e-4, 'they are used'
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_they_alone_learn(name):
+    run = small.config(model=MODEL, tune=KINDS[name], init_fresh=('nsp/.*',))
+    after = paths.leaves(small.train(run, steps=2, devices=small.one_device()).state.params)
+    before = paths.leaves(make_program(run, partitioning.make_mesh(run, small.one_device())).init().params)
+    assert before.keys() == after.keys()
+    for path, leaf in after.items():
+        learns = (adapters.is_added(path) or path.startswith('nsp/')) and adapters.learns(path)
+        assert learns != np.array_equal(leaf, before[path]), path
+
+
+@pytest.mark.parametrize('name', ['lora', 'lora everywhere', 'ia3'])
+def test_merged_into_the_kernels_they_compute_the_same(name, bert):
+    module, base = bert
+    params = lively(nn.unbox(adapters.added_to(KINDS[name], base, 0)))
+    merged = adapters.merged(params)
+    assert jax.tree.map(np.shape, merged) == jax.tree.map(np.shape, nn.unbox(base))
+    np.testing.assert_allclose(hidden(module, params), hidden(module, merged), atol=2e-5)
+    assert adapters.merged(merged) is merged
+
+
+def test_a_bottleneck_cannot_be_merged(bert):
+    with pytest.raises(UserError, match='a bottleneck adapter is not linear and cannot be merged'):
+        adapters.merged(nn.unbox(adapters.added_to(KINDS['houlsby'], bert[1], 0)))
+
+
+@pytest.mark.parametrize('module', [Decoder(GPT2), EncoderDecoder(dataclasses.replace(T5, num_decoder_layers=3))], ids=['gpt', 't5'])
+def test_on_language_models(module):
+    tune = TuneConfig(lora=(('.*/(attention|cross_attention)/(query|value)', 4, 8.0),), ia3=True)
+    params = lively(nn.unbox(adapters.added_to(tune, boxed(module), 0)))
+    batch = {name: np.arange(12, dtype=np.int32).reshape(2, 6) % 5 + 1 for name in ('tokens', 'decoder_tokens')}
+    batch |= {name: np.ones((2, 6), np.int32) for name in ('sequence_ids', 'decoder_sequence_ids')}
+    found, expected = (np.asarray(module.apply({'params': tree}, batch)['lm_logits']) for tree in (params, adapters.merged(params)))
+    np.testing.assert_allclose(found, expected, atol=3e-5)
+
+
+@pytest.mark.parametrize('name', ['two at once', 'ia3'])
+def test_on_a_mesh_in_microbatches(name):
+    one = small.train(small.config(model=MODEL | {'scan_layers': False}, tune=KINDS[name]), devices=small.one_device())
+    many = small.train(small.config(model=MODEL, tune=KINDS[name], mesh={'data': 2, 'fsdp': 2, 'tensor': 2}, optim={'microbatches': 2}))
+    np.testing.assert_allclose(one.curve, many.curve, rtol=2e-5)
+    assert small.largest_difference(one.state.params, many.state.params) < 2e-5
+
+
+@pytest.mark.parametrize(
+    ('tune', 'said'),
+    [
+        (TuneConfig(lora=(('.*/attention/qeury', 4, 8.0),)), "config.tune.lora: '.*/attention/qeury' matches no kernel; did you mean 'encoder/layers/attention/query'"),
+        (TuneConfig(lora=(('.*/query', 0, 8.0),)), "the rank for '.*/query' is 0; it must be at least 1"),
+    ],
+)
+def test_what_cannot_be_added(tune, said, bert):
+    with pytest.raises(UserError) as caught:
+        adapters.added_to(tune, bert[1], 0)
+    assert said in str(caught.value)
