@@ -9,7 +9,7 @@
 
 The paper's recipe (Raffel et al., 2020, section 3.1.3): Adafactor at a constant 1e-3, dropout 0.1, 2^18 steps of 128 x 512, rates proportional to sizes with a
 maximum. Steps here are for sets of thousands. For a GPT: --config.model.module=t5x_lite.models.language_model:Decoder --config.optim.name=adamw and a rate near
-1e-4. What a small one reaches is in tests/benchmarks/EVIDENCE.md.
+1e-4. Models of a few million parameters want 5e-3 to 2e-2 of Adafactor; what they reach is in tests/benchmarks/EVIDENCE.md.
 """
 
 from t5x_lite.config import CheckpointConfig, Config, DataConfig, EvalConfig, LogConfig, ModelConfig, OptimConfig, Optimizer, Schedule
