@@ -17,7 +17,7 @@ from t5x_lite.config import (
 
 def get_config() -> Config:
     return Config(
-        steps=4000,
+        steps=3200,
         batch_size=16,
         loss='t5x_lite.training.losses:LmLoss',
         z_loss=1e-4,

@@ -13,7 +13,7 @@ stage 'Fine-tuning: which family of modules does a docstring come from? 500 to l
 tune=(-m t5x_lite.train --config=configs/t5_tasks.py --config.init_from="$runs/pretrained" --config.data.train="$runs/text/task/train.tsv"
     --config.data.validation="$runs/text/task/dev.tsv" --config.data.tasks.inputs='family: {text}' --config.data.tasks.targets='{label}'
     --config.data.tasks.metrics=accuracy --config.data.seq_len=128 --config.data.target_len=16 --config.model.dtype=bfloat16 --config.model.scan_layers=false
-    --config.batch_size=16 --config.steps=300 --config.eval.every_steps=100)
+    --config.batch_size=16 --config.steps=300 --config.eval.every_steps=150)
 run "${tune[@]}" --workdir="$runs/finetuned"
 run "${tune[@]}" --workdir="$runs/from_random" --config.init_weights=false
 
