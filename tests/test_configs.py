@@ -68,7 +68,7 @@ def test_the_step_of_every_config_traces(name, variant):
     resolve(config.data.source, 'config.data.source', 'get')
     if config.init_architecture:
         # What a fine-tuning run takes from its weights and finds in its table.
-        config.init_architecture, config.epochs, config.model.num_labels = False, 0.0, 2
+        config.init_architecture, config.epochs, config.model.num_labels, config.model.body = False, 0.0, 2, 'bert_flax.bert:Bert'
     config = assemble(config).config
     program = make_program(config, partitioning.make_mesh(config, jax.devices()[:1]))
     for _, length, size, predictions in stages(config):
