@@ -8,9 +8,9 @@ import pytest
 
 from t5x_lite.checks import finalize
 from t5x_lite.config import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig
-from t5x_lite.data import tokenizers
+from t5x_lite.data import tags, tokenizers
 from t5x_lite.data.pipeline import DataFunction
-from t5x_lite.evaluation import tag_predictor
+from t5x_lite.evaluation import metrics_tags, tag_predictor
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.tag_predictor import TagPredictor
 from t5x_lite.tasks.tagging import TaggingLoss
@@ -62,12 +62,19 @@ def test_a_tiny_model_learns_entities(tmp_path, crf, data):
     assert scores['f1'] > 0.97 > 0.6 > before['f1'], scores
     assert {'precision', 'recall', 'f1', 'f1_PER', 'f1_LOC', 'accuracy', 'token_accuracy', 'crf_loss' if crf else 'cross_entropy'} <= scores.keys()
     predictor = TagPredictor(config, jax.tree.map(np.asarray, state.params), tokenizers.load(config.data.tokenizer), batch_size=4)
-    answers = list(predictor([('the man red sings .',), ('',), (' '.join(['a', 'tree'] * 20),)]))
-    assert answers[0]['entities'] == [{'type': 'PER', 'text': 'man red', 'start': 4, 'stop': 11}]
-    assert [word['word'] for word in answers[0]['words']] == ['the', 'man', 'red', 'sings', '.']
-    assert answers[1] == {'text': '', 'words': [], 'entities': []}
-    assert len(answers[2]['words']) == 40 and len(answers[2]['entities']) == 20, 'a long text is read in parts'
-    assert all(0.3 < word['probability'] <= 1.000001 for word in answers[0]['words'])
+    held = sentences(60, seed=1)
+    answers = list(predictor([(' '.join(words),) for words, _ in held]))
+    found = [[(entity['type'], entity['start'], entity['stop']) for entity in answer['entities']] for answer in answers]
+    wanted = []
+    for words, marks in held:
+        places = tag_predictor.words_of(' '.join(words))
+        wanted.append([(kind, places[first][0], places[last - 1][1]) for kind, first, last in tags.spans(marks)])
+    assert metrics_tags.entities(wanted, found)['f1'] == scores['f1'], 'an answer is what the evaluation scored'
+    assert [[word['word'] for word in answer['words']] for answer in answers] == [words for words, _ in held]
+    assert all(0.2 < word['probability'] <= 1.000001 for answer in answers for word in answer['words'])
+    empty, long = predictor([('',), (' '.join(['a', 'tree'] * 20),)])
+    assert empty == {'text': '', 'words': [], 'entities': []}
+    assert len(long['words']) == 40 and len(long['entities']) == 20, 'a long text is read in parts'
 
 
 @pytest.mark.parametrize('crf', [False, True])
