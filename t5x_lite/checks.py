@@ -145,6 +145,11 @@ def _language_checks(config: Config) -> Iterator[tuple[bool, str]]:
     yield 0 <= decode.temperature < math.inf, f'config.decode.temperature is {decode.temperature}; it must be at least 0 (0 is greedy)'
     yield 0 < decode.top_p <= 1, f'config.decode.top_p is {decode.top_p}; it must be above 0 and at most 1 (1: all)'
     yield 0 <= decode.min_p < 1, f'config.decode.min_p is {decode.min_p}; it must be at least 0 and below 1'
+    data = config.data
+    yield (
+        not (data.regression and data.label_separator),
+        f'config.data.regression is for one number a row, config.data.label_separator={data.label_separator!r} for sets of labels; leave one of them out',
+    )
     tune = config.tune
     yield 0 < tune.layer_decay <= 1, f'config.tune.layer_decay is {tune.layer_decay}; it must be above 0 and at most 1 (1: all layers alike)'
     for pattern, factor in tune.rates:

@@ -45,6 +45,8 @@ def batch_of(config: Config, length: int, size: int, predictions: int) -> dict[s
     source = config.data.source.split(':')[1]
     if source == 'LabelledExamples':
         return batch | {'labels': jax.ShapeDtypeStruct((size,), np.float32 if config.data.regression else np.int32)}
+    if source == 'TaggedExamples':
+        return batch | dict.fromkeys(('labels', 'tagged', 'words'), whole) | {'word_tags': numbers}
     weights = jax.ShapeDtypeStruct((size, predictions), np.float32)
     batch |= {'masked_positions': numbers, 'masked_targets': numbers, 'masked_weights': weights}
     more = {'MlmNsp': {'next_sentence_labels': jax.ShapeDtypeStruct((size,), np.int32)}, 'PackedMlm': {'positions': whole}}

@@ -32,9 +32,11 @@ PLAIN = 'none'  # as a scheme: tags are names
 
 
 def tag_set(config: Config) -> TagSet:
-    """The tags of a complete config, in the scheme that is learnt."""
-    scheme = config.data.tag_scheme_out
-    return TagSet(tuple(config.data.labels), None if scheme == PLAIN else tags.scheme_of(scheme, '--config.data.tag_scheme_out'))
+    """The tags of a complete config, in the scheme that is learnt; where weights from elsewhere do not say it, the first that has all their marks."""
+    scheme, names = config.data.tag_scheme_out, tuple(config.data.labels)
+    if not scheme and _marks_entities([('', names)]):
+        scheme = tags.detect([('config.data.labels', (name,)) for name in names]).name
+    return TagSet(names, None if scheme in ('', PLAIN) else tags.scheme_of(scheme, '--config.data.tag_scheme_out'))
 
 
 def cutter(config: Config, tokenizer: tokenizers.Tokenizer, seq_len: int) -> WordCutter:

@@ -8,18 +8,13 @@ that a linear model cannot see whether they agree. Nothing is drawn at random: t
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from t5x_lite.data import random
-from t5x_lite.data.pipeline import DataFunction
-from t5x_lite.data.tables import LabelledExamples
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import metrics, metrics_classes
 
 MAJORITY, BAG_OF_WORDS = 'majority', 'bag of words'
 _FEATURES = 200_000  # words and pairs of words, the most frequent ones: bounds time and memory on large tables
-_MOST_ROWS, _MOST_CHARACTERS = 10_000, 5_000  # of a run's table and of a text, so that a baseline costs seconds
 # Words in lower case, single marks, and single characters of Chinese and Japanese, which set no spaces.
 _TOKEN = r'[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+|[^\w\s]'
 
@@ -121,23 +116,6 @@ def say(found: dict[str, Scores], best: str = '') -> str:
         names = sorted(scores, key=lambda score: score != best)
         lines.append(f'baseline, {name}: ' + ', '.join(f'{score} {scores[score]:.4f}' for score in names))
     return '\n'.join(lines)
-
-
-def of_run(train: DataFunction, validation: DataFunction) -> str:
-    """Lines of baselines for a run on labelled texts, '' for one on anything else; of large tables, the first rows in an order drawn by seed."""
-    sources = [data.sources(data.stages[0])[0] for data in (train, validation)]
-    if jax.process_index() or not all(isinstance(source, LabelledExamples) for source in sources):
-        return ''
-    parts, said = [], []
-    for source, most in zip(sources, (_MOST_ROWS, _MOST_ROWS), strict=True):
-        rows = np.arange(len(source))
-        if len(rows) > most:
-            rows = np.sort(random.permute(np.arange(most), len(source), random.key(0, 'bag_of_words')))
-            said.append(f'{most:,} of {len(source):,} rows for {source.split}')
-        parts += [[tuple(text[:_MOST_CHARACTERS] for text in source.texts[row]) for row in rows], source.labels[rows]]
-    classes = 0 if np.issubdtype(sources[0].labels.dtype, np.floating) and sources[0].labels.ndim == 1 else sources[0].num_labels
-    lines = say(measure(*parts, classes))
-    return lines + (f'\n  (baselines have read {" and ".join(said)})' if said else '')
 
 
 def _score(targets: np.ndarray, predictions: np.ndarray, num_classes: int) -> Scores:

@@ -44,10 +44,11 @@ class Head(nn.Module):
 
     Attributes:
       body: the dotted name of the body where config.model.body is empty.
+      reads: fields of ModelConfig that only some heads read.
     """
 
     config: ModelConfig
-    body = ''
+    body, reads = '', ()
 
     @classmethod
     def body_class(cls, config: ModelConfig) -> Any:
@@ -65,7 +66,16 @@ class Head(nn.Module):
 
     @classmethod
     def layout_of(cls, config: ModelConfig) -> Layout:
-        return cls.body_class(config).layout
+        """
+        Raises:
+          UserError: no body, or a field that is of another head.
+        """
+        layout = cls.body_class(config).layout
+        if config.crf and 'crf' not in cls.reads:
+            raise UserError(f'config.model.crf scores the tags of tokens together, and {cls.__name__} has none; leave it out, or take TokenHead')
+        if config.pooling != Pooling.auto and 'pooling' not in cls.reads:
+            raise UserError(f'config.model.pooling={config.pooling.name} is of heads over a whole sequence, not of {cls.__name__}; leave it out')
+        return layout
 
     def _make_body(self) -> None:
         made = self.body_class(self.config)
@@ -121,6 +131,8 @@ def pool(hidden_BLD: jax.Array, real_BL: jax.Array, how: Pooling) -> jax.Array:
 class SequenceHead(Head):
     """A linear layer over the summary of a sequence: logits [B, C] of classes, of several labels, or one number for regression."""
 
+    reads = ('pooling',)
+
     def setup(self):
         self._make_body()
         self.classifier = self._layer(self.config.num_labels)
@@ -141,6 +153,8 @@ class TokenHead(Head):
 
     What is not used of these is not computed: the compiler leaves it out.
     """
+
+    reads = ('crf',)
 
     def setup(self):
         self._make_body()
