@@ -71,8 +71,8 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
             'or start at random with --config.init_architecture=False'
         )
     if config.model.module:
-        if architecture is not None and hasattr(resolve(config.model.module), 'layout_of'):
-            config.model.body = config.model.body or resolve(config.model.module).body or heads.body_of(architecture)
+        if architecture is not None and heads.wants_body(config.model):
+            config.model.body = heads.body_of(architecture)
         config.data.layout = _layout(config)
     config = finalize(config)
     if config.data.source and hasattr(source := resolve(config.data.source, 'config.data.source', 'get'), 'layout_of'):
@@ -190,8 +190,8 @@ def _fill_in(config: Config, saved: Config) -> None:
         if config.init_architecture or not getattr(config.model, name):
             setattr(config.model, name, getattr(saved.model, name))
     config.model.num_labels = config.model.num_labels or saved.model.num_labels
-    if config.model.module and hasattr(resolve(config.model.module), 'layout_of'):
-        config.model.body = config.model.body or heads.body_of(saved.model)
+    if heads.wants_body(config.model):
+        config.model.body = heads.body_of(saved.model)
         config.data.layout = _layout(config)
     for name in ('labels', 'text_columns', 'label_column', 'label_separator', 'tag_scheme', 'tag_scheme_out'):
         setattr(config.data, name, getattr(config.data, name) or getattr(saved.data, name))

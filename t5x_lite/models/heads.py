@@ -39,6 +39,12 @@ def body_of(config: ModelConfig) -> str:
     return config.module if hasattr(module, 'states') else getattr(module, 'body', '')
 
 
+def wants_body(config: ModelConfig) -> bool:
+    """Whether the model is a head whose body is not said yet."""
+    module = resolve(config.module, 'config.model.module', 'apply') if config.module else None
+    return hasattr(module, 'body_class') and not (config.body or module.body)
+
+
 class Head(nn.Module):
     """What heads share: the body, its dropout, and a linear layer of theirs.
 

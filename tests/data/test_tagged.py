@@ -1,15 +1,16 @@
 """Tagged words: files in every form, schemes in and out, where labels lie, and each mistake as one clear line."""
 
 import functools
+import json
 
 import numpy as np
 import pytest
 
 from t5x_lite.config import Config
-from t5x_lite.data import tagged as tagged_module
+from t5x_lite.data import tagged as tagged_module, tokenizers
 from t5x_lite.data.showing import decode_example
-from t5x_lite.data import tokenizers
 from t5x_lite.errors import UserError
+from tests.data.table_material import VOCAB
 from tests.data.tagged_material import COLUMNS, columns, sentences, tagged
 
 DEV = {'validation': 'd.conll', 'split': 'validation'}
@@ -55,8 +56,6 @@ def test_the_same_sentences_in_other_files(make, text):
 
 def test_jsonl_and_columns_agree(make):
     rows = [(['the', 'man'], ['O', 'B-PER']), (['tree'], ['B-LOC'])]
-    import json
-
     text = ''.join(json.dumps({'tokens': words, 'ner_tags': tags}) + '\n' for words, tags in rows)
     one = make({'t.jsonl': text, 'd.jsonl': text}, validation='d.jsonl', split='validation')
     other = make({'t.conll': columns(rows), 'd.conll': columns(rows)}, **DEV)
@@ -83,10 +82,13 @@ def test_parts_of_speech_are_names(make):
     assert examples.get([0])['word_tags'].shape == (1, 2), 'at least two columns'
 
 
-def test_every_piece_or_the_first(make):
-    """'catman' is unknown, so one piece; a word that the vocabulary has in pieces would be several: these are of one."""
-    first, every = (make({'t.conll': COLUMNS, 'd.conll': COLUMNS}, every_piece=flag, **DEV).get([0]) for flag in (False, True))
-    np.testing.assert_array_equal(first['labels'], every['labels'])
+def test_every_piece_or_the_first(make, tmp_path):
+    (tmp_path / 'pieces').mkdir()
+    (tmp_path / 'pieces' / 'vocab.txt').write_text('\n'.join([*VOCAB, '##s']) + '\n')
+    text = 'cats B-PER\ndog I-PER\nhouses O\n\n'
+    for every, wanted in ((False, [-1, 1, -1, 2, 0, -1, -1, -1]), (True, [-1, 1, 2, 2, 0, 0, -1, -1])):
+        examples = make({'t.conll': text, 'd.conll': text}, every_piece=every, tokenizer=str(tmp_path / 'pieces'), **DEV)
+        np.testing.assert_array_equal(examples.get([0], 8)['labels'][0], wanted)
 
 
 def test_what_a_run_has_resolved_needs_no_training_file(make):
