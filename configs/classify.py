@@ -1,9 +1,10 @@
-"""Fine-tune on a labelled table of your own: csv, tsv or jsonl, one text or two, classes, numbers (--config.data.regression) or sets of labels (label_separator).
+"""Fine-tune on a labelled table of your own (csv, tsv, jsonl): one text or two; classes, numbers (--config.data.regression) or sets of labels.
 
     python -m t5x_lite.train --config=configs/classify.py --config.init_from=runs/base --config.data.train=reviews.csv --workdir=runs/reviews
     python -m t5x_lite.predict --workdir=runs/reviews --text="I want my money back"
 
-`init_from` is a run of ours or a Hugging Face folder: BERT, GPT (read off the last token) or T5 (the mean of its encoder's states). Columns are guessed and said; name them with --config.data.text_columns and label_column.
+`init_from` is a run of ours or a Hugging Face folder: BERT, GPT (read off its last token) or T5 (the mean over its encoder's states). Columns are guessed
+and said; name them with --config.data.text_columns and label_column. Sets of labels: --config.data.label_separator="|" for cells such as toxic|insult.
 The recipe is BERT's for GLUE (Devlin et al., 2018, A.3): 3 epochs, batch 32, 5e-5, 10 % warm-up. SST-2 is in tests/benchmarks/EVIDENCE.md.
 """
 

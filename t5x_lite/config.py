@@ -424,8 +424,8 @@ class Config:
 # Fields that may differ between the runs of one workdir: they change where and how a run goes, not what it computes. (Data are known by
 # what is in them, wherever they lie.)
 FREE_ON_RESUME = (
-    'data.path', 'data.train', 'data.baselines', 'data.tasks.files', 'data.tokenizer', 'data.layout', 'data.workers', 'data.prefetch', 'mesh', 'checkpoint', 'decode', 'log',
-    'model.scan_layers', 'model.remat', 'model.attention', 'deterministic',
+    'data.path', 'data.train', 'data.baselines', 'data.tasks.files', 'data.tokenizer', 'data.layout', 'data.workers', 'data.prefetch', 'mesh', 'checkpoint',
+    'decode', 'log', 'model.scan_layers', 'model.remat', 'model.attention', 'deterministic',
 )  # fmt: skip
 
 

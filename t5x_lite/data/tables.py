@@ -3,8 +3,9 @@
     config.data.source = 't5x_lite.data.tables:LabelledExamples', and from flags alone
     --config.data.train=reviews.tsv --config.data.validation=held_out.tsv --config.data.text_columns=text --config.data.label_column=stars
 
-One text or a pair; a class, a number (`config.data.regression`) or any number of labels (`config.data.label_separator`). What the config leaves open is guessed from the data, and `describe`
-says so. How rows are laid out for an architecture: t5x_lite.data.text_rows. A worked example of ids, for a pair at seq_len 8 with [CLS] 101 and [SEP] 102:
+One text or a pair; a class, a number (`config.data.regression`) or any number of labels (`config.data.label_separator`). What the config leaves open is
+guessed from the data, and `describe` says so. How rows are laid out for an architecture: t5x_lite.data.text_rows. A worked
+example of ids, for a BERT, of a pair at seq_len 8 with [CLS] 101 and [SEP] 102:
 
     text           'a man sings'      'someone sings'
     tokens         101 1037 2158 102 2619 10955 102 0      (longest first: 'sings' was cut from the first text)

@@ -15,7 +15,9 @@ from t5x_lite.training import paths
 from t5x_lite.training.step import dummy_batch
 from tests.models.test_language_model import GPT2, T5
 
-BERT = ModelConfig(vocab_size=50, num_layers=2, d_model=32, num_heads=4, d_ff=64, max_positions=32, dropout=0.0, attention_dropout=0.0, body='bert_flax.bert:Bert')
+BERT = ModelConfig(
+    vocab_size=50, num_layers=2, d_model=32, num_heads=4, d_ff=64, max_positions=32, dropout=0.0, attention_dropout=0.0, body='bert_flax.bert:Bert'
+)  # fmt: skip
 GPT = dataclasses.replace(GPT2, body='t5x_lite.models.language_model:Decoder')
 T5 = dataclasses.replace(T5, body='t5x_lite.models.language_model:EncoderDecoder')
 BODIES = {'bert': BERT, 'gpt': GPT, 't5': T5}
