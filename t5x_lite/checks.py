@@ -20,7 +20,7 @@ _ABOVE_0 = (
     'steps', 'batch_size', 'model.default_vocab_size', 'model.relative_buckets', 'model.vocab_multiple', 'model.num_layers', 'model.d_model',
     'model.num_heads', 'model.d_ff', 'model.max_positions', 'model.num_segments', 'model.norm_eps', 'model.init_stddev', 'data.mlm.duplicates',
     'data.prefetch', 'optim.eps', 'optim.microbatches', 'checkpoint.every_steps', 'checkpoint.keep_last', 'log.every_steps', 'decode.beams',
-    'decode.samples', 'decode.repetition_penalty', 'data.tasks.maximum', 'data.tasks.temperature',
+    'data.stride', 'data.max_question', 'data.max_answer', 'decode.samples', 'decode.repetition_penalty', 'data.tasks.maximum', 'data.tasks.temperature',
 )  # fmt: skip
 _SHARES = (
     'ema_decay', 'label_smoothing', 'model.dropout', 'model.attention_dropout', 'model.hidden_dropout', 'model.output_dropout',

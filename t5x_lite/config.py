@@ -280,6 +280,12 @@ class DataConfig:
     tag_scheme: str = ''  # how the files mark entities: IOB1, IOB2, BIOES, ...; none: tags are no entities (parts of speech); '': guessed, and said
     tag_scheme_out: str = ''  # the scheme that is learnt and predicted; '': IOB2
     every_piece: bool = False  # each piece of a word is labelled, not the first alone
+    # Questions about texts: `train` and `validation` are json files of SQuAD's form. Tokens are counted.
+    stride: int = 128  # from the beginning of a window of a text to that of the next
+    max_question: int = 64  # of a question that are read
+    max_answer: int = 30  # of an answer
+    no_answers: bool = False  # questions may have none (SQuAD 2.0)
+    no_answer_threshold: float = 0.0  # no answer is given where its score exceeds the best span's by more
     tfds_dir: str = ''  # where TFDS keeps its data; '': its default
 
 
@@ -424,8 +430,8 @@ class Config:
 # Fields that may differ between the runs of one workdir: they change where and how a run goes, not what it computes. (Data are known by
 # what is in them, wherever they lie.)
 FREE_ON_RESUME = (
-    'data.path', 'data.train', 'data.baselines', 'data.tasks.files', 'data.tokenizer', 'data.layout', 'data.workers', 'data.prefetch', 'mesh', 'checkpoint',
-    'decode', 'log', 'model.scan_layers', 'model.remat', 'model.attention', 'deterministic',
+    'data.path', 'data.train', 'data.baselines', 'data.tasks.files', 'data.tokenizer', 'data.layout', 'data.workers', 'data.prefetch',
+    'data.max_answer', 'data.no_answer_threshold', 'mesh', 'checkpoint', 'decode', 'log', 'model.scan_layers', 'model.remat', 'model.attention', 'deterministic',
 )  # fmt: skip
 
 

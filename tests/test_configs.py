@@ -45,6 +45,9 @@ def batch_of(config: Config, length: int, size: int, predictions: int) -> dict[s
     source = config.data.source.split(':')[1]
     if source == 'LabelledExamples':
         return batch | {'labels': jax.ShapeDtypeStruct((size,), np.float32 if config.data.regression else np.int32)}
+    if source == 'QuestionExamples':
+        numbers, weights = jax.ShapeDtypeStruct((size,), np.int32), jax.ShapeDtypeStruct((size,), np.float32)
+        return batch | {'answer_starts': numbers, 'answer_ends': numbers, 'answer_weights': weights}
     if source == 'TaggedExamples':
         return batch | dict.fromkeys(('labels', 'tagged', 'words'), whole) | {'word_tags': numbers}
     weights = jax.ShapeDtypeStruct((size, predictions), np.float32)

@@ -232,7 +232,10 @@ def show(answer: dict[str, Any]) -> str:
             score = found['calibrated'] if 'calibrated' in found else found['log_prob']
             lines.append(f'  {score:9.3f}' + (f'  {found["tokens"]:3d} tokens' if 'tokens' in found else '') + f'  {found["text"]}')
         return '\n'.join(lines)
-    if 'words' in answer:
+    if 'best' in answer:
+        lines.append(f'  {answer["answer"] or "(no answer)"}')
+        lines += [f'  {each["probability"]:6.1%}  {each["answer"] or "(no answer)"}' for each in answer['best']]
+    elif 'words' in answer:
         lines += [f'  {word["word"]:<24} {word["tag"]:<12} {word["probability"]:6.1%}' for word in answer['words']]
     elif 'masks' in answer:
         lines.append(f'  {answer["filled"]}')

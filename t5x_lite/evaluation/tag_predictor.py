@@ -108,7 +108,7 @@ class TagPredictor:
                 owners, first = np.unique(pieces.words[pieces.labelled(False)], return_index=True)
                 at = dict(zip(owners.tolist(), pieces.labelled(False)[first].tolist(), strict=True))
                 chances = [float(probabilities[place, at[word], self._tags.names.index(tag)]) if word in at else 0.0 for word, tag in enumerate(named)]
-                yield list(zip(named, chances, strict=True))
+                yield list(zip(named, np.clip(chances, 0.0, 1.0).tolist(), strict=True))  # marginals are sums that round
 
     def _answer(self, text: str, places: list[tuple[int, int]], named: list[tuple[str, float]]) -> dict[str, Any]:
         words = [

@@ -188,3 +188,18 @@ class TokenHead(Head):
             chosen_BLC = (classes == batch['labels'][:, :, None]) & tagged_BL[:, :, None]
             found['log_likelihood'] = jnp.sum(jnp.where(chosen_BLC, log_probabilities_BLC, jnp.float32(0)), axis=(1, 2))
         return found
+
+
+class SpanHead(Head):
+    """Two numbers for every token: start_logits and end_logits [B, L] of an answer (Devlin et al., 2018, section 4.2); padding is none."""
+
+    def setup(self):
+        self._make_body()
+        self.span = self._layer(2)
+
+    def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
+        outputs = self._states(batch, dropout)
+        logits_BL2 = self.span('BLD,DC->BLC', self._dropped(outputs['hidden'], dropout)).astype(jnp.float32)
+        # Below any real score, and finite: so that gradients are.
+        logits_BL2 = jnp.where((batch['sequence_ids'] > 0)[:, :, None], logits_BL2, jnp.float32(crf.NEVER))
+        return outputs | {'start_logits': logits_BL2[:, :, 0], 'end_logits': logits_BL2[:, :, 1]}

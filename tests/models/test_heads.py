@@ -10,7 +10,7 @@ from t5x_lite.config import Layout, ModelConfig, Pooling
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.models import heads
-from t5x_lite.models.heads import SequenceHead, TokenHead
+from t5x_lite.models.heads import SequenceHead, SpanHead, TokenHead
 from t5x_lite.training import paths
 from t5x_lite.training.step import dummy_batch
 from tests.models.test_language_model import GPT2, T5
@@ -124,6 +124,17 @@ def test_tokens_have_tags_probabilities_and_a_likelihood(name, crf):
     ignored = outputs_of(module, params, rows | {'labels': np.where(tagged, rows['labels'], -1)})
     np.testing.assert_array_equal(ignored['log_likelihood'], outputs['log_likelihood'])
     assert 'log_likelihood' not in outputs_of(module, params, batch())
+
+
+@pytest.mark.parametrize('name', BODIES)
+def test_spans_never_lie_in_padding(name):
+    module = SpanHead(BODIES[name])
+    params, rows = made(module), batch()
+    outputs = outputs_of(module, params, rows)
+    assert 'span' in params and 'classifier' not in params
+    for logits in (outputs['start_logits'], outputs['end_logits']):
+        assert logits.shape == (3, 8) and (logits[rows['sequence_ids'] == 0] < -1e8).all() and (np.abs(logits[rows['sequence_ids'] == 1]) < 100).all()
+    assert not np.array_equal(outputs['start_logits'], outputs['end_logits'])
 
 
 def test_a_field_whose_scores_are_zero_is_a_softmax():

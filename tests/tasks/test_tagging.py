@@ -72,7 +72,7 @@ def test_a_tiny_model_learns_entities(tmp_path, crf, data):
         wanted.append([(kind, places[first][0], places[last - 1][1]) for kind, first, last in tags.spans(marks)])
     assert metrics_tags.entities(wanted, found)['f1'] == scores['f1'], 'an answer is what the evaluation scored'
     assert [[word['word'] for word in answer['words']] for answer in answers] == [words for words, _ in held]
-    assert all(0.2 < word['probability'] <= 1.000001 for answer in answers for word in answer['words'])
+    assert all(0.05 < word['probability'] <= 1 for answer in answers for word in answer['words'])
     empty, long = predictor([('',), (' '.join(['a', 'tree'] * 20),)])
     assert empty == {'text': '', 'words': [], 'entities': []}
     assert len(long['words']) == 40 and len(long['entities']) == 20, 'a long text is read in parts'
