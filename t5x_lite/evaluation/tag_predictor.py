@@ -41,7 +41,8 @@ def words_of(text: str) -> list[tuple[int, int]]:
 class TagPredictor:
     """`predictor(texts)` yields for each text its words with tags and probabilities, and its entities with their characters.
 
-    A probability is that of the word's tag at its first piece; of a conditional random field the marginal. A text that is longer than the run's sequences is
+    A probability is that of the tag given to the word's first piece, which `word_pieces.word_tags` may write otherwise; of a conditional random field its
+    marginal. A text that is longer than the run's sequences is
     read in parts of whole words, and parts do not see each other.
 
     Args:
@@ -107,7 +108,7 @@ class TagPredictor:
                 named = word_pieces.word_tags(pieces, found[place, : len(pieces.ids)], self._tags, missing, every)
                 owners, first = np.unique(pieces.words[pieces.labelled(False)], return_index=True)
                 at = dict(zip(owners.tolist(), pieces.labelled(False)[first].tolist(), strict=True))
-                chances = [float(probabilities[place, at[word], self._tags.names.index(tag)]) if word in at else 0.0 for word, tag in enumerate(named)]
+                chances = [float(probabilities[place, at[word], found[place, at[word]]]) if word in at else 0.0 for word in range(len(named))]
                 yield list(zip(named, np.clip(chances, 0.0, 1.0).tolist(), strict=True))  # marginals are sums that round
 
     def _answer(self, text: str, places: list[tuple[int, int]], named: list[tuple[str, float]]) -> dict[str, Any]:
