@@ -431,7 +431,8 @@ class Config:
 # what is in them, wherever they lie.)
 FREE_ON_RESUME = (
     'data.path', 'data.train', 'data.baselines', 'data.tasks.files', 'data.tokenizer', 'data.layout', 'data.workers', 'data.prefetch',
-    'data.max_answer', 'data.no_answer_threshold', 'mesh', 'checkpoint', 'decode', 'log', 'model.scan_layers', 'model.remat', 'model.attention', 'deterministic',
+    'data.max_answer', 'data.no_answer_threshold', 'mesh', 'checkpoint', 'decode', 'log',
+    'model.scan_layers', 'model.remat', 'model.attention', 'deterministic',
 )  # fmt: skip
 
 
