@@ -14,8 +14,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.config import Layout, ModelConfig, PositionInit, Positions
+from t5x_lite.config import Layout, ModelConfig, Pooling, PositionInit, Positions
 from t5x_lite.models.attention import Mask
+from t5x_lite.models.heads import SequenceHead
 from t5x_lite.models.layers import (
     ACTIVATIONS,
     DropoutKey,
@@ -35,7 +36,7 @@ from t5x_lite.models.transformer import EMBEDDING_KEY, Context, Stack, stack_flo
 
 Batch = dict[str, jax.Array]
 
-_CLASSIFIER_KEY = EMBEDDING_KEY + 1  # of dropout
+BODY = 'bert_flax.bert:Bert'
 
 
 class Embeddings(nn.Module):
@@ -71,7 +72,7 @@ class Bert(nn.Module):
 
     config: ModelConfig
     pooled: bool = True
-    layout = Layout.encoder
+    layout, place, pooling = Layout.encoder, 'encoder', Pooling.cls  # as heads see it (t5x_lite.models.heads)
 
     def setup(self):
         config = self.config
@@ -82,18 +83,25 @@ class Bert(nn.Module):
             self.pooler = _square(config)
 
     def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
+        return self.states(batch, dropout, self.pooled)
+
+    def states(self, batch: Batch, dropout: DropoutKey | None, pooled: bool) -> Batch:
         present = batch['sequence_ids'] > 0
         mask = Mask(packed_BL=batch['sequence_ids']) if 'positions' in batch else Mask(keys_BM=present)
         if 'prefix' in batch:
             mask = mask.replace(prefix_BM=batch['prefix'] > 0)
         hidden_BLD = self.stack(self.embeddings(batch, dropout), Context(mask, key=dropout))
         outputs = {'hidden': hidden_BLD}
-        if self.pooled:
+        if pooled:
             outputs['pooled'] = jnp.tanh(self.pooler('BD,DE->BE', hidden_BLD[:, 0]))
         return outputs
 
     def attend(self, x_BPD: jax.Array) -> jax.Array:
         return self.embeddings.attend(x_BPD)
+
+    @staticmethod
+    def states_flops(config: ModelConfig, length: int) -> int:
+        return stack_flops(config, config.num_layers, length)
 
 
 def _square(config: ModelConfig) -> Einsum:
@@ -133,7 +141,7 @@ class BertForPreTraining(nn.Module):
     """MLM and next-sentence prediction. Outputs: hidden, pooled, mlm_logits [B, P, V'], nsp_logits [B, 2]."""
 
     config: ModelConfig
-    layout = Layout.encoder
+    layout, body = Layout.encoder, BODY
 
     def setup(self):
         self.encoder = Bert(self.config)
@@ -156,7 +164,7 @@ class BertForMaskedLm(nn.Module):
     """MLM alone, without a pooler. Outputs: hidden, mlm_logits [B, P, V']."""
 
     config: ModelConfig
-    layout = Layout.encoder
+    layout, body = Layout.encoder, BODY
 
     def setup(self):
         self.encoder = Bert(self.config, pooled=False)
@@ -171,24 +179,11 @@ class BertForMaskedLm(nn.Module):
         return stack_flops(config, config.num_layers, length) + mlm_flops(config, length, predictions)
 
 
-class BertForClassification(nn.Module):
+class BertForClassification(SequenceHead):
     """A linear layer over the pooled output: classes, or one number for regression. Outputs: hidden, pooled, logits [B, labels]."""
 
-    config: ModelConfig
+    body = BODY
     layout = Layout.encoder
-
-    def setup(self):
-        self.encoder = Bert(self.config)
-        self.classifier = _labels(self.config, self.config.num_labels)
-
-    def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
-        outputs = self.encoder(batch, dropout)
-        pooled_BD = _dropout(outputs['pooled'], self.config.dropout, dropout if dropout is None else dropout.fold(_CLASSIFIER_KEY), 0)
-        return outputs | {'logits': self.classifier('BD,DC->BC', pooled_BD).astype(jnp.float32)}
-
-    @staticmethod
-    def forward_flops(config: ModelConfig, length: int, predictions: int) -> int:
-        return stack_flops(config, config.num_layers, length) + 2 * config.d_model * (config.d_model + config.num_labels)
 
 
 def mlm_flops(config: ModelConfig, length: int, predictions: int) -> int:

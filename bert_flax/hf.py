@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import logging
 
-from t5x_lite.config import ModelConfig, Norm, NormPlace, Positions
+from t5x_lite.config import ModelConfig, Norm, NormPlace, Pooling, Positions
 from t5x_lite.errors import UserError
 from t5x_lite.interop.family import Rule
 from t5x_lite.interop.fields import WRITTEN, activation, check_exportable, check_heads, number, refuse_others, share, whole_number
@@ -66,13 +66,16 @@ class Bert:
         'BertForMaskedLM': 'bert_flax.bert:BertForMaskedLm',
         'BertModel': 'bert_flax.bert:Bert',
         'BertForSequenceClassification': 'bert_flax.bert:BertForClassification',
+        'BertForTokenClassification': 't5x_lite.models.heads:TokenHead',
     }
+    body, heads = 'bert_flax.bert:Bert', frozenset({'t5x_lite.models.heads:SequenceHead', 't5x_lite.models.heads:TokenHead'})
     # Groups of rules that a folder of an architecture must hold; a group of which some is there must be whole in any folder.
     required = {
         'BertForPreTraining': ('encoder', 'pooler', 'mlm', 'nsp'),
         'BertForMaskedLM': ('encoder', 'mlm'),
         'BertModel': ('encoder',),  # the pooler is optional there
         'BertForSequenceClassification': ('encoder', 'pooler', 'classifier'),
+        'BertForTokenClassification': ('encoder', 'classifier'),
     }
     always = ('encoder',)
     private = frozenset({'classifier'})
@@ -142,8 +145,8 @@ class Bert:
 
     def export_architecture(self, groups: set[str]) -> str:
         """The smallest that holds these groups."""
-        if 'classifier' in groups:
-            return 'BertForSequenceClassification'
+        if 'classifier' in groups:  # sentences are classified through the pooler (`fields`), tokens without
+            return 'BertForSequenceClassification' if 'pooler' in groups else 'BertForTokenClassification'
         if 'mlm' in groups:
             return 'BertForPreTraining' if 'nsp' in groups else 'BertForMaskedLM'
         return 'BertForNextSentencePrediction' if 'nsp' in groups else 'BertModel'
@@ -173,6 +176,8 @@ class Bert:
         Raises:
           UserError: transformers' BERT cannot compute this model.
         """
+        if config.pooling not in (Pooling.auto, Pooling.cls):
+            raise UserError(f'config.model.pooling={config.pooling.name} cannot be exported: BERT in transformers classifies by [CLS], through the pooler')
         check_exportable(config, 'BERT', _OURS, no_dropout=('hidden_dropout', 'output_dropout'))
         check_heads(config, 'BERT')
         values = {name: getattr(config, ours) for name, ours in _SIZES.items()}

@@ -16,6 +16,7 @@ from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.interop import folder
+from t5x_lite.models import heads
 from t5x_lite.training import adapters, checkpoint, paths
 from t5x_lite.training.step import dummy_batch
 
@@ -70,6 +71,8 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
             'or start at random with --config.init_architecture=False'
         )
     if config.model.module:
+        if architecture is not None and heads.wants_body(config.model):
+            config.model.body = heads.body_of(architecture)
         config.data.layout = _layout(config)
     config = finalize(config)
     if config.data.source and hasattr(source := resolve(config.data.source, 'config.data.source', 'get'), 'layout_of'):
@@ -131,11 +134,12 @@ def _layout(config: Config) -> Layout:
     """How examples reach the model: the module says so, and a config that says otherwise is wrong. Of one that is silent, the data decide."""
     module = resolve(config.model.module, 'config.model.module', 'apply')
     given = config.data.layout
-    if not hasattr(module, 'layout'):
+    if not hasattr(module, 'layout') and not hasattr(module, 'layout_of'):
         return given
-    if given not in (Layout.auto, module.layout):
-        raise UserError(f'config.data.layout={given.name}, and {config.model.module} reads {module.layout.name} examples; leave the field out')
-    return module.layout
+    reads = module.layout_of(config.model) if hasattr(module, 'layout_of') else module.layout  # of a head, as its body does
+    if given not in (Layout.auto, reads):
+        raise UserError(f'config.data.layout={given.name}, and {config.model.module} reads {reads.name} examples; leave the field out')
+    return reads
 
 
 def load_initial(path: str) -> tuple[ModelConfig, dict[str, Any], str]:
@@ -186,7 +190,10 @@ def _fill_in(config: Config, saved: Config) -> None:
         if config.init_architecture or not getattr(config.model, name):
             setattr(config.model, name, getattr(saved.model, name))
     config.model.num_labels = config.model.num_labels or saved.model.num_labels
-    for name in ('labels', 'text_columns', 'label_column'):
+    if heads.wants_body(config.model):
+        config.model.body = heads.body_of(saved.model)
+        config.data.layout = _layout(config)
+    for name in ('labels', 'text_columns', 'label_column', 'label_separator', 'tag_scheme', 'tag_scheme_out'):
         setattr(config.data, name, getattr(config.data, name) or getattr(saved.data, name))
 
 

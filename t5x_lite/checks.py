@@ -20,7 +20,7 @@ _ABOVE_0 = (
     'steps', 'batch_size', 'model.default_vocab_size', 'model.relative_buckets', 'model.vocab_multiple', 'model.num_layers', 'model.d_model',
     'model.num_heads', 'model.d_ff', 'model.max_positions', 'model.num_segments', 'model.norm_eps', 'model.init_stddev', 'data.mlm.duplicates',
     'data.prefetch', 'optim.eps', 'optim.microbatches', 'checkpoint.every_steps', 'checkpoint.keep_last', 'log.every_steps', 'decode.beams',
-    'decode.samples', 'decode.repetition_penalty', 'data.tasks.maximum', 'data.tasks.temperature',
+    'data.stride', 'data.max_question', 'data.max_answer', 'decode.samples', 'decode.repetition_penalty', 'data.tasks.maximum', 'data.tasks.temperature',
 )  # fmt: skip
 _SHARES = (
     'ema_decay', 'label_smoothing', 'model.dropout', 'model.attention_dropout', 'model.hidden_dropout', 'model.output_dropout',
@@ -145,6 +145,11 @@ def _language_checks(config: Config) -> Iterator[tuple[bool, str]]:
     yield 0 <= decode.temperature < math.inf, f'config.decode.temperature is {decode.temperature}; it must be at least 0 (0 is greedy)'
     yield 0 < decode.top_p <= 1, f'config.decode.top_p is {decode.top_p}; it must be above 0 and at most 1 (1: all)'
     yield 0 <= decode.min_p < 1, f'config.decode.min_p is {decode.min_p}; it must be at least 0 and below 1'
+    data = config.data
+    yield (
+        not (data.regression and data.label_separator),
+        f'config.data.regression is for one number a row, config.data.label_separator={data.label_separator!r} for sets of labels; leave one of them out',
+    )
     tune = config.tune
     yield 0 < tune.layer_decay <= 1, f'config.tune.layer_decay is {tune.layer_decay}; it must be above 0 and at most 1 (1: all layers alike)'
     for pattern, factor in tune.rates:

@@ -55,6 +55,15 @@ class Layout(enum.Enum):
     encoder_decoder = 'encoder_decoder'  # inputs and targets
 
 
+class Pooling(enum.Enum):
+    """How a head summarises a sequence."""
+
+    auto = 'auto'  # the body's own: BERT's pooler over [CLS], a decoder's last token, the mean over an encoder-decoder's inputs
+    cls = 'cls'  # the first token, through the pooler where the body has one
+    mean = 'mean'  # over real tokens
+    last = 'last'  # the last real token
+
+
 class Rates(enum.Enum):
     """Of the tasks of a mixture."""
 
@@ -173,7 +182,10 @@ class ModelConfig:
     remat: Remat = Remat.none
     attention: AttentionKernel = AttentionKernel.dense
     project_all_positions: bool = False  # MLM logits at every position instead of the masked ones only (same loss, more work)
+    body: str = ''  # what a head is put on, dotted name of 'bert_flax.bert:Bert' or the like; '': what the module says, else that of `init_from`
+    pooling: Pooling = Pooling.auto  # of heads over a whole sequence
     num_labels: int = 0  # fine-tuning heads; 1 is regression. 0: found in the data
+    crf: bool = False  # tags of tokens are scored together, with learnt transitions between them (Lample et al., 2016)
 
 
 @dataclasses.dataclass
@@ -259,9 +271,21 @@ class DataConfig:
     label_column: str = ''  # '': guessed, and said
     labels: tuple[str, ...] = ()  # label names in the order of their ids; (): found in `train`, sorted
     regression: bool = False
+    label_separator: str = ''  # between the labels of an example that may have any number of them: 'toxic|insult'; '': each has one
+    baselines: bool = True  # what a majority vote and a bag of words reach is printed before fine-tuning starts
     tokenizer: str = ''  # a tokenizer folder; '': the one beside `path` or `init_from`
     length_buckets: tuple[int, ...] = ()  # pad a batch to the first that holds it; (): always seq_len
     max_examples: int = 0  # fine-tune on a subset drawn by seed; 0: all
+    # Tagged words: `train` and `validation` are column files (CoNLL), text_columns and label_column the numbers of the word's and the tag's column from 0.
+    tag_scheme: str = ''  # how the files mark entities: IOB1, IOB2, BIOES, ...; none: tags are no entities (parts of speech); '': guessed, and said
+    tag_scheme_out: str = ''  # the scheme that is learnt and predicted; '': IOB2
+    every_piece: bool = False  # each piece of a word is labelled, not the first alone
+    # Questions about texts: `train` and `validation` are json files of SQuAD's form. Tokens are counted.
+    stride: int = 128  # from the beginning of a window of a text to that of the next
+    max_question: int = 64  # of a question that are read
+    max_answer: int = 30  # of an answer
+    no_answers: bool = False  # questions may have none (SQuAD 2.0)
+    no_answer_threshold: float = 0.0  # no answer is given where its score exceeds the best span's by more
     tfds_dir: str = ''  # where TFDS keeps its data; '': its default
 
 
@@ -406,7 +430,8 @@ class Config:
 # Fields that may differ between the runs of one workdir: they change where and how a run goes, not what it computes. (Data are known by
 # what is in them, wherever they lie.)
 FREE_ON_RESUME = (
-    'data.path', 'data.train', 'data.tasks.files', 'data.tokenizer', 'data.layout', 'data.workers', 'data.prefetch', 'mesh', 'checkpoint', 'decode', 'log',
+    'data.path', 'data.train', 'data.baselines', 'data.tasks.files', 'data.tokenizer', 'data.layout', 'data.workers', 'data.prefetch',
+    'data.max_answer', 'data.no_answer_threshold', 'mesh', 'checkpoint', 'decode', 'log',
     'model.scan_layers', 'model.remat', 'model.attention', 'deterministic',
 )  # fmt: skip
 

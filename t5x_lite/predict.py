@@ -1,15 +1,16 @@
-"""Apply a run: fill in masked words, label texts, continue them (GPT) or answer them (T5).
+"""Apply a run: fill in masked words, label texts, tag their words, continue them (GPT) or answer them (T5).
 
     python -m t5x_lite.predict --workdir=runs/tiny --text="The [MASK] of the story."
     python -m t5x_lite.predict --workdir=runs/reviews --text="I want my money back"
     python -m t5x_lite.predict --workdir=runs/pairs --text="first text" --text_b="second text"
+    python -m t5x_lite.predict --workdir=runs/squad --text="a question" --text_b="a text that answers it"
     python -m t5x_lite.predict --workdir=runs/reviews --input=new.txt --output=labels.jsonl     # a text a line; - reads standard input
     python -m t5x_lite.predict --workdir=runs/gpt --text="Once upon a time" --config.decode.method=sample --config.decode.temperature=0.8
     python -m t5x_lite.predict --workdir=runs/t5 --text="translate English to German: A dog." --config.decode.method=beam
     python -m t5x_lite.predict --workdir=runs/gpt --text="A dog is an" --choices=" animal| plant"
     python -m t5x_lite.predict --workdir=runs/gpt --text="Q: What is 3 plus 4?\nA:" --config.data.tasks.names=addition_2_digits --config.decode.shots=4
 
-Labels and words are shown with their probabilities; generated text appears as it is generated. --output writes one JSON object a text. With
+Labels, tags and words are shown with their probabilities; generated text appears as it is generated. --output writes one JSON object a text. With
 config.decode.shots, demonstrations of a task stand before the text, which is a question as that task asks them; config.decode.rank orders its classes.
 """
 
@@ -28,9 +29,12 @@ from t5x_lite.data import tokenizers
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import asking
+from t5x_lite.evaluation.answer_predictor import AnswerPredictor
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.generation import Generator
 from t5x_lite.evaluation.predictor import Predictor, TextPredictor, show
+from t5x_lite.evaluation.tag_predictor import TagPredictor
+from t5x_lite.models import heads
 from t5x_lite.tasks import examples as task_examples
 from t5x_lite.tasks.few_shot import FewShot
 from t5x_lite.training import devices, partitioning
@@ -48,12 +52,12 @@ _TOP = flags.DEFINE_integer('top', 5, 'Words shown for a mask.', lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'Texts at a time.', lower_bound=1)
 
 
-def _inputs(predictor: Predictor | TextPredictor) -> Iterator[tuple[str, ...]]:
+def _inputs(predictor: Predictor | AnswerPredictor | TagPredictor | TextPredictor) -> Iterator[tuple[str, ...]]:
     """Texts that can be answered; what cannot is refused by file and line, before anything after it is read."""
     if _TEXT.value is not None:
         yield (_TEXT.value,) if _TEXT_B.value is None else (_TEXT.value, _TEXT_B.value)
         return
-    separator = '\t' if isinstance(predictor, Predictor) else None  # a prompt is a whole line
+    separator = '\t' if isinstance(predictor, Predictor | AnswerPredictor) else None  # a prompt is a whole line
     number = 0
     try:
         if _INPUT.value == '-' and sys.stdin is None:
@@ -129,6 +133,10 @@ def main(argv: Sequence[str]) -> None:
             return
     elif _CHOICES.value is not None:
         raise UserError(f'--choices ranks continuations of a language model, and {config.model.module} is none; leave the flag out')
+    elif issubclass(resolve(config.model.module), heads.TokenHead):
+        predictor = TagPredictor(config, params, tokenizer, _BATCH_SIZE.value)
+    elif issubclass(resolve(config.model.module), heads.SpanHead):
+        predictor = AnswerPredictor(config, params, tokenizer, _BATCH_SIZE.value)
     else:
         predictor = Predictor(config, params, tokenizer, _TOP.value, _BATCH_SIZE.value)
     if not _OUTPUT.value:

@@ -12,11 +12,13 @@ import os
 from typing import Any
 
 from absl import flags
+import jax
 
 from t5x_lite import cli, dry_run
 from t5x_lite.assemble import Run, assemble
 from t5x_lite.data import tokenizers
 from t5x_lite.errors import UserError
+from t5x_lite.evaluation import before_tuning
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.task_scores import WhileTraining
 from t5x_lite.training import devices
@@ -44,9 +46,12 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(
             'there are no data to train on; give --config.data.path=DIR (what prepare wrote) or --config.data.train=FILE, or add --dry_run'
         )
-    if not os.path.exists(os.path.join(workdir, 'config.json')):
+    new = not os.path.exists(os.path.join(workdir, 'config.json'))
+    if new:
         dry_run.check(run)  # before the workdir is claimed by a run that could not start
     print('\n'.join(dry_run.description(run)), flush=True)
+    if new and run.config.data.baselines and jax.process_index() == 0 and (said := before_tuning.baselines(run.train, run.validation)):
+        print(said, flush=True)
     Trainer(
         run.config,
         workdir,

@@ -45,6 +45,11 @@ def batch_of(config: Config, length: int, size: int, predictions: int) -> dict[s
     source = config.data.source.split(':')[1]
     if source == 'LabelledExamples':
         return batch | {'labels': jax.ShapeDtypeStruct((size,), np.float32 if config.data.regression else np.int32)}
+    if source == 'QuestionExamples':
+        numbers, weights = jax.ShapeDtypeStruct((size,), np.int32), jax.ShapeDtypeStruct((size,), np.float32)
+        return batch | {'answer_starts': numbers, 'answer_ends': numbers, 'answer_weights': weights}
+    if source == 'TaggedExamples':
+        return batch | dict.fromkeys(('labels', 'tagged', 'words'), whole) | {'word_tags': numbers}
     weights = jax.ShapeDtypeStruct((size, predictions), np.float32)
     batch |= {'masked_positions': numbers, 'masked_targets': numbers, 'masked_weights': weights}
     more = {'MlmNsp': {'next_sentence_labels': jax.ShapeDtypeStruct((size,), np.int32)}, 'PackedMlm': {'positions': whole}}
@@ -68,7 +73,7 @@ def test_the_step_of_every_config_traces(name, variant):
     resolve(config.data.source, 'config.data.source', 'get')
     if config.init_architecture:
         # What a fine-tuning run takes from its weights and finds in its table.
-        config.init_architecture, config.epochs, config.model.num_labels = False, 0.0, 2
+        config.init_architecture, config.epochs, config.model.num_labels, config.model.body = False, 0.0, 2, 'bert_flax.bert:Bert'
     config = assemble(config).config
     program = make_program(config, partitioning.make_mesh(config, jax.devices()[:1]))
     for _, length, size, predictions in stages(config):

@@ -34,10 +34,20 @@ def decode_example(batch: dict[str, np.ndarray], row: int, tokenizer, labels: Se
         lines = _segments(batch, row, tokenizer)
     if 'next_sentence_labels' in batch:
         lines.append('next sentence: ' + ('random' if batch['next_sentence_labels'][row] else 'really next'))
-    if 'labels' in batch:
+    if 'tagged' in batch:
+        places = np.flatnonzero(batch['tagged'][row])
+        shown = [f'{tokenizer.token(int(batch["tokens"][row, place]))}/{_named(labels, batch["labels"][row, place])}' for place in places]
+        lines.append(f'tags: {" ".join(shown)}')
+    elif 'labels' in batch and batch['labels'].ndim == 2:
+        lines.append(f'labels: {", ".join(_named(labels, label) for label in np.flatnonzero(batch["labels"][row])) or "none"}')
+    elif 'labels' in batch:
         label = batch['labels'][row]
         lines.append(f'label: {label}' + (f' ({labels[label]})' if labels else ''))
     return '\n'.join(lines)
+
+
+def _named(labels, label) -> str:
+    return labels[label] if labels else str(label)
 
 
 def real_share(batch: dict[str, np.ndarray]) -> float:

@@ -32,6 +32,7 @@ class Task:
     regression: bool
     guessed: frozenset[str]
     labels_from: str
+    separator: str = ''  # between the labels of a row, of which there may be any number
 
     def say(self, what: str, value: str) -> str:
         return f'{what} {value} (guessed)' if what in self.guessed else f'{what} {value}'
@@ -80,9 +81,9 @@ def _choose(table: Table, data: DataConfig) -> Task:
     if data.labels:
         if len(set(data.labels)) != len(data.labels) or len(data.labels) < 2:
             raise UserError(f'--config.data.labels={data.labels} must be two or more different names')
-        return Task(text, label, tuple(map(str, data.labels)), False, frozenset(guessed), 'in config.data.labels')
-    labels, origin = _find_labels(table, column)
-    return Task(text, label, labels, False, frozenset(guessed), origin)
+        return Task(text, label, tuple(map(str, data.labels)), False, frozenset(guessed), 'in config.data.labels', data.label_separator)
+    labels, origin = _find_labels(table, column, data.label_separator)
+    return Task(text, label, labels, False, frozenset(guessed), origin, data.label_separator)
 
 
 def _guess_label(table: Table, taken: set[int], regression: bool) -> int:
@@ -133,11 +134,15 @@ def _guess_text(table: Table, label: int) -> list[int]:
     )
 
 
-def _find_labels(table: Table, column: int) -> tuple[tuple[str, ...], str]:
+def _find_labels(table: Table, column: int, separator: str) -> tuple[tuple[str, ...], str]:
     name = table.columns[column]
     if name in table.class_names:
         return table.class_names[name], f'as TFDS lists them in {table.name}'
-    found = {_class(table, row, column) for row in range(len(table.rows))}
+    found = {label for row in range(len(table.rows)) for label in _classes(table, row, column, separator)}
+    if separator and len(found) < 2:
+        raise UserError(
+            f'{table.name}: column {name!r}, split at {separator!r} (config.data.label_separator), has {len(found)} labels; there must be two or more'
+        )
     if len(found) == 1:
         raise UserError(f'{table.name}: every row has the label {found.pop()!r} (column {name!r}); nothing can be learnt from one class')
     if len(found) > max(100, len(table.rows) // 4) or 4 < len(found) == len(table.rows):
@@ -150,20 +155,23 @@ def _find_labels(table: Table, column: int) -> tuple[tuple[str, ...], str]:
 
 
 def label_ids(table: Table, task: Task) -> np.ndarray:
-    """int32 [n] class ids or float32 [n] targets."""
+    """int32 [n] class ids, float32 [n] targets, or float32 [n, labels] of 0 and 1 where a row has any number of them."""
     column = table.column(task.label, LABEL_FLAG)
     if task.regression:
         return np.asarray([_target(table, row, column) for row in range(len(table.rows))], np.float32)
     ids = {label: index for index, label in enumerate(task.labels)}
-    out = np.empty(len(table.rows), np.int32)
+    out = np.zeros((len(table.rows), len(ids)), np.float32) if task.separator else np.empty(len(table.rows), np.int32)
     for row in range(len(table.rows)):
-        label = _class(table, row, column)
-        if label not in ids:
-            listed = ', '.join(task.labels[:10]) + (', ...' if len(task.labels) > 10 else '')
-            raise UserError(
-                f'{table.where(row)}: label {label!r} is not in the list ({listed}; {task.labels_from}); mend it, or --config.data.labels'
-            )
-        out[row] = ids[label]
+        for label in _classes(table, row, column, task.separator):
+            if label not in ids:
+                listed = ', '.join(task.labels[:10]) + (', ...' if len(task.labels) > 10 else '')
+                raise UserError(
+                    f'{table.where(row)}: label {label!r} is not in the list ({listed}; {task.labels_from}); mend it, or --config.data.labels'
+                )
+            if task.separator:
+                out[row, ids[label]] = 1
+            else:
+                out[row] = ids[label]
     return out
 
 
@@ -186,6 +194,17 @@ def _class(table: Table, row: int, column: int) -> str:
     if not label:
         raise UserError(f'{table.where(row)}: the label (column {table.columns[column]!r}) is missing; give one or remove the row')
     return label
+
+
+def _classes(table: Table, row: int, column: int, separator: str) -> list[str]:
+    """The labels of a row: one, or with a separator any number; a list of jsonl is taken as it is."""
+    if not separator:
+        return [_class(table, row, column)]
+    cell = table.rows[row][column]
+    if cell is None:
+        raise UserError(f'{table.where(row)}: the labels (column {table.columns[column]!r}) are missing; give some, or an empty text for none')
+    parts = cell if isinstance(cell, (list, tuple)) else _label_text(cell).split(separator)
+    return [label for label in map(_label_text, parts) if label]
 
 
 def _target(table: Table, row: int, column: int) -> float:

@@ -3,8 +3,9 @@
     config.data.source = 't5x_lite.data.tables:LabelledExamples', and from flags alone
     --config.data.train=reviews.tsv --config.data.validation=held_out.tsv --config.data.text_columns=text --config.data.label_column=stars
 
-One text or a pair, a class or a number (`config.data.regression`). What the config leaves open is guessed from the data, and `describe`
-says so. A worked example of ids, for a pair at seq_len 8 with [CLS] 101 and [SEP] 102:
+One text or a pair; a class, a number (`config.data.regression`) or any number of labels (`config.data.label_separator`). What the config leaves open is
+guessed from the data, and `describe` says so. How rows are laid out for an architecture: t5x_lite.data.text_rows. A worked
+example of ids, for a BERT, of a pair at seq_len 8 with [CLS] 101 and [SEP] 102:
 
     text           'a man sings'      'someone sings'
     tokens         101 1037 2158 102 2619 10955 102 0      (longest first: 'sings' was cut from the first text)
@@ -15,21 +16,19 @@ says so. A worked example of ids, for a pair at seq_len 8 with [CLS] 101 and [SE
 import functools
 import hashlib
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from t5x_lite.config import Config, DataConfig
 from t5x_lite.data import random, table_columns, tokenizers
+from t5x_lite.data.in_epochs import InEpochs, checked_buckets, subset
+from t5x_lite.data.text_rows import TextRows, encode_texts as encode_texts
 from t5x_lite.errors import UserError
 
 
-class LabelledExamples:
+class LabelledExamples(InEpochs):
     """The rows of one split, tokenised at once, as an endless sequence of examples.
-
-    Train: index i is position i % len of epoch i // len, and every epoch has its own order by (seed, epoch). Validation: the order of the
-    file, again and again. Both are pure functions of the index.
 
     Attributes:
       label_names: names of the classes in the order of their ids, () for regression.
@@ -46,7 +45,7 @@ class LabelledExamples:
         del max_predictions, corpus  # of the objectives on prepared corpora
         data = config.data
         self.split, self.seq_len, self._seed = split, seq_len, seed
-        self._buckets = _checked_buckets(data.length_buckets, seq_len)
+        self._buckets = checked_buckets(data.length_buckets, seq_len)
         table, others, task = table_columns.load(data, split)
         self._task, self.label_names = task, task.labels
         self.num_labels = 1 if data.regression else len(task.labels)
@@ -67,22 +66,19 @@ class LabelledExamples:
                 f'; {"here are" if split == "validation" else "without"} the {held_out.sum():,} set aside for validation by seed {seed}'
             )
         if split == 'train' and data.max_examples:
-            if data.max_examples > len(rows) or data.max_examples < 0:
-                raise UserError(
-                    f'--config.data.max_examples={data.max_examples}, and {table.name} has {len(rows):,} training rows; lower it'
-                )
-            rows = np.sort(rows[random.permute(np.arange(data.max_examples), len(rows), random.key(seed, 'tables.subset'))])
+            rows = subset(rows, data.max_examples, seed, table.name)
             self._notes[0] += f'; a subset of {len(rows):,} by seed {seed}'
-        self.labels = labels[rows]  # int32 [n] classes or float32 [n] targets
+        self.labels = labels[rows]  # int32 [n] classes, float32 [n] targets or float32 [n, num_labels] of 0 and 1
         places = [table.column(name, table_columns.TEXT_FLAG) for name in task.text]
         texts = [[table_columns.text_cell(table, row, column) for row in rows] for column in places]
         self.tokenizer_path = find_tokenizer(config)
         tokenizer = tokenizers.load(self.tokenizer_path)
-        self._rows = _Tokenized(tokenizer, texts, seq_len)
+        self._rows = TextRows(tokenizer, texts, seq_len, data.layout)
+        self.texts = [*zip(*texts, strict=True)]  # of baselines
         self._empty = sum(not text.strip() for column in texts for text in column)
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    def row_lengths(self) -> np.ndarray:
+        return self._rows.lengths
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -100,10 +96,6 @@ class LabelledExamples:
         features['labels'] = self.labels[rows]
         return features
 
-    def width(self, indices) -> int:
-        """The smallest of config.data.length_buckets (up to seq_len) that holds the longest of these examples, else seq_len."""
-        return self._width(self._positions(np.asarray(indices, np.int64)))
-
     def describe(self) -> str:
         """What was read and guessed, a line each."""
         task, lengths = self._task, self._rows.lengths
@@ -112,10 +104,12 @@ class LabelledExamples:
         if task.regression:
             lines.append(f'targets: mean {self.labels.mean():.4g}, from {self.labels.min():.4g} to {self.labels.max():.4g}')
         else:
-            counts = np.bincount(self.labels, minlength=self.num_labels)
+            counts = self.labels.sum(0).astype(int) if task.separator else np.bincount(self.labels, minlength=self.num_labels)
             shown = [f'{name} ({count:,})' for name, count in zip(task.labels[:20], counts, strict=False)]
             shown += [f'... {self.num_labels - 20} more'] * (self.num_labels > 20)
             lines.append(f'{self.num_labels} labels: {", ".join(shown)}; {task.labels_from}')
+            if task.separator:
+                lines.append(f'labels an example: {self.labels.sum(1).mean():.2f}, none of them in {int((self.labels.sum(1) == 0).sum()):,} rows')
         cut = int(self._rows.cut.sum())
         lines.append(
             f'tokens: {lengths.mean():.1f} an example, at most {lengths.max()}; '
@@ -124,36 +118,6 @@ class LabelledExamples:
         )
         lines.append(f'tokenizer: {self.tokenizer_path}')
         return '\n'.join(lines)
-
-    def _positions(self, indices: np.ndarray) -> np.ndarray:
-        epochs, positions = np.divmod(indices, len(self))
-        if self.split != 'train':
-            return positions
-        rows = np.empty_like(positions)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            rows[here] = random.permute(positions[here], len(self), random.key(self._seed, 'tables.order', epoch))
-        return rows
-
-    def _width(self, rows: np.ndarray) -> int:
-        longest = int(self._rows.lengths[rows].max(initial=0))
-        return next((bucket for bucket in self._buckets if bucket >= longest), self.seq_len)
-
-
-def encode_texts(texts: Sequence, tokenizer: tokenizers.Tokenizer, seq_len: int, width: int = 0) -> dict[str, np.ndarray]:
-    """Features without labels of n texts or n (text, text) pairs, for predictions.
-
-    Args:
-      width: columns of the result; 0: the longest of these texts.
-
-    Returns:
-      tokens, token_types, sequence_ids: int32 [n, width]; example_weights: float32 [n], ones.
-    """
-    pairs = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
-    if len({len(pair) for pair in pairs}) > 1:
-        raise UserError('some inputs are single texts and some are pairs; give all of them in one form')
-    rows = _Tokenized(tokenizer, [list(column) for column in zip(*pairs, strict=True)], seq_len)
-    return rows.features(np.arange(len(pairs)), width or int(rows.lengths.max(initial=0)))
 
 
 def find_tokenizer(config: Config) -> str:
@@ -180,78 +144,19 @@ def find_tokenizer(config: Config) -> str:
     raise UserError(f'no tokenizer: {where}; give --config.data.tokenizer=DIR with {tokenizers.MAY_HOLD}')
 
 
-class _Tokenized:
-    """[CLS] A [SEP] or [CLS] A [SEP] B [SEP] of n examples, end to end in one array."""
-
-    def __init__(self, tokenizer: tokenizers.Tokenizer, texts: list[list[str]], seq_len: int):
-        if tokenizer.cls_id is None or tokenizer.sep_id is None:
-            raise UserError('the tokenizer has no [CLS] and [SEP]; give one of a BERT with --config.data.tokenizer')
-        self._pad, cls, sep = tokenizer.pad_id or 0, tokenizer.cls_id, tokenizer.sep_id
-        ids, lengths, firsts, cut = [], [], [], []
-        count = len(texts[0]) if texts else 0
-        for start in range(0, count, 4096):  # bounds the memory of Python lists
-            columns = [tokenizer.encode_batch(column[start : start + 4096]) for column in texts]
-            for parts in zip(*columns, strict=True):
-                kept = _truncate([len(part) for part in parts], seq_len - 1 - len(parts))
-                row = [cls]
-                for part, keep in zip(parts, kept, strict=True):
-                    row += part[:keep]
-                    row.append(sep)
-                ids.append(np.asarray(row, np.int32))
-                lengths.append(len(row))
-                firsts.append(kept[0] + 2)
-                cut.append(sum(kept) < sum(map(len, parts)))
-        self.lengths, self._firsts, self.cut = np.asarray(lengths, np.int32), np.asarray(firsts, np.int32), np.asarray(cut, bool)
-        self.ids = np.concatenate([*ids, np.zeros(1, np.int32)])
-        self._starts = np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])[:count]
-
-    def features(self, rows: np.ndarray, width: int) -> dict[str, np.ndarray]:
-        if (self.lengths[rows] > width).any():
-            raise ValueError(f'width {width} cuts an example of {self.lengths[rows].max()} tokens')
-        columns = np.arange(width)
-        real = columns < self.lengths[rows][:, None]
-        places = np.minimum(self._starts[rows][:, None] + columns, len(self.ids) - 1)
-        return {
-            'tokens': np.where(real, self.ids[places], self._pad).astype(np.int32),
-            'token_types': (real & (columns >= self._firsts[rows][:, None])).astype(np.int32),
-            'sequence_ids': real.astype(np.int32),
-            'example_weights': np.ones(len(rows), np.float32),
-        }
-
-
-def _truncate(lengths: list[int], budget: int) -> list[int]:
-    """Tokens kept of one or two texts: the longer loses its last token, of equals the second, until both fit (as in the original BERT)."""
-    if sum(lengths) <= budget:
-        return lengths
-    if len(lengths) == 1:
-        return [budget]
-    first, second = lengths
-    half = budget - budget // 2
-    if second <= budget // 2:
-        return [budget - second, second]
-    if first <= half:
-        return [first, budget - first]
-    return [half, budget - half]
-
-
-def _checked_buckets(buckets: tuple[int, ...], seq_len: int) -> list[int]:
-    if any(bucket < 1 for bucket in buckets):
-        raise UserError(f'config.data.length_buckets={buckets} must be above 0')
-    return sorted(bucket for bucket in buckets if bucket <= seq_len)
-
-
 def _held_out(labels: np.ndarray, data: DataConfig, seed: int, name: str) -> np.ndarray:
     """bool [n]: the rows set aside for validation, each class in proportion, and at least one row of each left to learn from."""
     fraction = data.validation_fraction
     if not 0 < fraction < 1:
         raise UserError(f'--config.data.validation_fraction={fraction} must lie between 0 and 1; or give --config.data.validation=FILE')
     order = random.permute(np.arange(len(labels)), len(labels), random.key(seed, 'tables.validation'))
-    if not data.regression:
+    by_class = labels.ndim == 1 and not data.regression
+    if by_class:
         order = order[np.argsort(labels[order], kind='stable')]
         first = np.unique(labels[order], return_index=True)[1]
         order = np.delete(order, first)
     count = max(1, round(fraction * len(labels)))
-    if count > len(order) - data.regression:
+    if count > len(order) - (not by_class):
         raise UserError(
             f'{name}: {len(labels):,} rows are too few to set {fraction:.0%} aside for validation; give --config.data.validation=FILE'
         )

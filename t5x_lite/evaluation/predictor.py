@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite.config import Config, DecodeConfig, Decoding
-from t5x_lite.data.tables import encode_texts
+from t5x_lite.config import Config, DecodeConfig, Decoding, Positions
+from t5x_lite.data.text_rows import encode_texts
 from t5x_lite.data.tokenizers import Tokenizer
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
@@ -19,7 +19,7 @@ from t5x_lite.evaluation.generation import Generator
 from t5x_lite.tasks import few_shot
 from t5x_lite.training.step import dummy_batch
 
-_WIDTHS = (16, 32, 64, 128, 256, 512, 1024)  # of batches, so that few shapes are compiled
+WIDTHS = (16, 32, 64, 128, 256, 512, 1024)  # of batches, so that few shapes are compiled
 
 
 class Predictor:
@@ -45,6 +45,9 @@ class Predictor:
         if not {'logits', 'mlm_logits'} & heads.keys():
             raise UserError(f'{config.model.module} has no head to predict with; fine-tune it, or convert a folder that has one')
         self._fills_masks = 'logits' not in heads
+        # Relative positions have no end; masks are filled in what the model was built for.
+        most = config.model.max_positions if config.model.positions == Positions.learned else config.data.seq_len
+        self._longest = config.model.max_positions if self._fills_masks else min(most, config.data.seq_len)
 
     def __call__(self, texts: Iterable[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
         texts = iter(texts)
@@ -54,9 +57,9 @@ class Predictor:
     def _answer(self, texts: list[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
         for text in texts:
             self.check(text)
-        limit = self._config.model.max_positions
-        batch = encode_texts(texts, self._tokenizer, limit if self._fills_masks else min(limit, self._config.data.seq_len))
-        width = next((size for size in _WIDTHS if size >= batch['tokens'].shape[1]), limit)
+        limit = self._longest
+        batch = self._encoded(texts, self._longest)
+        width = next((size for size in WIDTHS if size >= batch['tokens'].shape[1]), limit)
         size = self._batch_size if len(texts) > 1 else 1
         shape = (size, min(width, limit))
         padded = {name: np.pad(value, [(0, want - have) for want, have in zip(shape, value.shape)]) for name, value in batch.items()}
@@ -65,6 +68,9 @@ class Predictor:
             yield from self._words(texts, batch['tokens'], outputs['mlm_logits'])
         else:
             yield from self._labels(texts, np.asarray(outputs['logits'])[: len(texts)])
+
+    def _encoded(self, texts: list[tuple[str, ...]], longest: int) -> dict[str, np.ndarray]:
+        return encode_texts(texts, self._tokenizer, longest, layout=self._config.data.layout)
 
     def check(self, text: tuple[str, ...], number: int = 0) -> None:
         """Raises UserError for a text, the `number`-th, that cannot be answered."""
@@ -84,7 +90,7 @@ class Predictor:
         masks = sum(part.count(self._tokenizer.mask_id) for part in ids)
         if not masks:
             raise UserError(f'no [MASK] in {shown}; mark the words to fill in, or name a fine-tuned run with --workdir')
-        read = encode_texts([text], self._tokenizer, self._config.model.max_positions)['tokens']
+        read = self._encoded([text], self._longest)['tokens']
         if (read == self._tokenizer.mask_id).sum() < masks:
             most = self._config.model.max_positions
             raise UserError(
@@ -96,9 +102,15 @@ class Predictor:
             if self._config.data.regression:
                 yield {'text': ' | '.join(text), 'value': float(row[0])}
                 continue
+            names = self._config.data.labels or [str(number) for number in range(len(row))]
+            if self._config.data.label_separator:
+                chances = 1 / (1 + np.exp(-row.astype(np.float64)))
+                ranked = sorted(zip(names, chances.tolist()), key=lambda pair: -pair[1])
+                labels = [name for name, logit in zip(names, row) if logit > 0]
+                yield {'text': ' | '.join(text), 'labels': labels, 'probabilities': {name: round(p, 6) for name, p in ranked}}
+                continue
             weights = np.exp(row - row.max())
             probabilities = weights / weights.sum()
-            names = self._config.data.labels or [str(number) for number in range(len(row))]
             ranked = sorted(zip(names, probabilities.tolist()), key=lambda pair: -pair[1])
             yield {'text': ' | '.join(text), 'label': ranked[0][0], 'probabilities': {name: round(p, 6) for name, p in ranked}}
 
@@ -220,7 +232,12 @@ def show(answer: dict[str, Any]) -> str:
             score = found['calibrated'] if 'calibrated' in found else found['log_prob']
             lines.append(f'  {score:9.3f}' + (f'  {found["tokens"]:3d} tokens' if 'tokens' in found else '') + f'  {found["text"]}')
         return '\n'.join(lines)
-    if 'masks' in answer:
+    if 'best' in answer:
+        lines.append(f'  {answer["answer"] or "(no answer)"}')
+        lines += [f'  {each["probability"]:6.1%}  {each["answer"] or "(no answer)"}' for each in answer['best']]
+    elif 'words' in answer:
+        lines += [f'  {word["word"]:<24} {word["tag"]:<12} {word["probability"]:6.1%}' for word in answer['words']]
+    elif 'masks' in answer:
         lines.append(f'  {answer["filled"]}')
         for number, mask in enumerate(answer['masks'], 1):
             lines.append(f'  [MASK] {number}: ' + ', '.join(f'{word["token"]} {word["probability"]:.1%}' for word in mask))

@@ -7,8 +7,10 @@ from absl import logging
 
 from t5x_lite.config import Config
 from t5x_lite.config_values import from_json
+from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.interop import folder
+from t5x_lite.models.heads import TokenHead
 from t5x_lite.training import adapters, checkpoint
 
 
@@ -31,6 +33,9 @@ def to_native(source: str, output: str) -> Config:
     if model.num_labels:
         config.data.labels = folder.label_names(fields)
         config.data.regression = model.num_labels == 1
+        if issubclass(resolve(model.module), TokenHead):
+            config.loss, config.data.source = 't5x_lite.tasks.tagging:TaggingLoss', 't5x_lite.data.tagged:TaggedExamples'
+            config.data.regression = False
     partial = f'{os.path.abspath(output)}.partial-{os.getpid()}'  # renamed when whole
     try:
         checkpoint.save_params(partial, config, params, source)

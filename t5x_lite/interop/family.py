@@ -56,6 +56,8 @@ class Family(Protocol):
     """What `bert_flax.hf.Bert` shows for BERT."""
 
     modules: Mapping[str, str]  # architecture in config.json -> dotted name of our module
+    body: str  # dotted name of the body that heads of ours are put on
+    heads: frozenset[str]  # dotted names of heads that, on this body, transformers has too
     required: Mapping[str, tuple[str, ...]]  # architecture -> groups of rules without which its folder is broken
     always: tuple[str, ...]  # groups without which any folder is broken
     private: frozenset[str]  # groups of labels' heads, whose names other architectures use for other things: read only where required

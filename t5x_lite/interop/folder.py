@@ -92,6 +92,8 @@ def load(path: str, module: str | None = None) -> tuple[ModelConfig, Params]:
         required = family.required[architecture] if architecture in stated else family.always
         groups -= family.private - set(required)
         config.module = module or family.modules[architecture]
+        if config.module in family.heads:
+            config.body, groups = family.body, groups & set(required)  # a pooler may lie there that the head does not use
         if family.private & groups:
             config.num_labels = len(label_names(fields, where))
         rules, sizes = [rule for rule in rules if rule.group in groups | set(required)], family.sizes(config)
@@ -207,9 +209,10 @@ def _family_of_model(config: ModelConfig) -> Family:
     families = [resolve(name)() for name in FAMILIES.values()]
     known = {name for family in families for name in family.modules.values()}
     for family in families:
-        if config.module in family.modules.values() and family.exports(config):
+        if config.module in {*family.modules.values(), *family.heads} and config.body in ('', family.body) and family.exports(config):
             return family
-    raise UserError(f'config.model.module={config.module!r} has no counterpart in transformers, {nearest(config.module, known)}')
+    on = f' on {config.body}' if config.body else ''
+    raise UserError(f'config.model.module={config.module!r}{on} has no counterpart in transformers, {nearest(config.module, known)}')
 
 
 def _by_canonical_name(family: Family, weights: safetensors.Weights, path: str) -> dict[str, str]:

@@ -59,6 +59,7 @@ class _Gpt:
 
     always = ('body',)
     private = frozenset()
+    body, heads = _MODULE, frozenset()
     head, depth = 'lm_head.weight', 'n_layer'
     loss, source = 't5x_lite.training.losses:LmLoss', 't5x_lite.data.language_modelling:CausalLm'
     # Of a family: architectures, the model_type, its name in messages, the names of its two tables and of its activation, and its fields of ours.

@@ -77,6 +77,7 @@ class T5:
     required = dict.fromkeys(modules, ('body',))
     always = ('body',)
     private = frozenset()
+    body, heads = _MODULE, frozenset()
     tied = dict.fromkeys(('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight', 'lm_head.weight'), 'shared.weight')
     head, depth = 'lm_head.weight', 'num_layers and num_decoder_layers'
     loss, source = 't5x_lite.training.losses:LmLoss', 't5x_lite.data.span_corruption:SpanCorruption'

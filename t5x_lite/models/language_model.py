@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.config import Layout, ModelConfig, PositionInit, Positions
+from t5x_lite.config import Layout, ModelConfig, Pooling, PositionInit, Positions
 from t5x_lite.models.attention import Cache, Mask
 from t5x_lite.models.layers import (
     DropoutKey, Einsum, Embedding, compute_dtype, dropout as _dropout, hide_padded, initializer, padded_vocabulary, sinusoidal,
@@ -71,17 +71,22 @@ class Decoder(nn.Module):
     """A stack of causal layers: GPT-1 (post-norm), GPT-2 and GPT-3 (pre-norm)."""
 
     config: ModelConfig
-    layout = Layout.decoder
+    layout, place, pooling = Layout.decoder, '', Pooling.last  # as heads see it (t5x_lite.models.heads)
 
     def setup(self):
         self.embeddings = Embeddings(self.config)
         self.decoder = Stack(self.config, self.config.num_layers, causal=True)
 
     def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
+        outputs = self.states(batch, dropout)
+        return outputs | {'lm_logits': self.embeddings.logits(outputs['hidden'])}
+
+    def states(self, batch: Batch, dropout: DropoutKey | None, pooled: bool = False) -> Batch:
+        """What heads are put on: the states, before the output layer."""
+        del pooled  # there is no layer for that
         mask = Mask(packed_BL=batch['sequence_ids'], prefix_BM=batch['prefix'] > 0 if 'prefix' in batch else None)
         x_BLD = self.embeddings(batch['tokens'], _positions(batch), dropout)
-        hidden_BLD = self.decoder(x_BLD, Context(mask, key=dropout))
-        return {'hidden': hidden_BLD, 'lm_logits': self.embeddings.logits(hidden_BLD)}
+        return {'hidden': self.decoder(x_BLD, Context(mask, key=dropout))}
 
     def decode(self, tokens_BL: jax.Array, positions_BL: jax.Array, keys_BM: jax.Array, cache: Cache, prefix_BM: jax.Array | None = None) -> jax.Array:
         """Logits [B, L, V'] of the tokens of one pass, with what earlier passes left in the collection 'cache'.
@@ -95,6 +100,10 @@ class Decoder(nn.Module):
         return self.embeddings.logits(self.decoder(self.embeddings(tokens_BL, positions_BL, None), context))
 
     @staticmethod
+    def states_flops(config: ModelConfig, length: int) -> int:
+        return stack_flops(config, config.num_layers, length)
+
+    @staticmethod
     def forward_flops(config: ModelConfig, length: int, predictions: int) -> int:
         """Of one sequence; attention is counted for all pairs of positions, of which a causal one needs half."""
         del predictions  # every token is one
@@ -105,7 +114,7 @@ class EncoderDecoder(nn.Module):
     """Two stacks, the second reading the first: T5 (Raffel et al., 2020)."""
 
     config: ModelConfig
-    layout = Layout.encoder_decoder
+    layout, place, pooling = Layout.encoder_decoder, '', Pooling.mean  # as heads see it (t5x_lite.models.heads)
 
     def setup(self):
         config = self.config
@@ -127,6 +136,11 @@ class EncoderDecoder(nn.Module):
         x_BLD = self.embeddings(batch['tokens'], _positions(batch), dropout)
         return self.encoder(x_BLD, Context(Mask(packed_BL=batch['sequence_ids']), key=dropout))
 
+    def states(self, batch: Batch, dropout: DropoutKey | None, pooled: bool = False) -> Batch:
+        """What heads are put on: the encoder's output. Of such a model the decoder has no parameters."""
+        del pooled  # there is no layer for that
+        return {'hidden': self.encode(batch, dropout)}
+
     def decode(
         self,
         tokens_BL: jax.Array,
@@ -140,6 +154,10 @@ class EncoderDecoder(nn.Module):
         """As `Decoder.decode`. `memory_BMD` (what `encode` gave) is needed by the first pass only, `memory_keys_BM` (False for padding) by all."""
         context = Context(Mask(keys_BM=keys_BM), memory_BMD=memory_BMD, memory_mask=Mask(keys_BM=memory_keys_BM), cache=cache)
         return self.embeddings.logits(self.decoder(self.embeddings(tokens_BL, positions_BL, None), context))
+
+    @staticmethod
+    def states_flops(config: ModelConfig, length: int) -> int:
+        return stack_flops(config, config.num_layers, length)
 
     @staticmethod
     def forward_flops(config: ModelConfig, length: int, predictions: int) -> int:

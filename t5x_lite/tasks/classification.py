@@ -1,16 +1,17 @@
-"""Classes and numbers from labelled examples: the loss, and the scores of a whole held-out set."""
+"""Classes, numbers and sets of labels from labelled examples: the loss, and the scores of a whole held-out set."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite.config import Config
-from t5x_lite.evaluation import metrics
+from t5x_lite.evaluation import metrics, metrics_classes
 from t5x_lite.training.losses import Batch, Metrics, cross_entropy, example_weights, weighted_accuracy
 
 
 class LabelledLoss:
-    """Cross-entropy for integer labels; squared error for float ones, whose logits are one number."""
+    """Cross-entropy for integer labels [B]; squared error for float ones [B], whose logits are one number; for sets of labels, float [B, C] of 0 and 1, the
+    binary cross-entropy of each label, summed over an example's labels and divided by their number."""
 
     def __init__(self, config: Config):
         del config  # nothing in it changes this loss
@@ -20,6 +21,12 @@ class LabelledLoss:
 
     def __call__(self, outputs: dict[str, jax.Array], batch: Batch) -> tuple[dict[str, jax.Array], Metrics]:
         logits, labels, weights = outputs['logits'], batch['labels'], example_weights(batch)
+        if labels.ndim == 2:
+            # log(1 + exp(x)) - x y, without overflow.
+            each = jnp.maximum(logits, 0) - logits * labels + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+            total, count = jnp.sum(jnp.mean(each, axis=1) * weights), jnp.sum(weights)
+            right = jnp.all((logits > 0) == (labels > 0), axis=1).astype(jnp.float32)
+            return {'loss': total}, {'binary_cross_entropy': (total, count), 'subset_accuracy': (jnp.sum(right * weights), count)}
         if jnp.issubdtype(labels.dtype, jnp.floating):
             total = jnp.sum(jnp.square(logits[:, 0] - labels) * weights)
             return {'loss': total}, {'mean_squared_error': (total, jnp.sum(weights))}
@@ -31,9 +38,11 @@ class LabelledLoss:
         return {'logits': outputs['logits'], 'labels': batch['labels'], 'weights': example_weights(batch)}
 
     def summarize(self, collected: dict[str, np.ndarray]) -> dict[str, float]:
-        """Scores of the whole set: see `evaluation.metrics.classification` and `.regression`."""
+        """Scores of the whole set: see `evaluation.metrics.classification` and `.regression`, and `metrics_classes.multi_label`."""
         real = collected['weights'] > 0
         labels, logits = collected['labels'][real], collected['logits'][real]
+        if labels.ndim == 2:
+            return metrics_classes.multi_label(labels, (logits > 0).astype(np.int64))
         if np.issubdtype(labels.dtype, np.floating):
             return metrics.regression(labels, logits[:, 0])
         return metrics.classification(labels, logits.argmax(axis=-1), logits.shape[-1])

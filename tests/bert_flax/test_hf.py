@@ -1,5 +1,7 @@
 """BERT's Hugging Face folders, whatever their age and spelling: names, precisions, heads and fields."""
 
+import dataclasses
+
 import jax
 import ml_dtypes
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import safetensors.numpy as library
 
 from bert_flax.hf import Bert
-from t5x_lite.config import Activation, ModelConfig, NormPlace
+from t5x_lite.config import Activation, ModelConfig, NormPlace, Pooling
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.interop import folder
@@ -88,13 +90,34 @@ def test_one_weight_under_two_names_is_refused(tmp_path):
 
 
 def test_heads_of_other_tasks_are_left_out_and_said(tmp_path, caplog):
-    """A token classifier's head has the names of a sentence classifier's: it is not taken for one."""
-    path = edit(
-        CLASSIFIER, tmp_path, add=lambda values: {'qa_outputs.bias': np.zeros(2, np.float32)}, architectures=['BertForTokenClassification']
-    )
+    """A multiple choice's head has the names of a sentence classifier's: it is not taken for one."""
+    path = edit(CLASSIFIER, tmp_path, add=lambda values: {'qa_outputs.bias': np.zeros(2, np.float32)}, architectures=['BertForMultipleChoice'])
     config, params = folder.load(str(path))
     assert (config.module, config.num_labels, params.keys()) == ('bert_flax.bert:Bert', 0, {'encoder'})
     assert 'heads are left out' in caplog.text and 'qa_outputs.bias' in caplog.text
+
+
+def test_a_token_classifier_and_back(tmp_path):
+    """Its body is BERT's; a pooler that lies beside it is left out."""
+    path = edit(CLASSIFIER, tmp_path, architectures=['BertForTokenClassification'])
+    config, params = folder.load(str(path))
+    assert (config.module, config.body, config.num_labels) == ('t5x_lite.models.heads:TokenHead', 'bert_flax.bert:Bert', 3)
+    assert params.keys() == {'encoder', 'classifier'} and 'pooler' not in params['encoder']
+    folder.save(str(tmp_path / 'out'), config, params, labels=('O', 'B', 'I'))
+    assert folder.read_fields(str(tmp_path / 'out'))['architectures'] == ['BertForTokenClassification']
+    assert_same_tree(folder.load(str(tmp_path / 'out'))[1], params)
+
+
+def test_heads_of_ours_are_exported_where_transformers_has_them(tmp_path):
+    config, params = folder.load(str(CLASSIFIER))
+    ours = dataclasses.replace(config, module='t5x_lite.models.heads:SequenceHead', body='bert_flax.bert:Bert')
+    for number, known in enumerate((config, ours, dataclasses.replace(config, body='bert_flax.bert:Bert'))):
+        folder.save(str(tmp_path / f'out{number}'), known, params)
+        assert folder.read_fields(str(tmp_path / f'out{number}'))['architectures'] == ['BertForSequenceClassification']
+    with pytest.raises(UserError, match='config.model.pooling=mean cannot be exported'):
+        folder.save(str(tmp_path / 'mean'), dataclasses.replace(ours, pooling=Pooling.mean), params)
+    with pytest.raises(UserError, match='SequenceHead.* on t5x_lite.models.language_model:Decoder has no counterpart'):
+        folder.save(str(tmp_path / 'gpt'), dataclasses.replace(ours, body='t5x_lite.models.language_model:Decoder'), params)
 
 
 def test_a_stated_head_that_is_absent_is_an_error(tmp_path):

@@ -26,6 +26,7 @@ LIVE = {
         'BertForSequenceClassification',
         dict(hidden_act='gelu', hidden_size=32, num_attention_heads=2, vocab_size=50, num_labels=5),
     ),
+    'tags': ('BertForTokenClassification', dict(hidden_act='gelu', hidden_size=32, num_attention_heads=2, vocab_size=50, num_labels=4)),
 }
 
 
@@ -62,6 +63,8 @@ def test_live_comparison(name, transformers, tmp_path):
                 near(outputs[ours], getattr(out, key).numpy())
         if architecture == 'BertForSequenceClassification':
             near(outputs['logits'], out.logits.numpy())
+        if architecture == 'BertForTokenClassification':
+            near(real(arrays, outputs['logits']), real(arrays, out.logits))
         if 'mlm_logits' in outputs:
             logits = out.prediction_logits if architecture == 'BertForPreTraining' else out.logits
             near(real(arrays, outputs['mlm_logits'][..., : config.vocab_size]), real(arrays, logits))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from t5x_lite.config import Config
-from t5x_lite.data import tables, tokenizers
+from t5x_lite.data import tables, text_rows, tokenizers
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.errors import UserError
 from tests.data.table_material import CLS, PAD, SEP, VOCAB, WORDS, all_of, labelled, rows_of, tsv, vocabulary, words
@@ -50,7 +50,7 @@ def test_truncation_drops_the_last_token_of_the_longer_until_it_fits():
     for budget in range(1, 12):
         for first in range(14):
             for second in range(14):
-                assert tables._truncate([first, second], budget) == _pop_one_by_one(first, second, budget)
+                assert text_rows._truncate([first, second], budget) == _pop_one_by_one(first, second, budget)
 
 
 def test_epochs_are_permutations_and_indices_are_pure(make):

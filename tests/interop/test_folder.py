@@ -24,7 +24,8 @@ class Toy:
     modules = {'ToyModel': 'tests.interop.test_folder:Toy'}
     required = {'ToyModel': ('body',)}
     always = ('body',)
-    private = frozenset()
+    private = heads = frozenset()
+    body = ''
     tied, head, depth = {}, '', 'num_layers'
     loss = source = ''
     _rules = (

@@ -1,0 +1,74 @@
+"""Answers to questions about texts, as spans of them."""
+
+from collections.abc import Iterable, Iterator
+import itertools
+from typing import Any
+
+import jax
+import numpy as np
+
+from t5x_lite.config import Config
+from t5x_lite.data.reading import Windows
+from t5x_lite.data.squad_files import Question
+from t5x_lite.data.tokenizers import Tokenizer
+from t5x_lite.dotted_names import resolve
+from t5x_lite.errors import UserError
+from t5x_lite.evaluation import reading
+from t5x_lite.evaluation.predictor import WIDTHS
+
+_SHOWN = 5  # of the best answers
+
+
+class AnswerPredictor:
+    """`predictor(pairs)` yields for each (question, text) the answer, its characters in the text and its probability, and the best others.
+
+    The answer is '' where config.data.no_answers allows that and its score is above the threshold.
+
+    Args:
+      config: of the run, complete.
+      params: its parameters, nested dict of arrays.
+    """
+
+    def __init__(self, config: Config, params: dict[str, Any], tokenizer: Tokenizer, batch_size: int = 32):
+        self._config, self._params, self._tokenizer, self._batch_size = config, params, tokenizer, batch_size
+        module = resolve(config.model.module, 'config.model.module', 'apply')(config.model)
+
+        def apply(params: Any, batch: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
+            outputs = module.apply({'params': params}, batch)
+            return outputs['start_logits'], outputs['end_logits']
+
+        self._apply = jax.jit(apply)
+
+    def check(self, text: tuple[str, ...], number: int = 0) -> None:
+        """Raises UserError for a pair, the `number`-th, that cannot be answered."""
+        del number
+        if len(text) != 2:
+            raise UserError(f'{len(text)} texts in {" | ".join(text)[:80]!r}; give a question and the text that answers it: --text and --text_b, or with a tab')
+        for part, what in zip(text, ('question', 'text')):
+            if not part.strip():
+                raise UserError(f'the {what} is empty; give a question and the text that answers it')
+
+    def __call__(self, texts: Iterable[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
+        texts, data = iter(texts), self._config.data
+        while chunk := list(itertools.islice(texts, self._batch_size)):
+            for pair in chunk:
+                self.check(pair)
+            asked = [Question(str(place), '', context, question, (), '') for place, (question, context) in enumerate(chunk)]
+            windows = Windows(asked, self._tokenizer, data.seq_len, data.stride, data.max_question)
+            starts, ends = self._logits(windows)
+            found = reading.replies(windows, starts, ends, max_answer=data.max_answer, null=data.no_answers, threshold=data.no_answer_threshold)
+            for (question, _), reply in zip(chunk, found, strict=True):
+                best = [{'answer': each.text, 'probability': round(each.probability, 6)} for each in reply.best[:_SHOWN]]
+                yield {'text': question, 'answer': reply.text, 'start': reply.start, 'stop': reply.stop, 'best': best}
+
+    def _logits(self, windows: Windows) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        starts, ends = [], []
+        for first in range(0, len(windows), self._batch_size):
+            rows = np.arange(first, min(first + self._batch_size, len(windows)))
+            longest = int(windows.lengths[rows].max())
+            width = min(next((size for size in WIDTHS if size >= longest), windows.seq_len), windows.seq_len)
+            filled = np.pad(rows, (0, (self._batch_size if len(windows) > 1 else 1) - len(rows)), mode='edge')
+            found = self._apply(self._params, windows.features(filled, width))
+            for kept, logits in zip((starts, ends), found, strict=True):
+                kept += list(np.asarray(logits)[: len(rows)])
+        return starts, ends

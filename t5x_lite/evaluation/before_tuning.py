@@ -1,0 +1,32 @@
+"""What a person should know before a fine-tuning run begins: how far one gets without a transformer. (numpy only)"""
+
+import numpy as np
+
+from t5x_lite.data import random
+from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.data.tables import LabelledExamples
+from t5x_lite.evaluation import bag_of_words
+
+# Of a table's parts and of a text, so that baselines cost seconds.
+MOST_ROWS, _MOST_CHARACTERS = 10_000, 5_000
+
+
+def baselines(train: DataFunction, validation: DataFunction, most_rows: int = MOST_ROWS) -> str:
+    """Lines of what a majority vote and a bag of words reach on the held-out rows of a labelled table; '' for a run on anything else.
+
+    Args:
+      most_rows: of larger parts that many rows are read, drawn at random, always the same; and that is said.
+    """
+    sources = [data.sources(data.stages[0])[0] for data in (train, validation)]
+    if not all(isinstance(source, LabelledExamples) for source in sources):
+        return ''
+    parts, said = [], []
+    for source in sources:
+        rows = np.arange(len(source))
+        if len(rows) > most_rows:
+            rows = np.sort(random.permute(np.arange(most_rows), len(rows), random.key(0, 'before_tuning')))
+            said.append(f'{most_rows:,} of the {len(source):,} {source.split} rows')
+        parts += [[tuple(text[:_MOST_CHARACTERS] for text in source.texts[row]) for row in rows], source.labels[rows]]
+    numbers = sources[0].labels.ndim == 1 and np.issubdtype(sources[0].labels.dtype, np.floating)
+    lines = bag_of_words.say(bag_of_words.measure(*parts, 0 if numbers else sources[0].num_labels))
+    return lines + (f' (read: {" and ".join(said)})' if said else '')

@@ -1,0 +1,59 @@
+"""Answers as spans of a text: the loss, and SQuAD's scores of a whole held-out set."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t5x_lite.config import Config
+from t5x_lite.data.question_examples import QuestionExamples
+from t5x_lite.evaluation import metrics_reading, metrics_text, reading
+from t5x_lite.training.losses import Batch, Metrics, cross_entropy, example_weights
+
+
+class SpanLoss:
+    """The mean of the cross-entropies of an answer's first and last token (Devlin et al., 2018, section 4.2), over the windows of the global batch."""
+
+    def __init__(self, config: Config):
+        self._config, self._held_out = config, None
+
+    def weights(self, batch: Batch) -> dict[str, jax.Array]:
+        return {'loss': jnp.sum(_weights(batch))}
+
+    def __call__(self, outputs: dict[str, jax.Array], batch: Batch) -> tuple[dict[str, jax.Array], Metrics]:
+        weights = _weights(batch)
+        starts, ends = outputs['start_logits'], outputs['end_logits']
+        each = (cross_entropy(starts, batch['answer_starts']) + cross_entropy(ends, batch['answer_ends'])) * jnp.float32(0.5)
+        right = (jnp.argmax(starts, axis=-1) == batch['answer_starts']) & (jnp.argmax(ends, axis=-1) == batch['answer_ends'])
+        total, count = jnp.sum(each * weights), jnp.sum(weights)
+        return {'loss': total}, {'cross_entropy': (total, count), 'window_accuracy': (jnp.sum(right.astype(jnp.float32) * weights), count)}
+
+    def collect(self, outputs: dict[str, jax.Array], batch: Batch) -> dict[str, jax.Array]:
+        """What `summarize` needs of each window, at one width whatever the batch's."""
+        more = [(0, 0), (0, self._config.data.seq_len - batch['tokens'].shape[1])]
+        padded = {name: jnp.pad(outputs[f'{name}_logits'], more) for name in ('start', 'end')}
+        return padded | {'weights': example_weights(batch)}
+
+    def summarize(self, collected: dict[str, np.ndarray]) -> dict[str, float]:
+        """Percentages: em and f1 of SQuAD 1.1; with config.data.no_answers those of SQuAD 2.0 (`metrics_reading.squad_v2`), at the threshold
+        config.data.no_answer_threshold and at the best one. Of a part of the windows, those questions are scored whose windows are all there."""
+        if self._held_out is None:
+            self._held_out = QuestionExamples(self._config, 'validation', self._config.seed, self._config.data.seq_len).windows
+        windows, data = self._held_out, self._config.data
+        real = collected['weights'] > 0
+        starts, ends = collected['start'][real], collected['end'][real]
+        there = len(starts)
+        starts, ends = (np.concatenate([part[: len(windows)], np.zeros((max(0, len(windows) - there), part.shape[1]))]) for part in (starts, ends))
+        found = reading.replies(windows, starts, ends, max_answer=data.max_answer, null=data.no_answers, threshold=float('inf'))
+        scored = [(question, reply) for question, reply, last in zip(windows.questions, found, windows.first_windows[1:], strict=True) if last <= there]
+        if not scored:
+            return {'exact' if data.no_answers else 'em': float('nan'), 'f1': float('nan')}
+        targets = [[answer.text for answer in question.answers] for question, _ in scored]
+        texts = [reply.text for _, reply in scored]
+        if data.no_answers:
+            return metrics_reading.squad_v2(targets, texts, [reply.null_margin for _, reply in scored], data.no_answer_threshold)
+        return metrics_text.squad(targets, texts)
+
+
+def _weights(batch: Batch) -> jax.Array:
+    weights = example_weights(batch)
+    return weights * batch['answer_weights'] if 'answer_weights' in batch else weights

@@ -1,0 +1,124 @@
+"""Tags for the words of a text."""
+
+from collections.abc import Iterable, Iterator
+import itertools
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+from t5x_lite.config import Config
+from t5x_lite.data import tagged, tags, word_pieces
+from t5x_lite.data.tokenizers import Tokenizer
+from t5x_lite.data.word_pieces import Pieces
+from t5x_lite.dotted_names import resolve
+from t5x_lite.errors import UserError
+from t5x_lite.evaluation.predictor import WIDTHS
+
+_OPENING, _CLOSING = '([{<"\'«„“”‘’¿¡`', ')]}>"\'»“”‘’.,;:!?…`'
+
+
+def words_of(text: str) -> list[tuple[int, int]]:
+    """(start, stop) of the words of a text: what white space separates, marks at its ends apart, as tagged files have them.
+
+    'Ann (of Rome) left.' -> Ann ( of Rome ) left .        a stop stays with a word that has another in it: U.S. e.g.
+    """
+    found = []
+    for match in re.finditer(r'\S+', text):
+        start, stop = match.span()
+        ends = []
+        while start < stop and text[start] in _OPENING:
+            found.append((start, start + 1))
+            start += 1
+        while stop > start and text[stop - 1] in _CLOSING and not (text[stop - 1] == '.' and '.' in text[start : stop - 1].strip('.')):
+            ends.append((stop - 1, stop))
+            stop -= 1
+        found += [(start, stop)] * (start < stop) + ends[::-1]
+    return found
+
+
+class TagPredictor:
+    """`predictor(texts)` yields for each text its words with tags and probabilities, and its entities with their characters.
+
+    A probability is that of the tag given to the word's first piece, which `word_pieces.word_tags` may write otherwise; of a conditional random field its
+    marginal. A text that is longer than the run's sequences is
+    read in parts of whole words, and parts do not see each other.
+
+    Args:
+      config: of the run, complete.
+      params: its parameters, nested dict of arrays.
+    """
+
+    def __init__(self, config: Config, params: dict[str, Any], tokenizer: Tokenizer, batch_size: int = 32):
+        self._config, self._params, self._batch_size = config, params, batch_size
+        self._tags = tagged.tag_set(config)
+        self._seq_len, self._pad = config.data.seq_len, tokenizer.pad_id or 0
+        self._cutter = tagged.cutter(config, tokenizer, self._seq_len)
+        module = resolve(config.model.module, 'config.model.module', 'apply')(config.model)
+
+        def apply(params: Any, batch: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
+            outputs = module.apply({'params': params}, batch)
+            return outputs['tags'], outputs['probabilities']
+
+        self._apply = jax.jit(apply)
+
+    def check(self, text: tuple[str, ...], number: int = 0) -> None:
+        """Raises UserError for a text, the `number`-th, that cannot be answered."""
+        del number
+        if len(text) > 1:
+            raise UserError(f'{len(text)} texts in {" | ".join(text)[:80]!r}, and words are tagged of one at a time; leave the second out')
+
+    def __call__(self, texts: Iterable[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
+        texts = iter(texts)
+        while chunk := list(itertools.islice(texts, self._batch_size)):
+            for text in chunk:
+                self.check(text)
+            places = [words_of(text) for text, in chunk]
+            parts = [self._parts([text[start:stop] for start, stop in found]) for (text,), found in zip(chunk, places, strict=True)]
+            answered = iter(self._tagged([part for of_text in parts for part in of_text]))
+            for (text,), found, of_text in zip(chunk, places, parts, strict=True):
+                named = [pair for _ in of_text for pair in next(answered)]
+                yield self._answer(text, found, named)
+
+    def _parts(self, words: list[str]) -> list[Pieces]:
+        """A text in rows of whole words; a word longer than a row is one of no pieces."""
+        parts, first = [], 0
+        while first < len(words):
+            pieces = self._cutter.cut([('', words[first:])])[0]
+            count = len(words) - first - pieces.lost
+            parts.append(Pieces(pieces.ids, pieces.words, max(count, 1)))
+            first += max(count, 1)
+        return parts
+
+    def _tagged(self, rows: list[Pieces]) -> Iterator[list[tuple[str, float]]]:
+        """(tag, probability) of each word of each row."""
+        every, missing = self._config.data.every_piece, self._tags.names[0] if self._tags.scheme is None else tags.OUTSIDE
+        for start in range(0, len(rows), self._batch_size):
+            chunk = rows[start : start + self._batch_size]
+            longest = max(len(pieces.ids) for pieces in chunk)
+            width = min(next((size for size in WIDTHS if size >= longest), self._seq_len), self._seq_len)
+            size = self._batch_size if len(rows) > 1 else 1
+            batch = tagged.pieces_features(chunk + [chunk[0]] * (size - len(chunk)), width, self._pad)
+            batch['tagged'] = np.zeros_like(batch['tokens'])
+            for place, pieces in enumerate(chunk):
+                batch['tagged'][place, pieces.labelled(every)] = 1
+            found, probabilities = map(np.asarray, self._apply(self._params, batch))
+            for place, pieces in enumerate(chunk):
+                named = word_pieces.word_tags(pieces, found[place, : len(pieces.ids)], self._tags, missing, every)
+                owners, first = np.unique(pieces.words[pieces.labelled(False)], return_index=True)
+                at = dict(zip(owners.tolist(), pieces.labelled(False)[first].tolist(), strict=True))
+                chances = [float(probabilities[place, at[word], found[place, at[word]]]) if word in at else 0.0 for word in range(len(named))]
+                yield list(zip(named, np.clip(chances, 0.0, 1.0).tolist(), strict=True))  # marginals are sums that round
+
+    def _answer(self, text: str, places: list[tuple[int, int]], named: list[tuple[str, float]]) -> dict[str, Any]:
+        words = [
+            {'word': text[start:stop], 'tag': tag, 'probability': round(chance, 6)} for (start, stop), (tag, chance) in zip(places, named, strict=True)
+        ]
+        answer = {'text': text, 'words': words}
+        if self._tags.scheme is not None:
+            answer['entities'] = [
+                {'type': kind, 'text': text[places[first][0] : places[last - 1][1]], 'start': places[first][0], 'stop': places[last - 1][1]}
+                for kind, first, last in tags.spans([tag for tag, _ in named])
+            ]
+        return answer

@@ -1,0 +1,205 @@
+"""Heads for fine-tuning on any body: an encoder, a decoder, the encoder of an encoder-decoder.
+
+A body is a module that turns a batch into states, named by `config.model.body` ('bert_flax.bert:Bert', 't5x_lite.models.language_model:Decoder', ...). It says
+
+    layout        how rows are laid out for it
+    place         under which name its parameters lie in its pre-training module, '' at the top; so weights are merged by path, and nothing is renamed
+    pooling       how a sequence is summarised where config.model.pooling does not say
+    states(batch, dropout, pooled) -> {'hidden': [B, L, D], 'pooled': [B, D] only where asked for and the body has a layer for it}
+    states_flops(config, length)
+
+and a pre-training module says which body it is built on (`body`, a dotted name), or is one itself. A head knows nothing of how it is trained. All heads return
+the body's states and `logits`, float32; `labels` in a batch change nothing but what is said of them (TokenHead). Shape letters: B batch, L length, D model,
+C classes, N choices.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from t5x_lite.config import Layout, ModelConfig, Pooling
+from t5x_lite.dotted_names import resolve
+from t5x_lite.errors import UserError
+from t5x_lite.models import crf
+from t5x_lite.models.layers import DropoutKey, Einsum, compute_dtype, dropout as _dropout, initializer
+from t5x_lite.models.transformer import EMBEDDING_KEY
+
+Batch = dict[str, jax.Array]
+
+_HEAD_KEY = EMBEDDING_KEY + 1  # of dropout
+
+
+def body_of(config: ModelConfig) -> str:
+    """The dotted name of the body of any model of ours: of a head, of a pre-training module, or its own; '' where there is none."""
+    if config.body or not config.module:
+        return config.body
+    module = resolve(config.module, 'config.model.module', 'apply')
+    return config.module if hasattr(module, 'states') else getattr(module, 'body', '')
+
+
+def wants_body(config: ModelConfig) -> bool:
+    """Whether the model is a head whose body is not said yet."""
+    module = resolve(config.module, 'config.model.module', 'apply') if config.module else None
+    return hasattr(module, 'body_class') and not (config.body or module.body)
+
+
+class Head(nn.Module):
+    """What heads share: the body, its dropout, and a linear layer of theirs.
+
+    Attributes:
+      body: the dotted name of the body where config.model.body is empty.
+      reads: fields of ModelConfig that only some heads read.
+    """
+
+    config: ModelConfig
+    body, reads = '', ()
+
+    @classmethod
+    def body_class(cls, config: ModelConfig) -> Any:
+        """
+        Raises:
+          UserError: no body is named, or what is named is none.
+        """
+        name = config.body or cls.body
+        if not name:
+            raise UserError(
+                'config.model.body is empty; take it from weights with --config.init_from, or name one: bert_flax.bert:Bert, '
+                't5x_lite.models.language_model:Decoder or t5x_lite.models.language_model:EncoderDecoder'
+            )
+        return resolve(name, 'config.model.body', 'states')
+
+    @classmethod
+    def layout_of(cls, config: ModelConfig) -> Layout:
+        """
+        Raises:
+          UserError: no body, or a field that is of another head.
+        """
+        layout = cls.body_class(config).layout
+        if config.crf and 'crf' not in cls.reads:
+            raise UserError(f'config.model.crf scores the tags of tokens together, and {cls.__name__} has none; leave it out, or take TokenHead')
+        if config.pooling != Pooling.auto and 'pooling' not in cls.reads:
+            raise UserError(f'config.model.pooling={config.pooling.name} is of heads over a whole sequence, not of {cls.__name__}; leave it out')
+        return layout
+
+    def _make_body(self) -> None:
+        made = self.body_class(self.config)
+        if made.place:
+            setattr(self, made.place, made(self.config))
+            self._place = made.place
+        else:
+            self.states_of = made(self.config)
+            nn.share_scope(self, self.states_of)  # its parameters lie at the top
+            self._place = 'states_of'
+
+    def _states(self, batch: Batch, dropout: DropoutKey | None, pooled: bool = False) -> Batch:
+        return getattr(self, self._place).states(batch, dropout, pooled)
+
+    def _layer(self, outputs: int) -> Einsum:
+        config = self.config
+        return Einsum((config.d_model, outputs), ('embed', 'labels'), compute_dtype(config), initializer(config, config.d_model))
+
+    def _dropped(self, x: jax.Array, dropout: DropoutKey | None) -> jax.Array:
+        return _dropout(x, self.config.dropout, dropout if dropout is None else dropout.fold(_HEAD_KEY), 0)
+
+    def _summary(self, batch: Batch, dropout: DropoutKey | None) -> tuple[Batch, jax.Array]:
+        """(states, one vector a row [B, D]), as config.model.pooling says."""
+        how = self.config.pooling
+        if how == Pooling.auto:
+            how = self.body_class(self.config).pooling
+        outputs = self._states(batch, dropout, pooled=how == Pooling.cls)
+        return outputs, outputs['pooled'] if 'pooled' in outputs else pool(outputs['hidden'], batch['sequence_ids'] > 0, how)
+
+    @classmethod
+    def forward_flops(cls, config: ModelConfig, length: int, predictions: int) -> int:
+        """Of one sequence."""
+        del predictions
+        return cls.body_class(config).states_flops(config, length) + 2 * config.d_model * (config.d_model + config.num_labels)
+
+
+def pool(hidden_BLD: jax.Array, real_BL: jax.Array, how: Pooling) -> jax.Array:
+    """One vector a row [B, D]: of the first position, of the last real one, or the mean over real ones; of a row without any, zeros for the mean."""
+    if how == Pooling.cls:
+        return hidden_BLD[:, 0]
+    if how == Pooling.last:
+        places_BL = jax.lax.broadcasted_iota(jnp.int32, real_BL.shape, 1)
+        last_B = jnp.max(jnp.where(real_BL, places_BL, 0), axis=1)
+        chosen_BL = places_BL == last_B[:, None]
+    else:
+        chosen_BL = real_BL
+    # Summed in float32 and not gathered: a gather along a sharded length has a transpose that partitioners lay out badly.
+    weights_BL = chosen_BL.astype(jnp.float32)
+    total_BD = jnp.sum(jnp.where(chosen_BL[:, :, None], hidden_BLD.astype(jnp.float32), jnp.float32(0)), axis=1)
+    return (total_BD / jnp.maximum(jnp.sum(weights_BL, axis=1, keepdims=True), jnp.float32(1))).astype(hidden_BLD.dtype)
+
+
+class SequenceHead(Head):
+    """A linear layer over the summary of a sequence: logits [B, C] of classes, of several labels, or one number for regression."""
+
+    reads = ('pooling',)
+
+    def setup(self):
+        self._make_body()
+        self.classifier = self._layer(self.config.num_labels)
+
+    def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
+        outputs, summary_BD = self._summary(batch, dropout)
+        return outputs | {'logits': self.classifier('BD,DC->BC', self._dropped(summary_BD, dropout)).astype(jnp.float32)}
+
+
+class TokenHead(Head):
+    """A linear layer over every token: logits [B, L, C], and with config.model.crf a conditional random field over the tokens where `tagged` is set.
+
+    Outputs beside logits, of the softmax or the field alike, so that neither losses nor answers know which it is:
+
+        tags [B, L] int32             the best; with a field the best sequence, not the best at each token
+        probabilities [B, L, C]       of each tag at each token, given the row; of a field its marginals
+        log_likelihood [B]            of `labels`, a sum over the tagged tokens of a row; only where the batch has labels
+
+    What is not used of these is not computed: the compiler leaves it out.
+    """
+
+    reads = ('crf',)
+
+    def setup(self):
+        self._make_body()
+        self.classifier = self._layer(self.config.num_labels)
+        if self.config.crf:
+            self.crf = crf.Crf(self.config.num_labels)
+
+    def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
+        outputs = self._states(batch, dropout)
+        logits_BLC = self.classifier('BLD,DC->BLC', self._dropped(outputs['hidden'], dropout)).astype(jnp.float32)
+        return outputs | {'logits': logits_BLC} | self._read(logits_BLC, batch)
+
+    def _read(self, logits_BLC: jax.Array, batch: Batch) -> Batch:
+        tagged_BL = (batch['tagged'] if 'tagged' in batch else batch['sequence_ids']) > 0
+        if self.config.crf:
+            scores = self.crf()
+            found = {'tags': crf.viterbi(logits_BLC, tagged_BL, scores)[0], 'probabilities': crf.marginals(logits_BLC, tagged_BL, scores)}
+            if 'labels' in batch:
+                found['log_likelihood'] = crf.log_likelihood(logits_BLC, batch['labels'], tagged_BL, scores)
+            return found
+        log_probabilities_BLC = jax.nn.log_softmax(logits_BLC, axis=-1)
+        found = {'tags': jnp.argmax(logits_BLC, axis=-1).astype(jnp.int32), 'probabilities': jnp.exp(log_probabilities_BLC)}
+        if 'labels' in batch:
+            classes = jax.lax.broadcasted_iota(jnp.int32, logits_BLC.shape, 2)
+            chosen_BLC = (classes == batch['labels'][:, :, None]) & tagged_BL[:, :, None]
+            found['log_likelihood'] = jnp.sum(jnp.where(chosen_BLC, log_probabilities_BLC, jnp.float32(0)), axis=(1, 2))
+        return found
+
+
+class SpanHead(Head):
+    """Two numbers for every token: start_logits and end_logits [B, L] of an answer (Devlin et al., 2018, section 4.2); padding is none."""
+
+    def setup(self):
+        self._make_body()
+        self.span = self._layer(2)
+
+    def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
+        outputs = self._states(batch, dropout)
+        logits_BL2 = self.span('BLD,DC->BLC', self._dropped(outputs['hidden'], dropout)).astype(jnp.float32)
+        # Below any real score, and finite: so that gradients are.
+        logits_BL2 = jnp.where((batch['sequence_ids'] > 0)[:, :, None], logits_BL2, jnp.float32(crf.NEVER))
+        return outputs | {'start_logits': logits_BL2[:, :, 0], 'end_logits': logits_BL2[:, :, 1]}

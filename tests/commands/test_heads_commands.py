@@ -1,0 +1,87 @@
+"""Tagging and sets of labels from the command line: what is said before training, what a run answers, and mistakes in one line."""
+
+import json
+
+import pytest
+
+from t5x_lite.config_values import from_json
+from tests.commands import forked, material
+from tests.data.tagged_material import columns, sentences
+
+SMALL = (
+    '--config.data.seq_len=16', '--config.data.length_buckets=()', '--config.batch_size=8', '--config.eval.batch_size=8', '--config.epochs=1',
+    f'--config.init_from={material.PRETRAINED}', '--config.log.tensorboard=False',
+)  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp('heads')
+
+
+@pytest.fixture(scope='module')
+def tagger(place):
+    """(workdir, what training said)."""
+    (place / 'train.conll').write_text(columns(sentences(40)))
+    (place / 'dev.conll').write_text(columns(sentences(10, seed=1)))
+    flags = ('--config=configs/ner.py', f'--config.data.train={place}/train.conll', f'--config.data.validation={place}/dev.conll', '--config.model.crf=True')
+    return place / 'tagger', forked.run('train', *SMALL, *flags, f'--workdir={place}/tagger').success
+
+
+def test_what_a_tagging_run_says(tagger):
+    workdir, said = tagger
+    assert 'tags in IOB2 (guessed), learnt in IOB2: 5' in said and 'at random: classifier/bias, classifier/kernel, crf/' in said
+    assert 'baseline' not in said
+    config = from_json(str(workdir / 'config.json'))
+    assert config.model.body == 'bert_flax.bert:Bert' and config.data.labels == ('O', 'B-LOC', 'I-LOC', 'B-PER', 'I-PER')
+    line = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()][-1]
+    assert {'eval/f1', 'eval/precision', 'eval/recall', 'eval/f1_PER', 'eval/accuracy', 'eval/crf_loss'} <= line.keys()
+
+
+def test_a_tagging_run_needs_nothing_but_itself(tagger, place):
+    workdir, _ = tagger
+    (place / 'train.conll').rename(place / 'gone.conll')
+    shown = forked.run('evaluate', f'--workdir={workdir}').success
+    assert '  f1  ' in shown and '  f1_LOC  ' in shown
+    shown = forked.run('predict', f'--workdir={workdir}', '--text=the man (red).').success.splitlines()
+    assert shown[0] == 'the man (red).' and [line.split()[0] for line in shown[1:]] == ['the', 'man', '(', 'red', ')', '.']
+    (place / 'texts.txt').write_text('the man\n\na tree runs\n')
+    said = forked.run('predict', f'--workdir={workdir}', f'--input={place}/texts.txt', f'--output={place}/tags.jsonl').success
+    answers = [json.loads(line) for line in (place / 'tags.jsonl').read_text().splitlines()]
+    assert said.startswith('3 answers') and [len(answer['words']) for answer in answers] == [2, 0, 3]
+    assert all(answer.keys() == {'text', 'words', 'entities'} for answer in answers)
+    refused = forked.run('predict', f'--workdir={workdir}', '--text=a', '--text_b=b').error
+    assert 'words are tagged of one at a time' in refused
+    (place / 'gone.conll').rename(place / 'train.conll')
+
+
+def test_sets_of_labels_and_baselines(place):
+    rows = ''.join(f'the {text} {number}\t{label}\n' for number in range(20) for text, label in (('good day', 'good|day'), ('bad', 'bad'), ('man', '')))
+    (place / 'sets.tsv').write_text('text\tlabels\n' + rows)
+    flags = ('--config=configs/classify.py', f'--config.data.train={place}/sets.tsv', '--config.data.label_separator=|')
+    said = forked.run('train', *SMALL, *flags, f'--workdir={place}/sets').success
+    assert '3 labels: bad (' in said
+    lines = [line for line in said.splitlines() if line.startswith('baseline, ')]
+    assert lines[0].startswith('baseline, majority: subset_accuracy ') and lines[1].startswith('baseline, bag of words: subset_accuracy 1.0000')
+    assert 'held out at step' in said and 'micro_f1' in said
+    shown = json.loads(_answer(place, 'sets', 'the good day'))
+    assert shown['probabilities'].keys() == {'good', 'bad', 'day'} and set(shown['labels']) <= {'good', 'bad', 'day'}
+    quiet = forked.run('train', *SMALL, *flags, f'--workdir={place}/quiet', '--config.data.baselines=False').success
+    assert 'baseline' not in quiet
+    assert 'baseline' not in forked.run('train', *SMALL, *flags, f'--workdir={place}/sets').success, 'a finished run'
+
+
+def _answer(place, run, text):
+    forked.run('predict', f'--workdir={place}/{run}', f'--text={text}', f'--output={place}/answer.jsonl').success
+    return (place / 'answer.jsonl').read_text()
+
+
+def test_mistakes(place, tagger):
+    files = (f'--config.data.train={place}/train.conll', f'--workdir={place}/never')
+    ner, classify = (*SMALL, '--config=configs/ner.py', *files), (*SMALL, '--config=configs/classify.py', *files)
+    assert 'best_metric=F1 is not a held-out metric' in forked.run('train', *ner, '--config.checkpoint.best_metric=F1').error
+    assert 'config.model.pooling=mean is of heads' in forked.run('train', *ner, '--config.model.pooling=mean').error
+    assert "config.model.body 'bert_flax.bert:Bertt'" in forked.run('train', *ner, '--config.model.body=bert_flax.bert:Bertt').error
+    both = ('--config.data.regression=True', '--config.data.label_separator=|')
+    assert 'leave one of them out' in forked.run('train', *classify, *both).error
+    assert not (place / 'never').exists()

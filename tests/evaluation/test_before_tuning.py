@@ -1,0 +1,43 @@
+"""Baselines of a run's own tables."""
+
+import re
+
+import numpy as np
+import pytest
+
+from t5x_lite.config import Config
+from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.evaluation.before_tuning import baselines
+from tests.data.table_material import vocabulary
+from tests.data.tagged_material import columns, sentences
+
+
+def run_of(folder, text, name='t.tsv', source='t5x_lite.data.tables:LabelledExamples', **fields):
+    (folder / name).write_text(text)
+    config = Config(batch_size=4)
+    config.data.source, config.data.tokenizer, config.data.train, config.data.seq_len = source, vocabulary(folder), str(folder / name), 16
+    for field, value in fields.items():
+        setattr(config.data, field, value)
+    return DataFunction(config, 'train'), DataFunction(config, 'validation')
+
+
+def test_classes_pairs_and_numbers(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [(f'the {"cat" if label else "dog"} {number}', str(label)) for number, label in enumerate(rng.integers(0, 2, 60))]
+    lines = baselines(*run_of(tmp_path, 'text\tlabel\n' + ''.join('\t'.join(row) + '\n' for row in rows))).splitlines()
+    assert lines[0].startswith('baseline, majority: accuracy 0.') and lines[1].startswith('baseline, bag of words: accuracy 1.0000')
+    pairs = 'sentence1\tsentence2\tlabel\n' + ''.join(f'{text}\ta man\t{label}\n' for text, label in rows)
+    assert 'bag of words: accuracy 1.0000' in baselines(*run_of(tmp_path, pairs))
+    numbers = 'text\tscore\n' + ''.join(f'{text}\t{float(label) + 0.5}\n' for text, label in rows)
+    assert re.search(r'bag of words: pearson (0\.9|1\.0)', baselines(*run_of(tmp_path, numbers, regression=True)))
+
+
+def test_large_tables_are_read_in_part_and_that_is_said(tmp_path):
+    text = 'text\tlabel\n' + ''.join(f'{"cat" if number % 3 else "dog"} {number}\t{number % 3 > 0}\n' for number in range(100))
+    said = baselines(*run_of(tmp_path, text), most_rows=20)
+    assert said.endswith(' (read: 20 of the 90 train rows)') and said == baselines(*run_of(tmp_path, text), most_rows=20)
+
+
+@pytest.mark.parametrize('source', ['t5x_lite.data.tagged:TaggedExamples'])
+def test_other_data_have_none(tmp_path, source):
+    assert baselines(*run_of(tmp_path, columns(sentences(20)), 't.conll', source)) == ''

@@ -1,0 +1,115 @@
+"""Tagging end to end: a tiny model learns invented entities, its scores are those of words, and a mesh changes no number."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from t5x_lite.checks import finalize
+from t5x_lite.config import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig
+from t5x_lite.data import tags, tokenizers
+from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.evaluation import metrics_tags, tag_predictor
+from t5x_lite.evaluation.evaluator import Evaluator
+from t5x_lite.evaluation.tag_predictor import TagPredictor
+from t5x_lite.tasks.tagging import TaggingLoss
+from t5x_lite.training import partitioning
+from t5x_lite.training.step import make_program, make_train_step
+from tests.data.table_material import vocabulary
+from tests.data.tagged_material import columns, sentences
+from tests.training import small
+
+
+def run_config(folder, crf=False, mesh=None, **data) -> Config:
+    (folder / 'train.conll').write_text(columns(sentences(400)))
+    (folder / 'dev.conll').write_text(columns(sentences(60, seed=1)))
+    config = Config(
+        steps=150,
+        batch_size=16,
+        loss='t5x_lite.tasks.tagging:TaggingLoss',
+        model=ModelConfig(
+            module='t5x_lite.models.heads:TokenHead', body='bert_flax.bert:Bert', vocab_size=21, vocab_multiple=8, num_layers=1, d_model=32, num_heads=8,
+            d_ff=64, max_positions=16, dropout=0.0, attention_dropout=0.0, crf=crf,
+        ),
+        data=DataConfig(
+            source='t5x_lite.data.tagged:TaggedExamples', train=str(folder / 'train.conll'), validation=str(folder / 'dev.conll'),
+            tokenizer=vocabulary(folder), seq_len=16, **data,
+        ),
+        optim=OptimConfig(learning_rate=1e-2, warmup_steps=5, eps=1e-3 if mesh else 1e-6),
+        mesh=MeshConfig(**(mesh or {})),
+    )  # fmt: skip
+    found = DataFunction(config, 'train').sources(DataFunction(config, 'train').stages[0])[0].resolved
+    for name, value in found.items():
+        group, field = name.split('.')
+        setattr(getattr(config, group), field, value)
+    return finalize(config)
+
+
+@pytest.mark.parametrize('crf, data', [(False, {}), (True, {'tag_scheme_out': 'BIOES', 'every_piece': True})])
+def test_a_tiny_model_learns_entities(tmp_path, crf, data):
+    config = run_config(tmp_path, crf, **data)
+    train, held_out = DataFunction(config, 'train'), DataFunction(config, 'validation')
+    mesh = partitioning.make_mesh(config, small.one_device())
+    program = make_program(config, mesh)
+    evaluate = Evaluator(program, held_out)
+    with jax.set_mesh(mesh):
+        state, step = program.init(), jax.jit(make_train_step(program))
+        before = evaluate(state.params)
+        for number in range(config.steps):
+            state, metrics = step(state, train.batch(number))
+            assert metrics['finite']
+    scores = evaluate(state.params)
+    assert scores['f1'] > 0.97 > 0.6 > before['f1'], scores
+    assert {'precision', 'recall', 'f1', 'f1_PER', 'f1_LOC', 'accuracy', 'token_accuracy', 'crf_loss' if crf else 'cross_entropy'} <= scores.keys()
+    predictor = TagPredictor(config, jax.tree.map(np.asarray, state.params), tokenizers.load(config.data.tokenizer), batch_size=4)
+    held = sentences(60, seed=1)
+    answers = list(predictor([(' '.join(words),) for words, _ in held]))
+    found = [[(entity['type'], entity['start'], entity['stop']) for entity in answer['entities']] for answer in answers]
+    wanted = []
+    for words, marks in held:
+        places = tag_predictor.words_of(' '.join(words))
+        wanted.append([(kind, places[first][0], places[last - 1][1]) for kind, first, last in tags.spans(marks)])
+    assert metrics_tags.entities(wanted, found)['f1'] == scores['f1'], 'an answer is what the evaluation scored'
+    assert [[word['word'] for word in answer['words']] for answer in answers] == [words for words, _ in held]
+    lowest = min((word['probability'], word['tag'], answer['text']) for answer in answers for word in answer['words'])
+    assert lowest[0] > 0.1 and all(word['probability'] <= 1 for answer in answers for word in answer['words']), lowest
+    empty, long = predictor([('',), (' '.join(['a', 'tree'] * 20),)])
+    assert empty == {'text': '', 'words': [], 'entities': []}
+    assert len(long['words']) == 40 and len(long['entities']) == 20, 'a long text is read in parts'
+
+
+@pytest.mark.parametrize('crf, mesh', [(False, {'fsdp': 2, 'tensor': 2}), (True, {'fsdp': 2, 'tensor': 2}), (True, {'tensor': 2, 'sequence': 2})])
+def test_a_mesh_and_microbatches_change_no_number(tmp_path, crf, mesh):
+    config = run_config(tmp_path, crf, mesh={'data': 2} | mesh)
+    batches = [DataFunction(config, 'train').batch(0)] * 3
+    sharded = small.train(dataclasses.replace(config, optim=dataclasses.replace(config.optim, microbatches=2)), batches=batches)
+    alone = small.train(dataclasses.replace(config, mesh=MeshConfig()), devices=small.one_device(), batches=batches)
+    np.testing.assert_allclose(sharded.curve, alone.curve, rtol=2e-4)
+    assert small.largest_difference(sharded.state.params, alone.state.params) < 2e-4
+    if crf:
+        assert np.abs(alone.state.params['crf']['transitions']).max() > 0, 'transitions are learnt'
+
+
+def test_words_that_were_cut_off_count_as_missed(tmp_path):
+    """Two persons, the second beyond the sequence: recall 1 of 2."""
+    config = run_config(tmp_path)
+    names = list(config.data.labels)
+    person, outside = names.index('B-PER'), names.index('O')
+    collected = {
+        'tags': np.array([[outside, person, outside, outside]], np.int32),
+        'words': np.array([[-1, 0, 1, -1]], np.int32),
+        'targets': np.array([[person, outside, person, -1]], np.int32),
+        'weights': np.ones(1, np.float32),
+    }
+    scores = TaggingLoss(config).summarize(collected)
+    assert (scores['precision'], scores['recall'], scores['accuracy']) == (1.0, 0.5, 2 / 3)
+
+
+def test_words_of_a_text():
+    def words(text):
+        return [text[start:stop] for start, stop in tag_predictor.words_of(text)]
+
+    assert words('Ann (of Rome) left.') == ['Ann', '(', 'of', 'Rome', ')', 'left', '.']
+    assert words('The U.S. said "no", e.g. 1,000 ...') == ['The', 'U.S.', 'said', '"', 'no', '"', ',', 'e.g.', '1,000', '.', '.', '.']
+    assert words('   ') == []
