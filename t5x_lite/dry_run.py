@@ -91,7 +91,7 @@ def as_flags(config: Config) -> list[str]:
 
 def description(run: Run) -> list[str]:
     """What is read for training and for evaluation, each line once."""
-    return list(dict.fromkeys(run.train.describe() + run.validation.describe()))
+    return list(dict.fromkeys([*run.notes, *run.train.describe(), *run.validation.describe()]))
 
 
 def unpadded(config: Config, mesh: Any) -> dict[str, Any]:

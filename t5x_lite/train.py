@@ -54,6 +54,7 @@ def main(argv: Sequence[str]) -> None:
         _evaluations(run),
         run.tokenizer_path,
         run.initial,
+        run.base,
     ).run()
 
 

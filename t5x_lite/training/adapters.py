@@ -30,7 +30,17 @@ PATTERN = r'.*/(lora_(a|b|scale)|scale_(in|out)|\w+_adapter_(down|up)(_bias)?)' 
 
 
 def wanted(config: TuneConfig) -> bool:
-    return bool(config.lora) or config.ia3 or config.adapters != Adapters.none
+    return bool(config.lora or config.ia3 or config.prefix or config.prompt) or config.adapters != Adapters.none
+
+
+def same(ours: TuneConfig, theirs: TuneConfig) -> bool:
+    """Whether both add the same, so that one run can go on with what another learnt."""
+
+    def added(config: TuneConfig) -> tuple:
+        size = config.adapter_size if config.adapters != Adapters.none else 0
+        return config.lora, config.adapters, size, config.ia3, config.prefix, config.prefix > 0 and config.prefix_cross, config.prompt
+
+    return added(ours) == added(theirs)
 
 
 def is_added(path: str) -> bool:
@@ -103,7 +113,7 @@ def merged(params: Any) -> Any:
     """Parameters with LoRA's products added to their kernels and (IA)^3's vectors multiplied into them: a model without adapters that computes the same.
 
     Raises:
-      UserError: bottleneck adapters, which no kernel can hold.
+      UserError: bottleneck adapters, prefixes and prompts, which no kernel can hold.
     """
     found = paths.leaves(params)
     if not any(map(is_added, found)):
@@ -113,6 +123,8 @@ def merged(params: Any) -> Any:
         name, _, kind = path.rpartition('/')
         if '_adapter_' in kind:
             raise UserError(f'{path}: a bottleneck adapter is not linear and cannot be merged; keep it, or use LoRA')
+        if kind.startswith('prefix_') or kind == 'prompt':
+            raise UserError(f'{path}: what stands in front of a sequence cannot be merged into weights; keep it, or use LoRA')
         if is_added(path):
             continue
         leaf = np.asarray(leaf)
