@@ -320,6 +320,16 @@ def load_params(path: str, ema: bool = True, load_base: Callable[[dict[str, Any]
     return config, loaded
 
 
+def base_of(path: str) -> dict[str, Any] | None:
+    """The base that the newest checkpoint of a workdir, or a checkpoint in it, was learnt beside; None where it holds everything."""
+    workdir, step = locate(path)
+    try:
+        run = ocp.checkpointables_metadata(os.path.join(workdir, FOLDER, str(step))).custom_metadata or {}
+    except Exception as error:
+        raise UserError(f'{workdir}/{FOLDER}/{step}: the checkpoint cannot be read ({_brief(error)}); name an earlier one, {workdir}/{FOLDER}/STEP') from error
+    return run['base'] if 'base' in run else None
+
+
 def save_params(workdir: str, config: Config, params: Any, tokenizer_path: str) -> None:
     """Writes a workdir that holds parameters alone, at step 0: what `init_from` reads."""
     os.makedirs(workdir, exist_ok=True)

@@ -64,6 +64,10 @@ def make_program(config: Config, mesh: Mesh, step: int = 0) -> Program:
     Raises:
       UserError: for dotted names that do not resolve, and rules that do not fit the parameters.
     """
+    if config.tune.prompt % mesh.shape['sequence']:
+        raise UserError(
+            f'config.mesh.sequence={mesh.shape["sequence"]} does not divide the {config.tune.prompt} virtual tokens of config.tune.prompt; change one of them'
+        )
     module = resolve(config.model.module, 'config.model.module', 'apply')(config.model)
     loss = resolve(config.loss, 'config.loss', 'weights')(config)
     transformation = optimizer(config)

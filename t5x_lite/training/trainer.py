@@ -131,7 +131,8 @@ class Trainer:
         ema = jax.tree.map(lambda x: x + 0, params) if self._config.ema_decay else {}
         groups = sorted({'/'.join(path.split('/')[:2]) for path in fresh})
         say(f'weights from {self._config.init_from}' + (f'; at random: {", ".join(groups)}' if fresh else ''))
-        return state.replace(params=params, ema=ema, opt_state=begun_at(self._program, params))
+        state = state.replace(params=params, ema=ema)
+        return state.replace(opt_state=begun_at(self._program, params)) if self._config.optim.decay_to_init else state
 
     # Checkpoints that hold what was learnt beside a base.
 

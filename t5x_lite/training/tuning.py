@@ -152,8 +152,9 @@ def plan(config: TuneConfig, params: Any, fresh: Sequence[str] = (), *, step: in
       fresh: config.init_fresh: patterns of what starts at random, and so learns beside adapters.
 
     Raises:
-      UserError: a pattern that is none or matches nothing, more layers frozen than there are, nothing left that learns.
+      UserError: a pattern that is none or matches nothing, more layers frozen than there are, nothing left that learns; see `stages` too.
     """
+    stages(config, steps)
     named = {path: layer_paths(path, leaf) for path, leaf in paths.leaves(params).items()}
     every = [name for names in named.values() for name in names]
     adapted = [name for name in every if adapters.is_added(name)]

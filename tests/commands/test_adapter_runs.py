@@ -157,6 +157,31 @@ def test_a_base_that_is_gone_or_another(place, lora):
         assert 'another base' in refused and str(base) in refused and f'{place}/child' in refused
 
 
+def test_many_adapters_on_one_base(place, lora, monkeypatch):
+    forked.run('train', *flags(place, 'ia3', '--config.tune.ia3')).success
+    text = '--text=good 3 of a kind'
+    alone = {run: forked.run('predict', f'--workdir={place}/{run}', text).success.split('\n', 1)[1] for run in ('lora', 'ia3')}
+    both = ''.join(['good 3 of a kind\n', *(f'{place}/{run}:\n{lines}' for run, lines in alone.items())])
+    assert forked.run('predict', f'--workdir={place}/lora', f'--adapter={place}/ia3', text).success == both
+    assert forked.run('predict', f'--workdir={place}/native', f'--adapter={place}/lora,{place}/ia3', text).success == both, 'the base itself is named'
+    out = place / 'both.jsonl'
+    said = forked.run('predict', f'--workdir={place}/lora', f'--adapter={place}/ia3', '--input=-', f'--output={out}', stdin=b'good one\nbad one\n').success
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    assert '2 answers' in said and [answer['text'] for answer in answers] == ['good one', 'bad one']
+    assert answers[0]['runs'].keys() == {f'{place}/lora', f'{place}/ia3'} and set(answers[0]['runs'][f'{place}/ia3']['probabilities']) == {'pos', 'neg'}
+    forked.run('train', *flags(place, 'beyond', '--config.tune.ia3', base='lora')).success
+    refused = forked.run('predict', f'--workdir={place}/lora', f'--adapter={place}/beyond', text).error
+    assert f'--adapter={place}/beyond is an adapter of another base' in refused and f'beside {place}/hf' in refused
+    assert 'hold all of its weights' in forked.run('predict', f'--workdir={place}/lora', f'--adapter={place}/native', text).error
+    assert '--step is of one run' in forked.run('predict', f'--workdir={place}/lora', f'--adapter={place}/ia3', '--step=2', text).error
+    read, load = [], folder.load
+    monkeypatch.setattr(folder, 'load', lambda path: read.append(path) or load(path))
+    weights = bases.Weights()
+    first, second = (paths.leaves(weights.run(str(place / run))[1]) for run in ('lora', 'ia3'))
+    assert read == [str(place / 'hf')]
+    assert first['encoder/embeddings/word/embedding'] is second['encoder/embeddings/word/embedding']
+
+
 def test_a_frozen_run_without_adapters_needs_nothing_but_itself_unless_asked(place):
     freeze = '--config.tune.freeze_layers=1'
     forked.run('train', *flags(place, 'frozen', freeze)).success
