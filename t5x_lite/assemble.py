@@ -180,7 +180,7 @@ def load_for_use(
     moved = config.init_from if config.init_from != saved.init_from else ''
     _, params = (weights or bases.Weights()).run(os.path.join(found, checkpoint.FOLDER, str(step)), ema=ema, moved=moved)
     _fill_in(config, saved)
-    config.tune = saved.tune  # what is beside the weights
+    config.tune = adapters.alone(saved.tune)  # what is beside the weights
     for name in ARCHITECTURE:
         if name not in _DRAWN and getattr(config.model, name) != getattr(saved.model, name):
             raise UserError(

@@ -30,8 +30,8 @@ class Weights:
             if place not in self._bases:
                 if not os.path.exists(place):
                     raise UserError(
-                        f'{path} holds only what was learnt beside the weights in {place}, which are gone; bring them back, or name where they lie '
-                        'now with --config.init_from=DIR'
+                        f'{path} holds only what was learnt beside the weights in {place}, which are gone; bring them back, or (evaluate, predict) '
+                        'name where they lie now with --config.init_from=DIR'
                     )
                 params = self.initial(place)[1]
                 self._bases[place] = params, learnt.fingerprint(params)

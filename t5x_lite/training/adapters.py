@@ -17,6 +17,7 @@ tokens read the text, where these see each other only, so that sequences packed 
 """
 
 from collections.abc import Callable
+import dataclasses
 import re
 from typing import Any
 import zlib
@@ -35,7 +36,7 @@ PATTERN = r'(.*/)?(lora_(a|b|scale)|scale_(in|out)|\w+_adapter_(down|up)(_bias)?
 
 
 def wanted(config: TuneConfig) -> bool:
-    return bool(config.lora or config.ia3 or config.prefix or config.prompt) or config.adapters != Adapters.none
+    return bool(config.lora or config.ia3 or config.prefix or config.prefix_cross or config.prompt) or config.adapters != Adapters.none
 
 
 def same(ours: TuneConfig, theirs: TuneConfig) -> bool:
@@ -46,6 +47,11 @@ def same(ours: TuneConfig, theirs: TuneConfig) -> bool:
         return config.lora, config.adapters, size, config.ia3, config.prefix, config.prefix > 0 and config.prefix_cross, config.prompt
 
     return added(ours) == added(theirs)
+
+
+def alone(config: TuneConfig) -> TuneConfig:
+    """What a config adds, without rules of who learns."""
+    return dataclasses.replace(config, train=(), freeze=(), freeze_layers=0, rates=(), layer_decay=1.0, unfreeze=())
 
 
 def is_added(path: str) -> bool:
@@ -64,7 +70,7 @@ def added_to(config: TuneConfig, boxed: Any, seed: int) -> Any:
       boxed: abstract or not; what is added is likewise.
 
     Raises:
-      UserError: a pattern of config.tune.lora that matches no kernel, a rank that is none.
+      UserError: a pattern of config.tune.lora that matches no kernel, a rank that is none, what the model has no place for.
     """
     if not wanted(config):
         return boxed
@@ -120,6 +126,13 @@ def added_to(config: TuneConfig, boxed: Any, seed: int) -> Any:
     for number, (pattern, _, _) in enumerate(config.lora):
         if number not in used:
             raise UserError(f'config.tune.lora: {pattern!r} matches no kernel; {nearest(pattern, kernels)}')
+    wants = {
+        'ia3': (config.ia3, r'scale_(in|out)'), 'adapters': (config.adapters != Adapters.none, r'\w+_adapter_down'), 'prompt': (config.prompt, 'prompt'),
+        'prefix': (config.prefix, 'prefix_key'), 'prefix_cross': (config.prefix_cross, 'cross_attention/prefix_key'),
+    }  # fmt: skip
+    for field, (asked, kind) in wants.items():
+        if asked and not any(re.fullmatch(f'(.*/)?{kind}', path) for path in made):
+            raise UserError(f'config.tune.{field}: this model has no layer that takes it' + (', or config.tune.prefix is 0' if 'cross' in field else ''))
     return paths.nested(boxes | made)
 
 

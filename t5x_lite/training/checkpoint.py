@@ -5,6 +5,7 @@
     workdir/checkpoints/torn-900/ a checkpoint that could not be read; set aside, never deleted
     workdir/checkpoints/deleting-800/ one that is no longer kept: renamed first, so that a kill leaves no half of a checkpoint
 
+With adapters, parameters and average are those that were learnt; the rest lies where config.init_from says (training/learnt.py).
 Unboxed trees are saved, so a checkpoint is independent of the mesh, of scanning and of everything else in config.FREE_ON_RESUME.
 """
 

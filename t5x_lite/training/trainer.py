@@ -3,9 +3,6 @@
 from collections import deque
 from collections.abc import Callable
 import contextlib
-import errno
-import fcntl
-import os
 import signal
 import time
 from typing import Any
@@ -14,10 +11,9 @@ import jax
 import numpy as np
 
 from t5x_lite.config import Config, NonFinite
-from t5x_lite.config_values import differences, from_json, to_json
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.errors import UserError, nearest
-from t5x_lite.training import adapters, checkpoint, learnt, partitioning, paths, tuning
+from t5x_lite.training import adapters, checkpoint, learnt, partitioning, paths, tuning, workdirs
 from t5x_lite.training.step import Program, TrainState, begun_at, grown, make_program, make_train_step
 from t5x_lite.training.telemetry import Clock, Console, MetricsLog, Profile, Window, duration, peak_flops
 
@@ -26,10 +22,6 @@ Evaluate = Callable[[Any], dict[str, float]]
 # Steps whose metrics may be on their way while the next are computed: the host never waits for the newest.
 _IN_FLIGHT = 2
 _SHARE = 'share/'  # of the rows, in metrics.jsonl: of each task of a mixture, or corpus
-
-_DISK_ERRORS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
-)  # fmt: skip
 
 
 class Trainer:
@@ -78,8 +70,8 @@ class Trainer:
         """
         previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            with _disk_errors(self._workdir), _locked(self._workdir), jax.set_mesh(self._mesh):
-                _claim(self._workdir, self._config)
+            with workdirs.disk_errors(self._workdir), workdirs.locked(self._workdir), jax.set_mesh(self._mesh):
+                workdirs.claim(self._workdir, self._config)
                 checkpoint.copy_tokenizer(self._tokenizer_path, self._workdir)
                 self._run(checkpoint.Checkpoints(self._workdir, self._config.checkpoint))
         except KeyboardInterrupt as error:
@@ -327,58 +319,3 @@ def _learning(program: Program) -> str:
     """'5,120 of 9,000 parameters'."""
     learns, whole = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (program.tuning.select(program.abstract.params), program.abstract.params))
     return f'{learns:,} of {whole:,} parameters'
-
-
-@contextlib.contextmanager
-def _disk_errors(workdir: str):
-    """A disk that is full, or a place that cannot be written, is no bug of ours: a line says so."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        mend = 'mend that (checkpoints are whole) and repeat the command, or give another --workdir'
-        raise UserError(f'{error.filename or workdir}: {error.strerror}; {mend}') from error
-
-
-@contextlib.contextmanager
-def _locked(workdir: str):
-    """Two processes in one workdir would write over each other. The kernel lets go of the lock when the process ends, however it ends."""
-    os.makedirs(workdir, exist_ok=True)
-    folder = os.open(workdir, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f'another process is training in {workdir}; wait until it has ended, or give another --workdir') from error
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(folder)
-
-
-def check_workdir(workdir: str, config: Config) -> str:
-    """What there is to say of a workdir that this run is to go to, or UserError where it holds another one."""
-    path = os.path.join(workdir, 'config.json')
-    if os.path.exists(path):
-        changed = differences(config, from_json(path))
-        if changed and not checkpoint.holds_checkpoints(workdir):
-            return f'{workdir} held a run that saved nothing; this one takes its place'
-        if changed:
-            more = [f'and {len(changed) - 10} more fields'] if len(changed) > 10 else []
-            raise UserError(f'{workdir} holds another run; it differs in {"; ".join(changed[:10] + more)}. Give another --workdir, or the same fields')
-    elif os.path.isdir(os.path.join(workdir, checkpoint.FOLDER)):
-        raise UserError(f'{workdir} has checkpoints but no config.json; give another --workdir')
-    return ''
-
-
-def _claim(workdir: str, config: Config) -> None:
-    """Writes config.json into a new workdir, or checks it in one that holds this run."""
-    if said := check_workdir(workdir, config):
-        print(said)
-    path = os.path.join(workdir, 'config.json')
-    temporary = path + '.tmp'
-    with open(temporary, 'w', encoding='utf-8') as file:
-        file.write(to_json(config) + '\n')
-    os.replace(temporary, path)

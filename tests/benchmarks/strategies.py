@@ -24,12 +24,6 @@ from t5x_lite.training import adapters, partitioning, paths, tuning
 from t5x_lite.training.step import Program, make_program, make_train_step
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string('size', 'base', 'A variant of configs/bert.py.')
-flags.DEFINE_integer('batch', 16, 'Rows.', lower_bound=1)
-flags.DEFINE_integer('length', 128, 'Tokens a row.', lower_bound=8)
-flags.DEFINE_list('only', [], 'Strategies; all by default.')
-flags.DEFINE_bool('scan', False, 'Layers as one compiled loop (config.model.scan_layers).')
-flags.DEFINE_string('output', '', 'A file to which a JSON line a strategy is appended.')
 
 _HEAD = ('classifier/.*', 'encoder/pooler/.*')
 
@@ -113,5 +107,15 @@ def main(argv: list[str]) -> None:
                 file.write(json.dumps(line) + '\n')
 
 
+def _define_flags() -> None:
+    flags.DEFINE_string('size', 'base', 'A variant of configs/bert.py.')
+    flags.DEFINE_integer('batch', 16, 'Rows.', lower_bound=1)
+    flags.DEFINE_integer('length', 128, 'Tokens a row.', lower_bound=8)
+    flags.DEFINE_list('only', [], 'Strategies; all by default.')
+    flags.DEFINE_bool('scan', False, 'Layers as one compiled loop (config.model.scan_layers).')
+    flags.DEFINE_string('output', '', 'A file to which a JSON line a strategy is appended.')
+
+
 if __name__ == '__main__':
+    _define_flags()  # here: a test imports what is above
     cli.run(main)

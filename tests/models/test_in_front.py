@@ -1,5 +1,7 @@
 """What stands in front of a sequence (prefix and prompt tuning), and adapters, in decoders and encoder-decoders: packed as alone, cached as not, in the right place."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,15 +12,13 @@ from t5x_lite.config import TuneConfig
 from t5x_lite.models.attention import Mask, dense_attention
 from t5x_lite.models.language_model import Decoder
 from t5x_lite.training import adapters, paths
+from t5x_lite.training.step import dummy_batch
 from tests.models import test_language_model as language
 from tests.models.test_language_model import GPT2, tokens
 from tests.training import small
 
-ADDED = {
-    'prefix': TuneConfig(prefix=3, prefix_cross=True),
-    'prompt': TuneConfig(prompt=4),
-    'all': TuneConfig(prefix=2, prompt=3, ia3=True, lora=(('.*/(cross_)?attention/(query|value)', 4, 8.0),)),
-}
+ALL = TuneConfig(prefix=2, prompt=3, ia3=True, lora=(('.*/(cross_)?attention/(query|value)', 4, 8.0),))
+ADDED = {'prefix': TuneConfig(prefix=3), 'prompt': TuneConfig(prompt=4), 'all': ALL, 'cross': dataclasses.replace(ALL, prefix_cross=True)}
 
 
 def adapted(module, tune, lively=language.lively):
@@ -33,31 +33,34 @@ def adapted(module, tune, lively=language.lively):
     return paths.map_paths(value, params)
 
 
-@pytest.mark.parametrize('added', ADDED)
 @pytest.mark.parametrize(
-    ('test', 'names'),
+    ('test', 'name', 'added'),
     [
-        (language.test_packed_decoders_equal_unpacked, ('gpt1', 'relative')),
-        (language.test_packed_encoder_decoders_equal_unpacked, ('t5',)),
-        (language.test_a_cache_gives_what_the_whole_row_gives, ('gpt1', 'gpt3', 'relative')),
-        (language.test_a_cache_of_an_encoder_decoder_gives_what_the_whole_row_gives, ('t5_1_1',)),
+        (language.test_packed_decoders_equal_unpacked, 'gpt1', 'prompt'),
+        (language.test_packed_decoders_equal_unpacked, 'relative', 'all'),
+        (language.test_packed_encoder_decoders_equal_unpacked, 't5', 'cross'),
+        (language.test_a_cache_gives_what_the_whole_row_gives, 'gpt1', 'prefix'),
+        (language.test_a_cache_gives_what_the_whole_row_gives, 'gpt3', 'all'),
+        (language.test_a_cache_gives_what_the_whole_row_gives, 'relative', 'prompt'),
+        (language.test_a_cache_of_an_encoder_decoder_gives_what_the_whole_row_gives, 't5_1_1', 'cross'),
     ],
-    ids=lambda value: getattr(value, '__name__', ''),
+    ids=lambda value: getattr(value, '__name__', value),
 )
-def test_with_adapters(test, names, added, monkeypatch):
+def test_with_adapters(test, name, added, monkeypatch):
     """The tests of language models hold for them with whatever was added."""
     monkeypatch.setattr(language, 'lively', lambda module: adapted(module, ADDED[added]))
-    for name in names:
-        test(name)
+    test(name)
 
 
 def test_where_they_are_put():
-    t5 = language.EncoderDecoder(language.T5)
-    paths_of = {name: {path for path in paths.leaves(adapted(t5, tune)) if adapters.is_added(path)} for name, tune in ADDED.items()}
-    assert paths_of['prompt'] == {'encoder/prompt'}
-    stacks = ('encoder/layers/attention', 'decoder/layers/attention', 'decoder/layers/cross_attention')
-    assert paths_of['prefix'] == {f'{stack}/prefix_{kind}' for stack in stacks for kind in ('key', 'value')}
-    assert not any('cross_attention/prefix' in path for path in paths_of['all'])
+    def found(added):
+        boxed = jax.eval_shape(lambda: language.EncoderDecoder(language.T5).init(jax.random.key(0), dummy_batch())['params'])
+        return {path for path in paths.leaves(nn.unbox(adapters.added_to(ADDED[added], boxed, 0))) if adapters.is_added(path)}
+
+    stacks = ('encoder/layers/attention', 'decoder/layers/attention')
+    assert found('prompt') == {'encoder/prompt'}
+    assert found('prefix') == {f'{stack}/prefix_{kind}' for stack in stacks for kind in ('key', 'value')}
+    assert found('cross') - found('all') == {f'decoder/layers/cross_attention/prefix_{kind}' for kind in ('key', 'value')}
 
 
 def test_a_prefix_is_keys_and_values_in_front_of_all():

@@ -111,7 +111,7 @@ def test_on_language_models(module):
     np.testing.assert_allclose(found, expected, atol=3e-5)
 
 
-@pytest.mark.parametrize('name', ['two at once', 'ia3', 'prefix', 'prompt'])
+@pytest.mark.parametrize('name', ['lora everywhere', 'two at once', 'ia3', 'prefix', 'prompt'])
 def test_on_a_mesh_in_microbatches(name):
     one = small.train(small.config(model=MODEL | {'scan_layers': False}, tune=KINDS[name]), devices=small.one_device())
     many = small.train(small.config(model=MODEL, tune=KINDS[name], mesh={'data': 2, 'fsdp': 2, 'tensor': 2}, optim={'microbatches': 2}))
@@ -123,6 +123,7 @@ def test_on_a_mesh_in_microbatches(name):
     ('tune', 'said'),
     [
         (TuneConfig(lora=(('.*/attention/qeury', 4, 8.0),)), "config.tune.lora: '.*/attention/qeury' matches no kernel; did you mean 'encoder/layers/attention/query'"),
+        (TuneConfig(prefix=2, prefix_cross=True), 'config.tune.prefix_cross: this model has no layer that takes it, or config.tune.prefix is 0'),
         (TuneConfig(lora=(('.*/query', 0, 8.0),)), "the rank for '.*/query' is 0; it must be at least 1"),
     ],
 )
