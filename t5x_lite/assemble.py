@@ -15,7 +15,7 @@ from t5x_lite.data.corpus import Corpus
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
-from t5x_lite.interop import bases, folder
+from t5x_lite.interop import bases
 from t5x_lite.training import adapters, checkpoint, paths
 from t5x_lite.training.step import dummy_batch
 

@@ -221,7 +221,7 @@ class Trainer:
                     log.flush()
                     run, saved = {'data': data.fingerprint, 'window': window.sums}, state
                     if self._part is not None and learnt.wanted(config):
-                        run, saved = run | {'base': learnt.described(self._base, self._part)}, self._only(state)
+                        run, saved = run | {'base': learnt.described(self._base, self._part, self._program.abstract.params)}, self._only(state)
                     checkpoints.save(done, saved, run, scores, wait=bool(last or stop))
                     self._check_best_metric(scores)
                 aside = time.perf_counter() - began
