@@ -8,14 +8,14 @@ import flax.linen as nn
 import jax
 
 from t5x_lite.checks import finalize
-from t5x_lite.config import ARCHITECTURE, Config, Layout, ModelConfig
+from t5x_lite.config import ARCHITECTURE, Config, Layout, ModelConfig, TuneConfig
 from t5x_lite.config_values import from_json, to_dict
 from t5x_lite.data import tables, tokenizers
 from t5x_lite.data.corpus import Corpus
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
-from t5x_lite.interop import folder
+from t5x_lite.interop import bases
 from t5x_lite.models import heads
 from t5x_lite.training import adapters, checkpoint, paths
 from t5x_lite.training.step import dummy_batch
@@ -27,6 +27,8 @@ class Run:
     tokenizer_path: str  # '' where there are no data
     train: DataFunction | None  # None where there are no data
     validation: DataFunction | None
+    base: dict[str, Any] | None = None  # of `initial`, where not everything of it is to change: see training/learnt.py
+    notes: tuple[str, ...] = ()  # for people
 
 
 # Fields that weights fix and no shape shows; `init_from` must agree in them.
@@ -50,6 +52,7 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
     config = dataclasses.replace(config, model=dataclasses.replace(config.model), data=dataclasses.replace(config.data))
     given_vocabulary = config.model.vocab_size
     architecture, initial, source_tokenizer = None, None, trained_with
+    base, notes = None, ()
     if config.init_from and training:
         if workdir and not os.path.exists(config.init_from) and checkpoint.holds_checkpoints(workdir):
             architecture = from_json(os.path.join(workdir, 'config.json')).model
@@ -58,8 +61,8 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
                 config.data.tokenizer = config.data.tokenizer or source_tokenizer
         else:
             architecture, initial, source_tokenizer = load_initial(config.init_from)
-            if not adapters.wanted(config.tune):
-                initial = adapters.merged(initial)
+            if config.init_weights:
+                initial, base, notes = _begun_with(config, initial)
         if config.init_architecture:
             for name in ARCHITECTURE:
                 setattr(config.model, name, getattr(architecture, name))
@@ -127,7 +130,7 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
                 corpus.verify()
     elif config.epochs and training:
         raise UserError('config.epochs needs data to count; give config.data.train or config.data.path, or config.steps')
-    return Run(config, initial, tokenizer_path, train, validation)
+    return Run(config, initial, tokenizer_path, train, validation, base, notes)
 
 
 def _layout(config: Config) -> Layout:
@@ -144,25 +147,44 @@ def _layout(config: Config) -> Layout:
 
 def load_initial(path: str) -> tuple[ModelConfig, dict[str, Any], str]:
     """(architecture, parameters, tokenizer folder) of a workdir or checkpoint of ours, or of a Hugging Face folder."""
-    if folder.is_hf_folder(path):
-        architecture, params = folder.load(path)
-        return architecture, params, path
-    config, params = checkpoint.load_params(path)
-    return config.model, params, os.path.join(checkpoint.locate(path)[0], 'tokenizer')
+    return bases.Weights().initial(path)
 
 
-def load_for_use(config: Config, workdir: str, step: int | None, *, ema: bool = True) -> tuple[Config, dict[str, Any], int]:
+def _begun_with(config: Config, initial: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None, tuple[str, ...]]:
+    """(weights that training begins with, their description where some stay as they are, what there is to say of them)."""
+    source = config.init_from
+    has = any(map(adapters.is_added, paths.leaves(initial)))
+    # A folder from elsewhere has none.
+    goes_on = has and adapters.same(config.tune, from_json(os.path.join(checkpoint.locate(source)[0], 'config.json')).tune)
+    merged = has and not goes_on
+    base = bases.describe(source, initial, merged) if config.tune != TuneConfig() else None
+    if goes_on:
+        return initial, base, (f'the adapters of {source} go on learning',)
+    if not merged:
+        return initial, base, ()
+    try:
+        return adapters.merged(initial), base, (f'the adapters of {source} are merged into its weights',)
+    except UserError as error:
+        raise UserError(f'config.init_from={source} has other adapters than config.tune, to be merged into its weights, and {error}') from error
+
+
+def load_for_use(
+    config: Config, workdir: str, step: int | None, *, ema: bool = True, weights: bases.Weights | None = None
+) -> tuple[Config, dict[str, Any], int]:
     """(complete config, parameters, step) of a run that is to be evaluated or applied.
 
-    `config` is the run's own with whatever flags changed in it; fields that the weights fix must not be among those.
+    `config` is the run's own with whatever flags changed in it; fields that the weights fix must not be among those. `weights` may have read its base.
     """
     found, newest = checkpoint.locate(workdir)
     step = newest if step is None else step
     steps = [name for name in os.listdir(os.path.join(found, checkpoint.FOLDER)) if name.isdigit()]
     if str(step) not in steps:
         raise UserError(f'{workdir} has no checkpoint of step {step}; there are those of {", ".join(sorted(steps, key=int))}')
-    saved, params = checkpoint.load_params(os.path.join(found, checkpoint.FOLDER, str(step)), ema=ema)
+    saved = from_json(os.path.join(found, 'config.json'))
+    moved = config.init_from if config.init_from != saved.init_from else ''
+    _, params = (weights or bases.Weights()).run(os.path.join(found, checkpoint.FOLDER, str(step)), ema=ema, moved=moved)
     _fill_in(config, saved)
+    config.tune = adapters.alone(saved.tune)  # what is beside the weights
     for name in ARCHITECTURE:
         if name not in _DRAWN and getattr(config.model, name) != getattr(saved.model, name):
             raise UserError(

@@ -5,7 +5,7 @@ import math
 import re
 from typing import Any
 
-from t5x_lite.config import Config, Decoding, Layout, Positions, Rates
+from t5x_lite.config import Config, Decoding, Layout, Positions, Rates, Whole
 from t5x_lite.config_values import from_dict, to_dict
 from t5x_lite.errors import UserError
 from t5x_lite.stages import stages
@@ -13,7 +13,8 @@ from t5x_lite.stages import stages
 _AT_LEAST_0 = (
     'epochs', 'z_loss', 'model.vocab_size', 'model.num_decoder_layers', 'model.head_size', 'model.local_window', 'model.num_labels',
     'data.target_len', 'data.mlm.max_predictions', 'data.workers', 'data.max_examples', 'optim.learning_rate', 'optim.warmup_steps',
-    'optim.clip_norm', 'optim.end_fraction', 'tune.freeze_layers', 'checkpoint.keep_every_steps', 'eval.every_steps', 'eval.batches', 'eval.batch_size', 'eval.examples', 'eval.examples_while_training',
+    'optim.clip_norm', 'optim.end_fraction', 'tune.freeze_layers', 'tune.prefix', 'tune.prompt',
+    'checkpoint.keep_every_steps', 'eval.every_steps', 'eval.batches', 'eval.batch_size', 'eval.examples', 'eval.examples_while_training',
     'log.console_seconds', 'decode.max_new_tokens', 'decode.top_k', 'decode.shots', 'decode.length_penalty',
 )  # fmt: skip
 _ABOVE_0 = (
@@ -79,6 +80,10 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
     yield (
         model.head_size > 0 or model.d_model % model.num_heads == 0,
         f'config.model.num_heads={model.num_heads} does not divide config.model.d_model={model.d_model}; choose heads that divide the width',
+    )
+    yield (
+        config.checkpoint.whole is not Whole.no or bool(config.init_from and config.init_weights),
+        'config.checkpoint.whole=no keeps what learns beside the weights of config.init_from, and there are none; leave it out',
     )
     yield 0 < mlm.probability < 1, f'config.data.mlm.probability is {mlm.probability}; it must lie between 0 and 1'
     held_out = mlm.validation_probability

@@ -107,6 +107,14 @@ class Remat(enum.Enum):
     full = 'full'  # keep block inputs only
 
 
+class Whole(enum.Enum):
+    """Whether checkpoints hold all parameters, or what learns beside those of `init_from`, which then must stay where they are."""
+
+    auto = 'auto'  # no with adapters, prefixes and prompts, else yes
+    yes = 'yes'
+    no = 'no'
+
+
 class AttentionKernel(enum.Enum):
     dense = 'dense'  # XLA, scores in memory
 
@@ -303,6 +311,7 @@ class OptimConfig:
     bias_correction: bool = True  # the original BERT has none
     # (pattern, weight decay) over parameter paths; the first match wins, and every parameter and every rule must match.
     decay: tuple[tuple[str, float], ...] = (('.*/(bias|scale)', 0.0), ('.*', 0.01))
+    decay_to_init: bool = False  # weight decay draws towards where training began instead of 0 (L2-SP), but for what is new or added
     clip_norm: float = 1.0  # 0: none
     microbatches: int = 1  # gradient accumulation: a batch in this many parts, exactly
     nonfinite: NonFinite = NonFinite.stop
@@ -321,6 +330,12 @@ class TuneConfig:
     adapters: Adapters = Adapters.none
     adapter_size: int = 64
     ia3: bool = False  # vectors on keys, values and hidden units (Liu et al., 2022)
+    prefix: int = 0  # so many keys and values in front of those of every self-attention (Li & Liang, 2021)
+    prefix_cross: bool = False  # and in front of what cross-attention reads
+    prompt: int = 0  # so many virtual tokens in front of the embeddings (Lester et al., 2021); of an encoder-decoder, the encoder's
+    # ((step, or share of all steps below 1, pattern, factor on the learning rate), ...): what starts frozen and learns from then on, whatever the fields
+    # above say. A later entry that matches it too changes its rate. Moments and bias correction of the optimiser begin then.
+    unfreeze: tuple[tuple[float, str, float], ...] = ()
     layer_decay: float = 1.0  # factor for each layer further below the top; embeddings lie below all layers
 
 
@@ -356,6 +371,7 @@ class CheckpointConfig:
     keep_every_steps: int = 0  # and every checkpoint whose step is a multiple of this; 0: none
     best_metric: str = ''  # and the best by this held-out metric; saved after each evaluation
     best: Best = Best.lowest
+    whole: Whole = Whole.auto
 
 
 @dataclasses.dataclass

@@ -58,7 +58,9 @@ _TUPLES = {
     'config.data.span.denoisers': 'a tuple ((mode token, mean span length, noise density, rate), ...)',
     'config.data.stages': 'a tuple ((from_step, seq_len, batch_size, max_predictions), ...) of tuples of whole numbers',
     'config.optim.decay': 'a tuple ((pattern, weight decay), ...) of pairs',
+    'config.tune.lora': 'a tuple ((pattern, rank, alpha), ...)',
     'config.tune.rates': 'a tuple ((pattern, factor), ...) of pairs',
+    'config.tune.unfreeze': 'a tuple ((step or share of all steps, pattern, factor), ...)',
     'config.mesh.rules': 'a tuple ((logical axis, mesh axis), ...) of pairs',
     'config.log.profile_steps': 'a tuple (first, last) of steps',
 }

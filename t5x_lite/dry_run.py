@@ -15,7 +15,7 @@ from t5x_lite.data import showing, tokenizers
 from t5x_lite.errors import UserError, nearest
 from t5x_lite.evaluation.task_scores import WhileTraining
 from t5x_lite.stages import stages
-from t5x_lite.training import adapters, checkpoint, partitioning, paths
+from t5x_lite.training import adapters, checkpoint, partitioning, paths, tuning
 from t5x_lite.training.step import Program, eval_step, make_program, make_train_step
 
 
@@ -91,7 +91,7 @@ def as_flags(config: Config) -> list[str]:
 
 def description(run: Run) -> list[str]:
     """What is read for training and for evaluation, each line once."""
-    return list(dict.fromkeys(run.train.describe() + run.validation.describe()))
+    return list(dict.fromkeys([*run.notes, *run.train.describe(), *run.validation.describe()]))
 
 
 def unpadded(config: Config, mesh: Any) -> dict[str, Any]:
@@ -114,9 +114,12 @@ def parameter_table(program: Program) -> str:
         part = path.split('/')[0]
         totals[part] = totals.get(part, 0) + leaf.size
     lines += ['', f'parameters: {sum(totals.values()):,}'] + [f'{part}: {count:,}' for part, count in totals.items()]
-    if not program.tuning.whole:
-        learns = sum(leaf.size for leaf in jax.tree.leaves(program.tuning.select(paths.nested(exact))))
-        lines.append(f'learns: {learns:,} ({learns / sum(totals.values()):.2%})')
+    config, tree = program.config, paths.nested(exact)
+    for step in tuning.stages(config.tune, config.steps):
+        learning = tuning.plan(config.tune, tree, config.init_fresh, step=step, steps=config.steps)
+        learns = sum(leaf.size for leaf in jax.tree.leaves(learning.select(tree)))
+        if not learning.whole:
+            lines.append(f'learns{f" from step {step + 1:,} on" if step else ""}: {learns:,} ({learns / sum(totals.values()):.2%})')
     return '\n'.join(lines)
 
 

@@ -8,23 +8,28 @@
     python -m t5x_lite.predict --workdir=runs/gpt --text="Once upon a time" --config.decode.method=sample --config.decode.temperature=0.8
     python -m t5x_lite.predict --workdir=runs/t5 --text="translate English to German: A dog." --config.decode.method=beam
     python -m t5x_lite.predict --workdir=runs/gpt --text="A dog is an" --choices=" animal| plant"
+    python -m t5x_lite.predict --workdir=runs/base --adapter=runs/mood,runs/topic --text="I want my money back"       # one base, read once
     python -m t5x_lite.predict --workdir=runs/gpt --text="Q: What is 3 plus 4?\nA:" --config.data.tasks.names=addition_2_digits --config.decode.shots=4
 
 Labels, tags and words are shown with their probabilities; generated text appears as it is generated. --output writes one JSON object a text. With
 config.decode.shots, demonstrations of a task stand before the text, which is a question as that task asks them; config.decode.rank orders its classes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import contextlib
+import itertools
 import json
 import os
 import sys
+from typing import Any
 
 from absl import flags
+import jax
 
 from t5x_lite import cli
 from t5x_lite.assemble import load_for_use
 from t5x_lite.config import Config, DecodeConfig
+from t5x_lite.config_values import from_json
 from t5x_lite.data import tokenizers
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
@@ -34,10 +39,11 @@ from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.generation import Generator
 from t5x_lite.evaluation.predictor import Predictor, TextPredictor, show
 from t5x_lite.evaluation.tag_predictor import TagPredictor
+from t5x_lite.interop import bases
 from t5x_lite.models import heads
 from t5x_lite.tasks import examples as task_examples
 from t5x_lite.tasks.few_shot import FewShot
-from t5x_lite.training import devices, partitioning
+from t5x_lite.training import checkpoint, devices, partitioning
 from t5x_lite.training.step import make_program
 from t5x_lite.training.telemetry import as_json
 
@@ -48,6 +54,9 @@ _INPUT = flags.DEFINE_string('input', None, 'A file with a text a line (two text
 _OUTPUT = flags.DEFINE_string('output', None, 'A jsonl file for the answers.')
 _STEP = flags.DEFINE_integer('step', None, 'The checkpoint to use; the newest by default.')
 _CHOICES = flags.DEFINE_string('choices', None, 'Continuations, separated by |, to rank by their probability instead of generating one.')
+_ADAPTER = flags.DEFINE_list(
+    'adapter', [], 'Runs that hold what they learnt beside a base: that of the run --workdir, or --workdir itself. Their answers stand side by side.'
+)
 _TOP = flags.DEFINE_integer('top', 5, 'Words shown for a mask.', lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'Texts at a time.', lower_bound=1)
 
@@ -109,15 +118,8 @@ def _shots(config: Config) -> tuple[FewShot | None, DecodeConfig]:
     return asking.prompts_of(config, tasks[0], decode)
 
 
-def main(argv: Sequence[str]) -> None:
-    del argv
-    devices.configure(_CONFIG.value)
-    if (_TEXT.value is None) == (_INPUT.value is None):
-        raise UserError('give --text="..." or --input=FILE (- for standard input), one of them')
-    if _TEXT_B.value is not None and _TEXT.value is None:
-        raise UserError('--text_b goes with --text; in an --input, two texts of a line are separated by a tab')
-    config, params, _ = load_for_use(_CONFIG.value, cli.workdir(), _STEP.value)
-    tokenizer = tokenizers.load(f'{cli.workdir()}/tokenizer')
+def _predictor(config: Config, params: Any, workdir: str) -> Predictor | TextPredictor:
+    tokenizer = tokenizers.load(f'{workdir}/tokenizer')
     if hasattr(resolve(config.model.module), 'decode'):
         if _TEXT_B.value is not None:
             raise UserError(f'--text_b: {config.model.module} takes one text at a time; write both into --text')
@@ -125,28 +127,81 @@ def main(argv: Sequence[str]) -> None:
         program = make_program(config, partitioning.make_mesh(config))
         generator = Generator(config, Evaluator.place_on(program, params), tokenizer, program.mesh, _BATCH_SIZE.value)
         shots, decode = _shots(config)
-        predictor = TextPredictor(generator, decode, config.seed, _choices(), shots)
-        if _TEXT.value is not None and not _OUTPUT.value and predictor.streams:
-            for piece in predictor.stream(_TEXT.value):
+        return TextPredictor(generator, decode, config.seed, _choices(), shots)
+    if _CHOICES.value is not None:
+        raise UserError(f'--choices ranks continuations of a language model, and {config.model.module} is none; leave the flag out')
+    if issubclass(resolve(config.model.module), heads.TokenHead):
+        return TagPredictor(config, params, tokenizer, _BATCH_SIZE.value)
+    if issubclass(resolve(config.model.module), heads.SpanHead):
+        return AnswerPredictor(config, params, tokenizer, _BATCH_SIZE.value)
+    return Predictor(config, params, tokenizer, _TOP.value, _BATCH_SIZE.value)
+
+
+def _beside(config: Config) -> dict[str, Predictor | TextPredictor]:
+    """{workdir: predictor} of the runs of --adapter, and of --workdir where that is such a run too; their base is read, and lies on the device, once."""
+    if _STEP.value is not None:
+        raise UserError('--step is of one run, and --adapter names others; name their checkpoints, RUN/checkpoints/STEP, as --adapter')
+    weights, placed = bases.Weights(), {}
+    workdir, base = cli.workdir(), checkpoint.base_of(cli.workdir())
+    predictors = {}
+    for run in ([workdir] if base else []) + _ADAPTER.value:
+        theirs = checkpoint.base_of(run)
+        if theirs is None:
+            raise UserError(f'--adapter={run}: its checkpoints hold all of its weights, not what it learnt beside others; ask it alone, with --workdir={run}')
+        if base and theirs['fingerprint'] != base['fingerprint']:
+            raise UserError(f'--adapter={run} is an adapter of another base: it was learnt beside {theirs["path"]}, and {workdir} beside {base["path"]}')
+        own = from_json(os.path.join(checkpoint.locate(run)[0], 'config.json'))
+        own.decode, own.mesh = config.decode, config.mesh
+        if not base:
+            own.init_from = workdir
+        own, params, _ = load_for_use(own, checkpoint.locate(run)[0], checkpoint.locate(run)[1], weights=weights)
+        for leaf in jax.tree.leaves(params):
+            placed.setdefault(id(leaf), (leaf, jax.numpy.asarray(leaf)))  # the leaf too, so that its id stays its own
+        predictors[run] = _predictor(own, jax.tree.map(lambda leaf: placed[id(leaf)][1], params), checkpoint.locate(run)[0])
+    return predictors
+
+
+def _side_by_side(predictors: dict[str, Predictor | TextPredictor], texts: Iterable[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
+    copies = itertools.tee(texts, len(predictors))
+    for answers in zip(*(predictor(copy) for predictor, copy in zip(predictors.values(), copies))):
+        yield {'text': answers[0]['text'], 'runs': dict(zip(predictors, answers))}
+
+
+def _show_runs(answer: dict[str, Any]) -> str:
+    """The text, and a line of each run before its answer."""
+    lines = [answer['text']]
+    for run, found in answer['runs'].items():
+        lines += [f'{run}:', show(found)[len(found['text']) + 1 :]]
+    return '\n'.join(lines)
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    devices.configure(_CONFIG.value)
+    if (_TEXT.value is None) == (_INPUT.value is None):
+        raise UserError('give --text="..." or --input=FILE (- for standard input), one of them')
+    if _TEXT_B.value is not None and _TEXT.value is None:
+        raise UserError('--text_b goes with --text; in an --input, two texts of a line are separated by a tab')
+    if _ADAPTER.value:
+        predictors = _beside(_CONFIG.value)
+        first, ask, shown = next(iter(predictors.values())), lambda texts: _side_by_side(predictors, texts), _show_runs
+    else:
+        config, params, _ = load_for_use(_CONFIG.value, cli.workdir(), _STEP.value)
+        first = ask = _predictor(config, params, cli.workdir())
+        shown = show
+        if isinstance(first, TextPredictor) and _TEXT.value is not None and not _OUTPUT.value and first.streams:
+            for piece in first.stream(_TEXT.value):
                 print(piece, end='', flush=True)
             print()
             return
-    elif _CHOICES.value is not None:
-        raise UserError(f'--choices ranks continuations of a language model, and {config.model.module} is none; leave the flag out')
-    elif issubclass(resolve(config.model.module), heads.TokenHead):
-        predictor = TagPredictor(config, params, tokenizer, _BATCH_SIZE.value)
-    elif issubclass(resolve(config.model.module), heads.SpanHead):
-        predictor = AnswerPredictor(config, params, tokenizer, _BATCH_SIZE.value)
-    else:
-        predictor = Predictor(config, params, tokenizer, _TOP.value, _BATCH_SIZE.value)
     if not _OUTPUT.value:
-        for answer in predictor(_inputs(predictor)):
-            print(show(answer), flush=True)
+        for answer in ask(_inputs(first)):
+            print(shown(answer), flush=True)
         return
     count, partial = 0, f'{_OUTPUT.value}.partial'  # renamed when whole: a mistake in line 1,000 leaves what was there before
     try:
         with open(partial, 'w', encoding='utf-8') as file:
-            for count, answer in enumerate(predictor(_inputs(predictor)), 1):
+            for count, answer in enumerate(ask(_inputs(first)), 1):
                 file.write(json.dumps(as_json(answer), ensure_ascii=False, allow_nan=False) + '\n')
         os.replace(partial, _OUTPUT.value)
     except OSError as error:

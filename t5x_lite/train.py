@@ -2,6 +2,8 @@
 
     python -m t5x_lite.train --config=configs/bert.py:tiny --config.data.path=PREPARED --workdir=runs/tiny
     python -m t5x_lite.train --config=configs/classify.py --config.init_from=runs/tiny --config.data.train=train.csv --workdir=runs/mine
+    python -m t5x_lite.train --config=configs/classify.py --config.init_from=runs/tiny --config.data.train=train.csv --workdir=runs/small \\
+        --config.tune.lora='((".*/attention/(query|value)", 8, 16.0),)' --config.optim.learning_rate=5e-4
     python -m t5x_lite.train --config=configs/bert.py:base --workdir=runs/base --dry_run
 
 Repeating a command resumes the run from its newest checkpoint; a finished run says so.
@@ -23,7 +25,8 @@ from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.task_scores import WhileTraining
 from t5x_lite.training import devices
 from t5x_lite.training.step import Program
-from t5x_lite.training.trainer import Trainer, check_workdir
+from t5x_lite.training.trainer import Trainer
+from t5x_lite.training.workdirs import check_workdir
 
 _CONFIG = cli.define_config_flags(workdir_required=False)
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Check everything and print it, without training.')
@@ -59,6 +62,7 @@ def main(argv: Sequence[str]) -> None:
         _evaluations(run),
         run.tokenizer_path,
         run.initial,
+        run.base,
     ).run()
 
 

@@ -25,7 +25,12 @@ class Evaluator:
 
     @staticmethod
     def place_on(program: Program, params: Any) -> Any:
-        return jax.tree.map(lambda value, leaf: jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding), params, program.abstract.params)
+        def place(value: Any, leaf: Any) -> jax.Array:
+            # What is on a device already may be shared by several runs, and stays.
+            on_device = isinstance(value, jax.Array) and value.dtype == leaf.dtype
+            return jax.device_put(value if on_device else np.asarray(value, leaf.dtype), leaf.sharding)
+
+        return jax.tree.map(place, params, program.abstract.params)
 
     def __call__(self, params: Any) -> dict[str, float]:
         mesh = self._program.mesh

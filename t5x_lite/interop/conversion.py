@@ -9,7 +9,7 @@ from t5x_lite.config import Config
 from t5x_lite.config_values import from_json
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
-from t5x_lite.interop import folder
+from t5x_lite.interop import bases, folder
 from t5x_lite.models.heads import TokenHead
 from t5x_lite.training import adapters, checkpoint
 
@@ -68,7 +68,7 @@ def to_hf(source: str, output: str, *, ema: bool = False, max_shard_bytes: int =
         tokenizer = ''
     if ema and not from_json(os.path.join(workdir, 'config.json')).ema_decay:
         raise UserError(f'--ema: the run in {workdir} kept no moving average of its weights (config.ema_decay is 0)')
-    config, params = checkpoint.load_params(source, ema=ema)
+    config, params = bases.Weights().run(source, ema=ema)
     folder.save(output, config.model, adapters.merged(params), tokenizer, max_shard_bytes=max_shard_bytes, labels=config.data.labels)
     return config
 

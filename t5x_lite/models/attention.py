@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.config import AttentionKernel, ModelConfig
-from t5x_lite.models.layers import DropoutKey, Einsum, compute_dtype, constrain, dropout, head_size, initializer
+from t5x_lite.models.layers import DropoutKey, Einsum, added, compute_dtype, constrain, dropout, head_size, initializer
 
 
 @struct.dataclass
@@ -22,6 +22,10 @@ class Mask:
     prefix_BM:   bool, places that see each other in spite of `causal` (the inputs of a prefix language model).
     window:      int32 [], a query sees keys less than so many places before it.
     first:       int32 [], the place of the first query in the row of keys (decoding with a cache); None: 0.
+    before:      so many keys stand before the row's, and all queries see them (prefix and prompt tuning).
+    asking:      so many queries stand before the row's; they see the keys before it and nothing of the row, so that packed rows give what each sequence
+                 alone does.
+    The fields above say nothing of those.
     """
 
     keys_BM: jax.Array | None = None
@@ -31,9 +35,25 @@ class Mask:
     window: jax.Array | None = None
     first: jax.Array | None = None
     causal: bool = struct.field(pytree_node=False, default=False)
+    before: int = struct.field(pytree_node=False, default=0)
+    asking: int = struct.field(pytree_node=False, default=0)
 
     def dense(self, queries: int, keys: int) -> jax.Array | None:
         """bool [B or 1, 1, L or 1, M], for implementations that hold the scores."""
+        queries, keys = queries - self.asking, keys - self.before
+        allowed = self._of_row(queries, keys)
+        if not self.before or allowed is None and not self.asking:
+            return allowed
+        if allowed is None:
+            allowed = jnp.ones((1, 1, 1, keys), bool)
+        allowed = jnp.pad(allowed, ((0, 0), (0, 0), (0, 0), (self.before, 0)), constant_values=True)
+        if not self.asking:
+            return allowed
+        rows = allowed.shape[0]
+        asked = jnp.broadcast_to(jnp.arange(self.before + keys)[None, None, None] < self.before, (rows, 1, self.asking, self.before + keys))
+        return jnp.concatenate([asked, jnp.broadcast_to(allowed, (rows, 1, queries, self.before + keys))], axis=2)
+
+    def _of_row(self, queries: int, keys: int) -> jax.Array | None:
         parts = []
         if self.keys_BM is not None:
             parts.append(self.keys_BM[:, None, None, :])
@@ -135,6 +155,7 @@ class Attention(nn.Module):
             k_BMHK, v_BMHK = project('key', source), project('value', source)
             if cache is not None:
                 k_BMHK, v_BMHK = self._remember(k_BMHK, v_BMHK, cache)
+        k_BMHK, v_BMHK, mask, bias_HLM = self._with_prefix(k_BMHK, v_BMHK, mask, bias_HLM)
         out_BLHK = KERNELS[config.attention](
             q_BLHK,
             k_BMHK,
@@ -149,6 +170,24 @@ class Attention(nn.Module):
         out_BLE = out_BLHK.reshape(out_BLHK.shape[:2] + (heads * size,))
         init = initializer(config, heads * size, residual=True)
         return Einsum((heads * size, width), ('heads', 'embed'), dtype, init, config.use_bias, name='output')('BLE,ED->BLD', out_BLE)
+
+    def _with_prefix(
+        self, k_BMHK: jax.Array, v_BMHK: jax.Array, mask: Mask, bias_HLM: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, Mask, jax.Array | None]:
+        """Learnt keys and values in front, where some were put there (training/adapters.py); they have no place, and so no bias of one."""
+        prefix = added(self, 'prefix_key')
+        if prefix is None:
+            return k_BMHK, v_BMHK, mask, bias_HLM
+        batch, _, heads, size = k_BMHK.shape
+
+        def in_front(name: str, row: jax.Array) -> jax.Array:
+            learnt = added(self, name).reshape(1, -1, heads, size).astype(row.dtype)
+            return jnp.concatenate([jnp.broadcast_to(learnt, (batch, *learnt.shape[1:])), row], axis=1)
+
+        length = prefix.shape[0]
+        if bias_HLM is not None:
+            bias_HLM = jnp.pad(bias_HLM, ((0, 0), (0, 0), (length, 0)))
+        return in_front('prefix_key', k_BMHK), in_front('prefix_value', v_BMHK), mask.replace(before=mask.before + length), bias_HLM
 
     def _remember(self, k_BLHK: jax.Array, v_BLHK: jax.Array, cache: Cache) -> tuple[jax.Array, jax.Array]:
         """Puts keys and values of this pass into the cache, and gives all that it holds; cross-attention's never grow."""

@@ -153,7 +153,7 @@ class Einsum(nn.Module):
             x_axes, kernel_axes = inputs.split(',')
             low = product(f'{x_axes},{kernel_axes[0]}R->{x_axes[:-1]}R', x, gathered(a, (self.axes[0], None)), self.dtype)
             low = low * added(self, 'lora_scale').astype(low.dtype)
-            out += product(f'{x_axes[:-1]}R,R{kernel_axes[1]}->{outputs}', low, added(self, 'lora_b'), self.dtype)
+            out += product(f'{x_axes[:-1]}R,R{kernel_axes[1]}->{outputs}', low, gathered(added(self, 'lora_b'), (None, self.axes[1])), self.dtype)
         if self.use_bias:
             out += like_trailing(partitioned(self, 'bias', nn.initializers.zeros, self.shape[-1:], self.axes[-1:]), out)
         if (scale := added(self, 'scale_out')) is not None:

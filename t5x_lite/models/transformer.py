@@ -149,10 +149,33 @@ class Stack(nn.Module):
         context = context.replace(mask=context.mask.replace(causal=self.causal, first=first))
         if config.positions == Positions.relative:
             context = context.replace(bias_HLM=self.relative_bias(length, keys, 0 if first is None else first))
+        x_BLD, context, asking = self._prompted(x_BLD, context)
         x_BLD, _ = self.layers(x_BLD, jnp.arange(self.first_key, self.first_key + self.num_layers, dtype=jnp.uint32), context)
+        x_BLD = x_BLD[:, asking:]
         if config.norm_place == NormPlace.pre:
             x_BLD = self.final_norm(x_BLD)
         return dropout(x_BLD, config.output_dropout, context.key if context.key is None else context.key.fold(self.first_key + OUTPUT_KEY), 0)
+
+
+    def _prompted(self, x_BLD: jax.Array, context: Context) -> tuple[jax.Array, Context, int]:
+        """With virtual tokens in front, where some were put there (training/adapters.py), and how many of them this pass reads.
+
+        They have no positions: the tokens' own, [CLS] and targets stay where they are, and relative distances to them have no bias. A cache holds their
+        keys and values in its first slots, from the pass that fills it.
+        """
+        prompt, cache = added(self, 'prompt'), context.cache
+        if prompt is None:
+            return x_BLD, context, 0
+        count = prompt.shape[0]
+        asking = count if cache is None or cache.filling else 0
+        if asking:
+            tokens_BPD = jnp.broadcast_to(gathered(prompt, (None, 'embed')).astype(x_BLD.dtype)[None], (x_BLD.shape[0], *prompt.shape))
+            x_BLD = jnp.concatenate([tokens_BPD, x_BLD], axis=1)
+        if cache is not None:
+            cache = cache.replace(first=cache.first if cache.filling else cache.first + count, length=cache.length + count)
+        bias = context.bias_HLM if context.bias_HLM is None else jnp.pad(context.bias_HLM, ((0, 0), (asking, 0), (count, 0)))
+        mask = context.mask.replace(before=count, asking=asking)
+        return x_BLD, context.replace(mask=mask, bias_HLM=bias, cache=cache), asking
 
 
 # Keys of dropout outside the layers, which take first_key + 0 .. num_layers - 1.

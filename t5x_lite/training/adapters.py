@@ -1,18 +1,23 @@
-"""Small parameters beside those of a pretrained model, which alone learn: config.tune.lora, .adapters, .ia3.
+"""Small parameters beside those of a pretrained model, which alone learn: config.tune.lora, .adapters, .ia3, .prefix, .prompt.
 
 They are put into the tree of parameters, beside the weights that they change; a layer that finds them there uses them (`models.layers.Einsum`,
-`models.transformer.Block`), so no module and no head knows of them:
+`models.transformer.Block`, `.Stack`, `models.attention.Attention`), so no module and no head knows of them:
 
     encoder/layers/attention/query/kernel     [N, D, E]
     encoder/layers/attention/query/lora_a     [N, D, R]     x W + (x A B) s, with s = alpha / R
     encoder/layers/attention/query/lora_b     [N, R, E]     zero at first: training begins at the pretrained model
     encoder/layers/attention/query/lora_scale [N]           s, which does not learn
+    encoder/layers/attention/prefix_key       [N, P, E]     keys, and prefix_value values, in front of the sequence's own
+    encoder/prompt                            [P, D]        virtual tokens in front of the embedded sequence
 
 LoRA is Hu et al. (2021); (IA)^3 Liu et al. (2022), with vectors that scale keys, values and the hidden units of the feed-forward; bottleneck adapters are
-Houlsby et al. (2019), after attention and feed-forward, or Pfeiffer et al. (2021), after the feed-forward alone.
+Houlsby et al. (2019), after attention and feed-forward, or Pfeiffer et al. (2021), after the feed-forward alone. Prefixes are those of Li & Liang (2021),
+without the network that makes them while training (as Liu et al., 2022, P-tuning v2); prompts those of Lester et al. (2021), who let an encoder's virtual
+tokens read the text, where these see each other only, so that sequences packed in a row stay apart.
 """
 
 from collections.abc import Callable
+import dataclasses
 import re
 from typing import Any
 import zlib
@@ -26,11 +31,27 @@ from t5x_lite.config import Adapters, TuneConfig
 from t5x_lite.errors import UserError, nearest
 from t5x_lite.training import paths
 
-PATTERN = r'.*/(lora_(a|b|scale)|scale_(in|out)|\w+_adapter_(down|up)(_bias)?)'  # of the paths of what is added
+# Of the paths of what is added.
+PATTERN = r'(.*/)?(lora_(a|b|scale)|scale_(in|out)|\w+_adapter_(down|up)(_bias)?|prefix_(key|value)|prompt)'
 
 
 def wanted(config: TuneConfig) -> bool:
-    return bool(config.lora) or config.ia3 or config.adapters != Adapters.none
+    return bool(config.lora or config.ia3 or config.prefix or config.prefix_cross or config.prompt) or config.adapters != Adapters.none
+
+
+def same(ours: TuneConfig, theirs: TuneConfig) -> bool:
+    """Whether both add the same, so that one run can go on with what another learnt."""
+
+    def added(config: TuneConfig) -> tuple:
+        size = config.adapter_size if config.adapters != Adapters.none else 0
+        return config.lora, config.adapters, size, config.ia3, config.prefix, config.prefix > 0 and config.prefix_cross, config.prompt
+
+    return added(ours) == added(theirs)
+
+
+def alone(config: TuneConfig) -> TuneConfig:
+    """What a config adds, without rules of who learns."""
+    return dataclasses.replace(config, train=(), freeze=(), freeze_layers=0, rates=(), layer_decay=1.0, unfreeze=())
 
 
 def is_added(path: str) -> bool:
@@ -49,7 +70,7 @@ def added_to(config: TuneConfig, boxed: Any, seed: int) -> Any:
       boxed: abstract or not; what is added is likewise.
 
     Raises:
-      UserError: a pattern of config.tune.lora that matches no kernel, a rank that is none.
+      UserError: a pattern of config.tune.lora that matches no kernel, a rank that is none, what the model has no place for.
     """
     if not wanted(config):
         return boxed
@@ -83,6 +104,15 @@ def added_to(config: TuneConfig, boxed: Any, seed: int) -> Any:
                 break
         if config.ia3 and re.search('/attention/(key|value)$', name):
             put(f'{name}/scale_out', box, (outputs,), (out_axis,), 1.0)
+        place = re.fullmatch('(.*/(cross_)?attention)/(key|value)', name)
+        if config.prefix and place and (config.prefix_cross or not place[2]):
+            # Small beside keys and values of a text: at first a prefix only thins them out, evenly.
+            put(f'{place[1]}/prefix_{place[3]}', box, (config.prefix, outputs), (None, out_axis), lambda key, shape: jax.random.normal(key, shape) * 2e-2)
+        place = re.fullmatch('((.*/)?)layers/attention/query', name)
+        if config.prompt and place and f'{place[1]}layers/cross_attention/query' not in kernels:
+            # As wide as Lester et al. (2021, section 3.2) draw them.
+            path = f'{place[1]}prompt'
+            put(path, box, (config.prompt, inputs), (None, 'embed'), lambda key, shape: jax.random.uniform(key, shape, minval=-0.5, maxval=0.5))
         if config.ia3 and name.endswith('/mlp/wo'):
             put(f'{name}/scale_in', box, (inputs,), (in_axis,), 1.0)
         place = re.fullmatch(r'(.*)/(attention|cross_attention|mlp)/(output|wo)', name)
@@ -96,6 +126,13 @@ def added_to(config: TuneConfig, boxed: Any, seed: int) -> Any:
     for number, (pattern, _, _) in enumerate(config.lora):
         if number not in used:
             raise UserError(f'config.tune.lora: {pattern!r} matches no kernel; {nearest(pattern, kernels)}')
+    wants = {
+        'ia3': (config.ia3, r'scale_(in|out)'), 'adapters': (config.adapters != Adapters.none, r'\w+_adapter_down'), 'prompt': (config.prompt, 'prompt'),
+        'prefix': (config.prefix, 'prefix_key'), 'prefix_cross': (config.prefix_cross, 'cross_attention/prefix_key'),
+    }  # fmt: skip
+    for field, (asked, kind) in wants.items():
+        if asked and not any(re.fullmatch(f'(.*/)?{kind}', path) for path in made):
+            raise UserError(f'config.tune.{field}: this model has no layer that takes it' + (', or config.tune.prefix is 0' if 'cross' in field else ''))
     return paths.nested(boxes | made)
 
 
@@ -103,7 +140,7 @@ def merged(params: Any) -> Any:
     """Parameters with LoRA's products added to their kernels and (IA)^3's vectors multiplied into them: a model without adapters that computes the same.
 
     Raises:
-      UserError: bottleneck adapters, which no kernel can hold.
+      UserError: bottleneck adapters, prefixes and prompts, which no kernel can hold.
     """
     found = paths.leaves(params)
     if not any(map(is_added, found)):
@@ -113,6 +150,8 @@ def merged(params: Any) -> Any:
         name, _, kind = path.rpartition('/')
         if '_adapter_' in kind:
             raise UserError(f'{path}: a bottleneck adapter is not linear and cannot be merged; keep it, or use LoRA')
+        if kind.startswith('prefix_') or kind == 'prompt':
+            raise UserError(f'{path}: what stands in front of a sequence cannot be merged into weights; keep it, or use LoRA')
         if is_added(path):
             continue
         leaf = np.asarray(leaf)

@@ -5,6 +5,7 @@
     workdir/checkpoints/torn-900/ a checkpoint that could not be read; set aside, never deleted
     workdir/checkpoints/deleting-800/ one that is no longer kept: renamed first, so that a kill leaves no half of a checkpoint
 
+With adapters, parameters and average are those that were learnt; the rest lies where config.init_from says (training/learnt.py).
 Unboxed trees are saved, so a checkpoint is independent of the mesh, of scanning and of everything else in config.FREE_ON_RESUME.
 """
 
@@ -29,7 +30,7 @@ from t5x_lite.config import Best, CheckpointConfig, Config
 from t5x_lite.config_values import from_json, to_json
 from t5x_lite.data import tokenizers
 from t5x_lite.errors import UserError, nearest
-from t5x_lite.training import paths
+from t5x_lite.training import learnt, paths
 from t5x_lite.training.step import TrainState
 
 FOLDER = 'checkpoints'
@@ -136,19 +137,24 @@ class Checkpoints:
             'Mend that (free space there) and repeat the command'
         )
 
-    def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """(state on the shardings of `abstract`, run) of the newest checkpoint that can be read, or None where there is none.
+    def restore(self, abstract: Callable[[int, dict[str, Any]], TrainState]) -> tuple[TrainState, dict[str, Any]] | None:
+        """(state, run) of the newest checkpoint that can be read, or None where there is none.
 
         A checkpoint that cannot be read is set aside with a warning, and the one before it is tried.
 
+        Args:
+          abstract: (step, run) -> what was saved, with the shardings that it is to have.
+
         Raises:
-          UserError: if there are checkpoints and none can be read.
+          UserError: if there are checkpoints and none can be read, and what `abstract` raises.
         """
         for step in reversed(self.steps()):
             damage, listed = _damage(self._folder, step), os.path.exists(_listing(self._folder, step))
             if not damage:
                 try:
                     restored = self._load(step, abstract)
+                except UserError:
+                    raise
                 except Exception as error:
                     damage = f'{type(error).__name__}: {_brief(error)}'
                     if listed:  # its files are as they were written, so the fault is not theirs
@@ -175,11 +181,11 @@ class Checkpoints:
         if hasattr(self, '_checkpointer'):
             self._checkpointer.reload()
 
-    def _load(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        loaded = self._checkpointer.load_checkpointables(step, _parts(abstract))
+    def _load(self, step: int, abstract: Callable[[int, dict[str, Any]], TrainState]) -> tuple[TrainState, dict[str, Any]]:
         run = self._checkpointer.checkpointables_metadata(step).custom_metadata
         if not run:  # Orbax makes do without a broken metadata file
             raise ValueError('its metadata are missing')
+        loaded = self._checkpointer.load_checkpointables(step, _parts(abstract(step, dict(run))))
         training = loaded['training']
         return TrainState(training['step'], loaded['params'], training['opt_state'], loaded.get('ema', {}), training['skipped']), dict(run)
 
@@ -286,11 +292,12 @@ def locate(path: str) -> tuple[str, int]:
     return workdir, steps[-1] if step is None else step
 
 
-def load_params(path: str, ema: bool = True) -> tuple[Config, dict[str, Any]]:
+def load_params(path: str, ema: bool = True, load_base: Callable[[dict[str, Any]], Any] | None = None) -> tuple[Config, dict[str, Any]]:
     """(config of the run, parameters as a nested dict of numpy arrays) of a workdir or of one of its checkpoints.
 
     Args:
       ema: take the moving average of the weights where there is one.
+      load_base: gives the parameters of a base, as the checkpoints that hold only what was learnt beside it describe it (training/learnt.py).
     """
     workdir, step = locate(path)
     config = from_json(os.path.join(workdir, 'config.json'))
@@ -298,14 +305,30 @@ def load_params(path: str, ema: bool = True) -> tuple[Config, dict[str, Any]]:
     try:
         if damage := _damage(os.path.dirname(folder), step):
             raise OSError(damage)
-        saved = ocp.checkpointables_metadata(folder).metadata
+        metadata = ocp.checkpointables_metadata(folder)
+        saved, run = metadata.metadata, metadata.custom_metadata or {}
         name = 'ema' if ema and 'ema' in saved else 'params'
         host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host), saved[name])
         loaded = ocp.load_checkpointables(folder, {name: abstract})[name]
     except Exception as error:
         raise UserError(f'{folder}: the checkpoint cannot be read ({_brief(error)}); name an earlier one, {workdir}/{FOLDER}/STEP') from error
-    return config, jax.tree.map(np.asarray, loaded)
+    loaded = jax.tree.map(np.asarray, loaded)
+    if 'base' in run:
+        if load_base is None:
+            raise UserError(f'{folder} holds only what was learnt beside the weights in {run["base"]["path"]}; name those too')
+        loaded = learnt.together(load_base(run['base']), loaded, run['base'])
+    return config, loaded
+
+
+def base_of(path: str) -> dict[str, Any] | None:
+    """The base that the newest checkpoint of a workdir, or a checkpoint in it, was learnt beside; None where it holds everything."""
+    workdir, step = locate(path)
+    try:
+        run = ocp.checkpointables_metadata(os.path.join(workdir, FOLDER, str(step))).custom_metadata or {}
+    except Exception as error:
+        raise UserError(f'{workdir}/{FOLDER}/{step}: the checkpoint cannot be read ({_brief(error)}); name an earlier one, {workdir}/{FOLDER}/STEP') from error
+    return run['base'] if 'base' in run else None
 
 
 def save_params(workdir: str, config: Config, params: Any, tokenizer_path: str) -> None:

@@ -1,6 +1,8 @@
 """Schedules and optimisers from config fields."""
 
-from typing import Any
+from collections.abc import Callable
+import re
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import optax
 
 from t5x_lite.config import Config, OptimConfig, Optimizer, Schedule
 from t5x_lite.errors import UserError
-from t5x_lite.training import paths
+from t5x_lite.training import adapters, paths
 
 
 def schedule(config: Config) -> optax.Schedule:
@@ -62,14 +64,47 @@ def scale_by_adam(b1: float, b2: float, eps: float, bias_correction: bool) -> op
     return optax.GradientTransformation(init, update)
 
 
-def add_decay(rules: tuple[tuple[str, float], ...]) -> optax.GradientTransformation:
-    """Decoupled weight decay (Loshchilov & Hutter, 2019) by path rules."""
+class Beginning(NamedTuple):
+    start: Any  # {path of a parameter: what it was}, nested
+
+
+def decayed(rules: tuple[tuple[str, float], ...], returning: Callable[[str], bool] | None) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
+    """(init, decay) of weight decay by path rules: init(params) is the state that decay(state, params) -> decay x (what of each is to go away) reads.
+
+    Args:
+      returning: paths that are drawn to where they began instead of to 0 (L2-SP: Li et al., 2018; Wiese et al., 2017); None: none.
+    """
+
+    def init(params: Any) -> Any:
+        if returning is None:
+            return optax.EmptyState()
+        decay = paths.leaves(paths.values(rules, params, 'config.optim.decay', part=True))
+        return Beginning(paths.nested({path: leaf + 0 for path, leaf in paths.leaves(params).items() if decay[path] and returning(path)}))
+
+    def amount(state: Any, params: Any) -> Any:
+        rates = paths.values(rules, params, 'config.optim.decay', part=True)
+        start = {} if returning is None else paths.leaves(state.start)
+        return paths.map_paths(lambda path, p, rate: (rate * (p - start[path]) if path in start else rate * p) if rate else None, params, rates)
+
+    return init, amount
+
+
+def returning(config: Config) -> Callable[[str], bool] | None:
+    """What config.optim.decay_to_init draws to where it began: all but what is new or added, whose beginning means nothing."""
+    if not config.optim.decay_to_init:
+        return None
+    return lambda path: not adapters.is_added(path) and not any(re.fullmatch(pattern, path) for pattern in config.init_fresh)
+
+
+def add_decay(rules: tuple[tuple[str, float], ...], back: Callable[[str], bool] | None = None) -> optax.GradientTransformation:
+    """Decoupled weight decay (Loshchilov & Hutter, 2019); see `decayed`."""
+    init, amount = decayed(rules, back)
 
     def update(updates, state, params):
-        decay = paths.values(rules, params, 'config.optim.decay', part=True)
-        return jax.tree.map(lambda u, p, d: u + d * p if d else u, updates, params, decay), state
+        away = amount(state, params)
+        return jax.tree.map(lambda u, a: u if a is None else u + a, updates, away), state
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.GradientTransformation(init, update)
 
 
 def by_layer(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -112,14 +147,14 @@ def optimizer(config: Config) -> optax.GradientTransformation:
     """Updates to add to the parameters, from gradients that are already clipped (the step clips, for it reports the norm)."""
     optim: OptimConfig = config.optim
     rate = schedule(config)
-    adam = scale_by_adam(optim.b1, optim.b2, optim.eps, optim.bias_correction)
+    adam, decay = scale_by_adam(optim.b1, optim.b2, optim.eps, optim.bias_correction), add_decay(optim.decay, returning(config))
     match optim.name:
         case Optimizer.adamw:
-            return optax.chain(adam, add_decay(optim.decay), optax.scale_by_learning_rate(rate))
+            return optax.chain(adam, decay, optax.scale_by_learning_rate(rate))
         case Optimizer.lamb:
-            return optax.chain(adam, add_decay(optim.decay), trust_ratio(optim.decay), optax.scale_by_learning_rate(rate))
+            return optax.chain(adam, decay, trust_ratio(optim.decay), optax.scale_by_learning_rate(rate))
         case Optimizer.adafactor:
-            return optax.chain(by_layer(scale_by_adafactor(128)), optax.scale_by_learning_rate(rate), decay_by_rate(optim.decay, rate))
+            return optax.chain(by_layer(scale_by_adafactor(128)), optax.scale_by_learning_rate(rate), decay_by_rate(optim.decay, rate, returning(config)))
 
 
 def scale_by_adafactor(factored_from: int) -> optax.GradientTransformation:
@@ -134,12 +169,19 @@ def scale_by_adafactor(factored_from: int) -> optax.GradientTransformation:
     )
 
 
-def decay_by_rate(rules: tuple[tuple[str, float], ...], rate: optax.Schedule) -> optax.GradientTransformation:
-    """Weight decay of rate x decay x parameter, after a scaled update (Adafactor's own update is relative to the parameter already)."""
+def decay_by_rate(rules: tuple[tuple[str, float], ...], rate: optax.Schedule, back: Callable[[str], bool] | None = None) -> optax.GradientTransformation:
+    """Weight decay of rate x decay x parameter, after a scaled update (Adafactor's own update is relative to the parameter already); see `decayed`."""
+    begin, amount = decayed(rules, back)
+
+    def init(params):
+        count = optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
+        return count if back is None else (count, begin(params))
 
     def update(updates, state, params):
-        decay, step_rate = paths.values(rules, params, 'config.optim.decay', part=True), rate(state.count)
-        updated = jax.tree.map(lambda u, p, d: u - step_rate * d * p if d else u, updates, params, decay)
-        return updated, optax.ScaleByScheduleState(count=state.count + 1)
+        counted, start = (state, None) if back is None else state
+        step_rate = rate(counted.count)
+        updated = jax.tree.map(lambda u, a: u if a is None else u - step_rate * a, updates, amount(start, params))
+        counted = optax.ScaleByScheduleState(count=counted.count + 1)
+        return updated, counted if back is None else (counted, start)
 
-    return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32)), update)
+    return optax.GradientTransformation(init, update)

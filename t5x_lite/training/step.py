@@ -33,7 +33,7 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What a config compiles to: the module, its loss, the mesh, and where the state lives."""
+    """What a config compiles to: the module, its loss, the mesh, and where the state lives. With config.tune.unfreeze, from one of its steps on."""
 
     config: Config
     module: nn.Module
@@ -55,12 +55,19 @@ def dummy_batch() -> dict[str, np.ndarray]:
     return {name: np.ones((1, 8), np.int32) for name in names}
 
 
-def make_program(config: Config, mesh: Mesh) -> Program:
+def make_program(config: Config, mesh: Mesh, step: int = 0) -> Program:
     """Abstract state, shardings and a sharded initialiser; nothing is computed yet.
+
+    Args:
+      step: what learns is as it is from this step on.
 
     Raises:
       UserError: for dotted names that do not resolve, and rules that do not fit the parameters.
     """
+    if config.tune.prompt % mesh.shape['sequence']:
+        raise UserError(
+            f'config.mesh.sequence={mesh.shape["sequence"]} does not divide the {config.tune.prompt} virtual tokens of config.tune.prompt; change one of them'
+        )
     module = resolve(config.model.module, 'config.model.module', 'apply')(config.model)
     loss = resolve(config.loss, 'config.loss', 'weights')(config)
     transformation = optimizer(config)
@@ -72,10 +79,10 @@ def make_program(config: Config, mesh: Mesh) -> Program:
         params = nn.unbox(init_boxed())
         ema = jax.tree.map(lambda x: x + 0, params) if config.ema_decay else {}
         zero = jnp.zeros([], jnp.int32)
-        return TrainState(zero, params, transformation.init(learning.select(params)), ema, zero + 0)
+        return TrainState(zero, params, _begin(transformation, learning, params), ema, zero + 0)
 
     boxed = jax.eval_shape(init_boxed)
-    learning = tuning.plan(config.tune, nn.unbox(boxed), config.init_fresh)
+    learning = tuning.plan(config.tune, nn.unbox(boxed), config.init_fresh, step=step, steps=config.steps)
     shardings = partitioning.parameter_shardings(boxed, mesh, config.mesh)
     abstract = jax.eval_shape(init)
     paths.values(config.optim.decay, abstract.params, 'config.optim.decay')
@@ -139,14 +146,14 @@ def make_train_step(program: Program) -> Callable[[TrainState, Batch], tuple[Tra
             clip = jnp.minimum(1.0, config.optim.clip_norm / jnp.maximum(norm, 1e-12))
             clipped = jax.tree.map(lambda g: g * clip, grads)
         learns = program.tuning.select(state.params)
-        updates, opt_state = program.transformation.update(clipped, state.opt_state, learns)
+        updates, opt_state = _updates(program, clipped, state.opt_state, learns)
         updates = program.tuning.scale(updates)
 
         def keep(new, old):
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
         params = program.tuning.merge(state.params, keep(optax.apply_updates(learns, updates), learns))
-        ema = jax.tree.map(lambda e, p: config.ema_decay * e + (1 - config.ema_decay) * p, state.ema, params) if config.ema_decay else {}
+        ema = _average(program, state.ema, params) if config.ema_decay else {}
 
         new_state = TrainState(
             step=state.step + 1,
@@ -169,6 +176,51 @@ def make_train_step(program: Program) -> Callable[[TrainState, Batch], tuple[Tra
         return new_state, {'metrics': metrics, **scalars}
 
     return train_step
+
+
+def _begin(transformation: optax.GradientTransformation, learning: tuning.Tuning, params: Any) -> Any:
+    """The optimiser's state of what learns: one, or a tuple of one for each part."""
+    learns = learning.select(params)
+    return transformation.init(learns) if len(learning.parts) == 1 else tuple(map(transformation.init, learns))
+
+
+def begun_at(program: Program, params: Any) -> Any:
+    """The optimiser's state of parameters that training begins at, placed."""
+    return jax.jit(lambda params: _begin(program.transformation, program.tuning, params), out_shardings=program.shardings.opt_state)(params)
+
+
+def grown(before: Program, after: Program, state: TrainState) -> TrainState:
+    """A state of `before`, with an optimiser's state for what begins to learn in `after` (config.tune.unfreeze); the schedule goes on for all alike."""
+    had, has = len(before.tuning.parts), len(after.tuning.parts)
+    if had == has:
+        return state
+
+    def grow(state: TrainState) -> Any:
+        old = (state.opt_state,) if had == 1 else state.opt_state
+        count = next(leaf.count for leaf in jax.tree.leaves(old[0], is_leaf=_is_schedule) if _is_schedule(leaf))
+        new = [after.transformation.init(tree) for tree in after.tuning.select(state.params)[had:]]
+        return old + tuple(jax.tree.map(lambda leaf: leaf._replace(count=count + 0) if _is_schedule(leaf) else leaf, one, is_leaf=_is_schedule) for one in new)
+
+    return state.replace(opt_state=jax.jit(grow, out_shardings=after.shardings.opt_state)(state))
+
+
+def _is_schedule(leaf: Any) -> bool:
+    return isinstance(leaf, optax.ScaleByScheduleState)
+
+
+def _updates(program: Program, grads: Any, opt_state: Any, learns: Any) -> tuple[Any, Any]:
+    """(updates, state) of the optimiser, which keeps a state for each part that began to learn at its own time."""
+    update = program.transformation.update
+    if len(program.tuning.parts) == 1:
+        return update(grads, opt_state, learns)
+    pairs = list(map(update, grads, opt_state, learns))
+    return tuple(updates for updates, _ in pairs), tuple(state for _, state in pairs)
+
+
+def _average(program: Program, ema: Any, params: Any) -> Any:
+    """Of what learns; the rest stays bitwise."""
+    decay, select = program.config.ema_decay, program.tuning.select
+    return program.tuning.merge(ema, jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, select(ema), select(params)))
 
 
 @contextlib.contextmanager

@@ -3,9 +3,6 @@
 from collections import deque
 from collections.abc import Callable
 import contextlib
-import errno
-import fcntl
-import os
 import signal
 import time
 from typing import Any
@@ -14,11 +11,10 @@ import jax
 import numpy as np
 
 from t5x_lite.config import Config, NonFinite
-from t5x_lite.config_values import differences, from_json, to_json
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.errors import UserError, nearest
-from t5x_lite.training import adapters, checkpoint, partitioning, paths
-from t5x_lite.training.step import Program, TrainState, make_program, make_train_step
+from t5x_lite.training import adapters, checkpoint, learnt, partitioning, paths, tuning, workdirs
+from t5x_lite.training.step import Program, TrainState, begun_at, grown, make_program, make_train_step
 from t5x_lite.training.telemetry import Clock, Console, MetricsLog, Profile, Window, duration, peak_flops
 
 Evaluate = Callable[[Any], dict[str, float]]
@@ -26,10 +22,6 @@ Evaluate = Callable[[Any], dict[str, float]]
 # Steps whose metrics may be on their way while the next are computed: the host never waits for the newest.
 _IN_FLIGHT = 2
 _SHARE = 'share/'  # of the rows, in metrics.jsonl: of each task of a mixture, or corpus
-
-_DISK_ERRORS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
-)  # fmt: skip
 
 
 class Trainer:
@@ -41,6 +33,7 @@ class Trainer:
       make_evaluate: (program, step) -> function of parameters to held-out scores, for batches as they are at that step.
       tokenizer_path: copied into the workdir.
       initial: parameters to start from (nested dict of numpy arrays), or None for random ones.
+      base: their description, where some of them stay as they are (training/learnt.py).
     """
 
     def __init__(
@@ -51,13 +44,20 @@ class Trainer:
         make_evaluate: Callable[[Program, int], Evaluate],
         tokenizer_path: str,
         initial: dict[str, Any] | None = None,
+        base: dict[str, Any] | None = None,
     ):
         self._config, self._workdir, self._data, self._initial = config, workdir, data, initial
         self._make_evaluate, self._evaluates = make_evaluate, {}
         self._mesh = partitioning.make_mesh(config)
         for stage in data.stages:
             partitioning.check_batch(self._mesh, stage.batch_size, stage.seq_len, config.optim.microbatches)
-        self._program = make_program(config, self._mesh)
+        self._programs = {step: make_program(config, self._mesh, step) for step in tuning.stages(config.tune, config.steps)}
+        self._program = self._programs[0]
+        self._base, self._part = base, None
+        if initial is not None and base is not None:
+            params = self._program.abstract.params
+            absent = checkpoint.plan_merge(params, initial, (*config.init_fresh, adapters.PATTERN), config.init_from)
+            self._part = tuning.learnt(config.tune, params, config.init_fresh, config.steps, absent)
         self._compiled: dict[Any, Any] = {}
         self._stop_signal, self._tokenizer_path = '', tokenizer_path
 
@@ -70,8 +70,8 @@ class Trainer:
         """
         previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            with _disk_errors(self._workdir), _locked(self._workdir), jax.set_mesh(self._mesh):
-                _claim(self._workdir, self._config)
+            with workdirs.disk_errors(self._workdir), workdirs.locked(self._workdir), jax.set_mesh(self._mesh):
+                workdirs.claim(self._workdir, self._config)
                 checkpoint.copy_tokenizer(self._tokenizer_path, self._workdir)
                 self._run(checkpoint.Checkpoints(self._workdir, self._config.checkpoint))
         except KeyboardInterrupt as error:
@@ -98,9 +98,11 @@ class Trainer:
         self._stop_signal = signal.Signals(number).name
 
     def _start(self, checkpoints: checkpoint.Checkpoints) -> tuple[TrainState, dict[str, Any]]:
-        restored = checkpoints.restore(self._program.abstract)
+        restored = checkpoints.restore(self._saved)
         if restored is not None:
             state, run = restored
+            if 'base' in run:
+                state = self._beside_base(state)
             if run.get('data') != self._data.fingerprint:
                 raise UserError(
                     f'{self._workdir} was trained on other data than config.data gives now (corpus, tokenizer or table changed); '
@@ -110,22 +112,62 @@ class Trainer:
             return state, run
         if self._initial is None and self._config.init_from and self._config.init_weights:
             raise UserError(f'config.init_from={self._config.init_from} is gone, and no checkpoint in {self._workdir} can be read; bring one of them back')
+        return self._begin(), {}
+
+    def _begin(self, say: Callable[[str], None] = print) -> TrainState:
+        """The state before the first step."""
         state = self._program.init()
-        if self._initial is not None:
-            params, fresh = checkpoint.merge(state.params, self._initial, (*self._config.init_fresh, adapters.PATTERN), self._config.init_from)
-            ema = jax.tree.map(lambda x: x + 0, params) if self._config.ema_decay else {}
-            state = state.replace(params=params, ema=ema)
-            groups = sorted({'/'.join(path.split('/')[:2]) for path in fresh})
-            print(f'weights from {self._config.init_from}' + (f'; at random: {", ".join(groups)}' if fresh else ''))
-        return state, {}
+        if self._initial is None:
+            return state
+        params, fresh = checkpoint.merge(state.params, self._initial, (*self._config.init_fresh, adapters.PATTERN), self._config.init_from)
+        ema = jax.tree.map(lambda x: x + 0, params) if self._config.ema_decay else {}
+        groups = sorted({'/'.join(path.split('/')[:2]) for path in fresh})
+        say(f'weights from {self._config.init_from}' + (f'; at random: {", ".join(groups)}' if fresh else ''))
+        state = state.replace(params=params, ema=ema)
+        return state.replace(opt_state=begun_at(self._program, params)) if self._config.optim.decay_to_init else state
+
+    # Checkpoints that hold what was learnt beside a base.
+
+    def _program_at(self, step: int) -> Program:
+        """That of the step after so many."""
+        return self._programs[max(first for first in self._programs if first <= step)]
+
+    def _saved(self, step: int, run: dict[str, Any]) -> TrainState:
+        """What the checkpoint of a step holds (abstract), checked against the weights that this run begins with."""
+        state = self._program_at(max(step - 1, 0)).abstract
+        if 'base' not in run:
+            return state
+        place = run['base']['path']
+        if self._base is None or self._part is None:
+            raise UserError(f'{self._workdir} holds only what was learnt beside the weights in {place}, and those of config.init_from are gone; bring them back')
+        if run['base']['fingerprint'] != self._base['fingerprint']:
+            raise UserError(
+                f'{self._workdir} is an adapter of another base: it was learnt beside the weights in {place}, and those in {self._base["path"]} are others; '
+                'bring the same weights back, or give another --workdir'
+            )
+        return self._only(state)
+
+    def _only(self, state: TrainState) -> TrainState:
+        """Without what is the base's."""
+        return state.replace(params=self._part.select(state.params), ema=self._part.select(state.ema) if state.ema else state.ema)
+
+    def _beside_base(self, state: TrainState) -> TrainState:
+        begun, part = self._begin(say=lambda line: None), self._part
+
+        def beside(base: Any, found: Any) -> Any:
+            return tuning.put(base, [part], [found]) if base else base
+
+        together = jax.jit(beside, out_shardings=self._program.shardings.params)
+        return state.replace(params=together(begun.params, state.params), ema=together(begun.ema, state.ema) if state.ema else state.ema)
 
     def _step_function(self, state: TrainState, batch: dict[str, jax.Array], console: Console, log_compile: dict[str, float]) -> Any:
-        """The compiled step for batches of these shapes."""
-        shapes = tuple(sorted((name, value.shape) for name, value in batch.items()))
+        """The compiled step for batches of these shapes, and for what learns now."""
+        program = self._program
+        shapes = (len(program.tuning.parts), str(program.tuning.rates), *sorted((name, value.shape) for name, value in batch.items()))
         if shapes not in self._compiled:
             began = time.perf_counter()
-            shardings = (self._program.shardings, {name: value.sharding for name, value in batch.items()})
-            jitted = jax.jit(make_train_step(self._program), donate_argnums=0, in_shardings=shardings, out_shardings=(self._program.shardings, None))
+            shardings = (program.shardings, {name: value.sharding for name, value in batch.items()})
+            jitted = jax.jit(make_train_step(program), donate_argnums=0, in_shardings=shardings, out_shardings=(program.shardings, None))
             self._compiled[shapes] = jitted.lower(state, batch).compile()
             seconds = time.perf_counter() - began
             console.pause(seconds)
@@ -147,7 +189,11 @@ class Trainer:
                 self._account(*in_flight.popleft(), window, console, log, clock, compile_seconds, peak)
 
         profile = Profile(config.log.profile_steps, self._workdir, first)
+        self._program = self._program_at(max(first - 1, 0))
         for stage_first, stage_last, rows in self._stretches(first):
+            if (program := self._program_at(stage_first)) is not self._program:
+                state, self._program = grown(self._program, program, state), program
+                print(f'from step {stage_first + 1:,} on {_learning(program)} learn', flush=True)
             for step, host_batch in data.loader(stage_first, stage_last, rows):
                 length = host_batch['tokens'].shape[1]
                 size = data.stage_at(step).batch_size
@@ -173,8 +219,10 @@ class Trainer:
                 stop = self._stop_signal  # it may have come while evaluating
                 if save or stop:
                     log.flush()
-                    run = {'data': data.fingerprint, 'window': window.sums}
-                    checkpoints.save(done, state, run, scores, wait=bool(last or stop))
+                    run, saved = {'data': data.fingerprint, 'window': window.sums}, state
+                    if self._part is not None and learnt.wanted(config):
+                        run, saved = run | {'base': learnt.described(self._base, self._part, self._program.abstract.params)}, self._only(state)
+                    checkpoints.save(done, saved, run, scores, wait=bool(last or stop))
                     self._check_best_metric(scores)
                 aside = time.perf_counter() - began
                 console.pause(aside)
@@ -186,12 +234,12 @@ class Trainer:
         print(f'finished {config.steps:,} steps; {self._workdir} holds checkpoints/, metrics.jsonl, tensorboard/ and config.json')
 
     def _stretches(self, first: int):
-        """(first step, last step, this process's rows) of each stage that is still to come."""
-        stages = self._data.stages
-        for number, stage in enumerate(stages):
-            last = min(stages[number + 1].first_step, self._config.steps) if number + 1 < len(stages) else self._config.steps
-            if first < last:
-                yield max(first, stage.first_step), last, partitioning.local_rows(self._mesh, stage.batch_size)
+        """(first step, last step, this process's rows) of each stage that is still to come, of the data and of what learns."""
+        starts = sorted({stage.first_step for stage in self._data.stages} | self._programs.keys())
+        for begin, last in zip(starts, [*starts[1:], self._config.steps]):
+            begin, last = max(first, begin), min(last, self._config.steps)
+            if begin < last:
+                yield begin, last, partitioning.local_rows(self._mesh, self._data.stage_at(begin).batch_size)
 
     def _check_best_metric(self, scores: dict[str, float] | None) -> None:
         name = self._config.checkpoint.best_metric
@@ -267,56 +315,7 @@ class Trainer:
         return 3.0 * stage.batch_size * module.forward_flops(self._config.model, stage.seq_len, stage.max_predictions)
 
 
-@contextlib.contextmanager
-def _disk_errors(workdir: str):
-    """A disk that is full, or a place that cannot be written, is no bug of ours: a line says so."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        mend = 'mend that (checkpoints are whole) and repeat the command, or give another --workdir'
-        raise UserError(f'{error.filename or workdir}: {error.strerror}; {mend}') from error
-
-
-@contextlib.contextmanager
-def _locked(workdir: str):
-    """Two processes in one workdir would write over each other. The kernel lets go of the lock when the process ends, however it ends."""
-    os.makedirs(workdir, exist_ok=True)
-    folder = os.open(workdir, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f'another process is training in {workdir}; wait until it has ended, or give another --workdir') from error
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(folder)
-
-
-def check_workdir(workdir: str, config: Config) -> str:
-    """What there is to say of a workdir that this run is to go to, or UserError where it holds another one."""
-    path = os.path.join(workdir, 'config.json')
-    if os.path.exists(path):
-        changed = differences(config, from_json(path))
-        if changed and not checkpoint.holds_checkpoints(workdir):
-            return f'{workdir} held a run that saved nothing; this one takes its place'
-        if changed:
-            more = [f'and {len(changed) - 10} more fields'] if len(changed) > 10 else []
-            raise UserError(f'{workdir} holds another run; it differs in {"; ".join(changed[:10] + more)}. Give another --workdir, or the same fields')
-    elif os.path.isdir(os.path.join(workdir, checkpoint.FOLDER)):
-        raise UserError(f'{workdir} has checkpoints but no config.json; give another --workdir')
-    return ''
-
-
-def _claim(workdir: str, config: Config) -> None:
-    """Writes config.json into a new workdir, or checks it in one that holds this run."""
-    if said := check_workdir(workdir, config):
-        print(said)
-    path = os.path.join(workdir, 'config.json')
-    temporary = path + '.tmp'
-    with open(temporary, 'w', encoding='utf-8') as file:
-        file.write(to_json(config) + '\n')
-    os.replace(temporary, path)
+def _learning(program: Program) -> str:
+    """'5,120 of 9,000 parameters'."""
+    learns, whole = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (program.tuning.select(program.abstract.params), program.abstract.params))
+    return f'{learns:,} of {whole:,} parameters'

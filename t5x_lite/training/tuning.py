@@ -34,72 +34,127 @@ def _parts(path: str) -> tuple[str, str]:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """Some of the parameters.
+
+    Attributes:
+      layers: {path: numbers of the layers of a stacked array, ascending; None: the whole array}.
+    """
+
+    layers: dict[str, tuple[int, ...] | None]
+
+    def select(self, params: Any) -> Any:
+        """This part of a tree (abstract or not), as a tree with arrays of these layers."""
+        found = paths.leaves(params)
+        return paths.nested({path: found[path] if kept is None else _rows(found[path], kept) for path, kept in self.layers.items()})
+
+
+def put(params: Any, parts: Sequence[Part], trees: Sequence[Any]) -> Any:
+    """`params` with trees, each as `select` of its part gives, in their places. The parts share no layer."""
+    flat = [paths.leaves(tree) for tree in trees]
+
+    def take(path: str, leaf: Any) -> Any:
+        holders = [(part.layers[path], new[path]) for part, new in zip(parts, flat, strict=True) if path in part.layers]
+        if not holders:
+            return leaf
+        if holders[0][0] is None:
+            return holders[0][1]
+        where = {layer: (new, row) for kept, new in holders for row, layer in enumerate(kept)}
+        # In pieces, each of neighbouring layers: what lies below the first that learns can be left out of a backward pass.
+        pieces, first = [], 0
+        while first < leaf.shape[0]:
+            source, row = where[first] if first in where else (leaf, first)
+            count = 1
+            while first + count < leaf.shape[0]:
+                next_source, next_row = where[first + count] if first + count in where else (leaf, first + count)
+                if next_source is not source or next_row != row + count:
+                    break
+                count += 1
+            pieces.append(source[row : row + count])
+            first += count
+        return pieces[0] if len(pieces) == 1 else (jnp if isinstance(leaf, jax.Array) else np).concatenate(pieces)
+
+    return paths.map_paths(take, params)
+
+
+@dataclasses.dataclass(frozen=True)
 class Tuning:
     """What of each parameter learns.
 
     Attributes:
-      layers: {path: numbers of the layers that learn; None: the whole array}, of what learns in part or whole.
-      rates: {path: factor on the learning rate, or one of each of those layers}; empty: all 1.
-      whole: everything learns, at one rate.
+      parts: what learns, by when it began (config.tune.unfreeze); else one.
+      rates: for each part {path: factor on the learning rate, or one of each of its layers}; empty: all 1.
+      whole: everything learns, from the beginning.
     """
 
-    layers: dict[str, tuple[int, ...] | None]
-    rates: dict[str, Any]
+    parts: tuple[Part, ...]
+    rates: tuple[dict[str, Any], ...]
     whole: bool
 
     def select(self, params: Any) -> Any:
-        """What learns, as a tree; `params` itself where that is everything."""
+        """What learns, as a tree, or a tuple of one for each part; `params` itself where that is everything."""
         if self.whole:
             return params
-        found = paths.leaves(params)
-        return paths.nested({path: found[path] if kept is None else _rows(found[path], kept) for path, kept in self.layers.items()})
+        trees = tuple(part.select(params) for part in self.parts)
+        return trees if len(trees) > 1 else trees[0]
 
     def merge(self, params: Any, learnt: Any) -> Any:
-        """`params` with `learnt`, a tree as `select` gives, in its place."""
-        if self.whole:
-            return learnt
-        new = paths.leaves(learnt)
-
-        def take(path: str, leaf: Any) -> Any:
-            if path not in self.layers:
-                return leaf
-            kept = self.layers[path]
-            if kept is None:
-                return new[path]
-            first = kept[0]
-            if kept == tuple(range(first, leaf.shape[0])):  # an upper part: what lies below it can be left out of a backward pass
-                return jnp.concatenate([leaf[:first], new[path]])
-            return leaf.at[np.array(kept)].set(new[path])
-
-        return paths.map_paths(take, params)
+        """`params` with `learnt`, as `select` gives it, in its place."""
+        return learnt if self.whole else put(params, self.parts, learnt if len(self.parts) > 1 else (learnt,))
 
     def scale(self, updates: Any) -> Any:
-        """Updates, a tree as `select` gives, times the factors of their rates."""
-        if not self.rates:
+        """Updates, as `select` gives parameters, times the factors of their rates."""
+        if not any(self.rates):
             return updates
+        if len(self.parts) > 1:
+            return tuple(map(_scaled, updates, self.rates))
+        return _scaled(updates, self.rates[0])
 
-        def scaled(path: str, update: Any) -> Any:
-            factor = np.asarray(self.rates[path], np.float32)
-            return update * jnp.asarray(factor.reshape(factor.shape + (1,) * (update.ndim - factor.ndim)), update.dtype)
 
-        return paths.map_paths(scaled, updates)
+def _scaled(updates: Any, rates: dict[str, Any]) -> Any:
+    def scaled(path: str, update: Any) -> Any:
+        factor = np.asarray(rates[path], np.float32)
+        return update * jnp.asarray(factor.reshape(factor.shape + (1,) * (update.ndim - factor.ndim)), update.dtype)
+
+    return paths.map_paths(scaled, updates) if rates else updates
 
 
 def _rows(leaf: Any, layers: tuple[int, ...]) -> Any:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct((len(layers), *leaf.shape[1:]), leaf.dtype, sharding=leaf.sharding)
-    return leaf[layers[0] :] if layers == tuple(range(layers[0], leaf.shape[0])) else leaf[np.array(layers)]
+    neighbours = layers == tuple(range(layers[0], layers[-1] + 1))
+    return leaf[layers[0] : layers[-1] + 1] if neighbours else leaf[np.array(layers)]
 
 
-def plan(config: TuneConfig, params: Any, fresh: Sequence[str] = ()) -> Tuning:
-    """The rules of a config, held against parameters (abstract or not).
+def stages(config: TuneConfig, steps: int) -> list[int]:
+    """The steps, from 0, at which something begins to learn, or another rate.
+
+    Raises:
+      UserError: one that never comes.
+    """
+    for begin, pattern, _ in config.unfreeze:
+        if begin < 0 or _step(begin, steps) >= steps:
+            raise UserError(
+                f'config.tune.unfreeze: {pattern!r} begins at {begin:g}, and the run has {steps:,} steps; give a step before its end, or a share of it (0.5)'
+            )
+    return sorted({0} | {_step(begin, steps) for begin, _, _ in config.unfreeze})
+
+
+def _step(begin: float, steps: int) -> int:
+    """Of a step, or a share (below 1) of all steps."""
+    return round(begin * steps) if begin < 1 else int(begin)
+
+
+def plan(config: TuneConfig, params: Any, fresh: Sequence[str] = (), *, step: int = 0, steps: int = 1) -> Tuning:
+    """The rules of a config, held against parameters (abstract or not), as they are from `step` of `steps` on.
 
     Args:
       fresh: config.init_fresh: patterns of what starts at random, and so learns beside adapters.
 
     Raises:
-      UserError: a pattern that is none or matches nothing, more layers frozen than there are, nothing left that learns.
+      UserError: a pattern that is none or matches nothing, more layers frozen than there are, nothing left that learns; see `stages` too.
     """
+    stages(config, steps)
     named = {path: layer_paths(path, leaf) for path, leaf in paths.leaves(params).items()}
     every = [name for names in named.values() for name in names]
     adapted = [name for name in every if adapters.is_added(name)]
@@ -112,21 +167,56 @@ def plan(config: TuneConfig, params: Any, fresh: Sequence[str] = ()) -> Tuning:
         learns |= dict.fromkeys(_bottom(config.freeze_layers, named), False)
     for pattern in config.freeze:
         learns |= dict.fromkeys(_matches(pattern, every, 'config.tune.freeze'), False)
+    begins, now = _unfreezing(config, every, step, steps)
+    learns |= {name: begin <= step for name, begin in begins.items()}
     learns |= dict.fromkeys([name for name in adapted if not adapters.learns(name)], False)
     if not any(learns.values()):
         raise UserError('config.tune leaves nothing that learns; narrow config.tune.freeze and .freeze_layers, or widen config.tune.train')
-    layers: dict[str, tuple[int, ...] | None] = {}
-    for path, names in named.items():
-        kept = tuple(number for number, name in enumerate(names) if learns[name])
-        if kept:
-            layers[path] = kept if len(kept) < len(names) else None
-    factors = _factors(config, named)
-    rates = {}
-    if any(factors[name] != 1.0 for name in every if learns[name]):
-        for path, kept in layers.items():
-            of_layers = [factors[name] for name in named[path]]
-            rates[path] = [of_layers[number] for number in (kept or range(len(of_layers)))] if paths.is_stacked(path) else of_layers[0]
-    return Tuning(layers, rates, whole=all(learns.values()))
+    factors = _factors(config, named, now)
+    any_rates = any(factors[name] != 1.0 for name in every if learns[name])
+    parts, rates = [], []
+    for first in sorted({begins[name] if name in begins else 0 for name in every if learns[name]}):
+        layers: dict[str, tuple[int, ...] | None] = {}
+        for path, names in named.items():
+            kept = tuple(n for n, name in enumerate(names) if learns[name] and (begins[name] if name in begins else 0) == first)
+            if kept:
+                layers[path] = kept if len(kept) < len(names) else None
+        parts.append(Part(layers))
+        rates.append({path: _rates([factors[name] for name in named[path]], path, kept) for path, kept in layers.items()} if any_rates else {})
+    return Tuning(tuple(parts), tuple(rates), whole=all(learns.values()) and len(parts) == 1)
+
+
+def learnt(config: TuneConfig, params: Any, fresh: Sequence[str], steps: int, beside: Sequence[str]) -> Part | None:
+    """What a run has changed at its end, and the paths `beside`; None where that is everything."""
+    last = plan(config, params, fresh, step=stages(config, steps)[-1], steps=steps)
+    if last.whole:
+        return None
+    found = paths.leaves(params)
+    rows: dict[str, set[int]] = {}
+    for part in last.parts:
+        for path, kept in part.layers.items():
+            rows.setdefault(path, set()).update(range(found[path].shape[0]) if kept is None and paths.is_stacked(path) else kept or ())
+    whole = {path for path, kept in rows.items() if not paths.is_stacked(path) or len(kept) == found[path].shape[0]} | set(beside)
+    if whole == found.keys():
+        return None
+    return Part({path: None if path in whole else tuple(sorted(rows[path])) for path in found if path in rows or path in whole})
+
+
+def _rates(of_layers: list[float], path: str, kept: tuple[int, ...] | None) -> Any:
+    return [of_layers[number] for number in (kept or range(len(of_layers)))] if paths.is_stacked(path) else of_layers[0]
+
+
+def _unfreezing(config: TuneConfig, every: Sequence[str], step: int, steps: int) -> tuple[dict[str, int], dict[str, float]]:
+    """({path: the step from which it learns} of what config.unfreeze names, {path: its factor at `step`}); of what has begun, the latest entry counts."""
+    begins: dict[str, int] = {}
+    factors: dict[str, float] = {}
+    for begin, pattern, factor in sorted(config.unfreeze, key=lambda entry: _step(entry[0], steps)):
+        for name in _matches(pattern, every, 'config.tune.unfreeze'):
+            first = _step(begin, steps)
+            begins.setdefault(name, first)
+            if first <= step:
+                factors[name] = factor
+    return begins, factors
 
 
 def _matches(pattern: str, names: Sequence[str], field: str) -> list[str]:
@@ -150,10 +240,10 @@ def _bottom(count: int, named: dict[str, list[str]]) -> list[str]:
     return found
 
 
-def _factors(config: TuneConfig, named: dict[str, list[str]]) -> dict[str, float]:
-    """Of each layer's path: the first of config.rates that matches, times config.layer_decay for each layer above it."""
+def _factors(config: TuneConfig, named: dict[str, list[str]], now: dict[str, float]) -> dict[str, float]:
+    """Of each layer's path: that of `now`, else the first of config.rates that matches, times config.layer_decay for each layer above it."""
     every = [name for names in named.values() for name in names]
-    factors = {}
+    factors = dict(now)
     for pattern, factor in config.rates:
         for name in _matches(pattern, every, 'config.tune.rates'):
             factors.setdefault(name, factor)

@@ -104,3 +104,23 @@ def test_what_is_refused_of_predict(gpt, flags, said):
 
 def test_shots_without_a_task(gpt):
     assert '--shots asks tasks, and there is none' in forked.run('evaluate', f'--workdir={gpt}/run', '--shots=2').error
+
+
+def test_adapters_of_a_language_model(gpt):
+    """Each is trained, scored and asked alone; then both side by side on their base."""
+    strategies = {'lora': ('--config.tune.lora=((".*/attention/(query|value)", 2, 4.0),)',), 'in_front': ('--config.tune.prompt=3', '--config.tune.prefix=2')}
+    ask, alone = ('--text=abc', '--config.decode.max_new_tokens=4'), {}
+    for name, tune in strategies.items():
+        flags = (
+            '--config=configs/gpt_small_corpus.py', f'--config.data.path={gpt}/corpus', f'--config.init_from={gpt}/run', f'--workdir={gpt}/{name}', *GPT, *tune,
+            '--config.steps=3', '--config.batch_size=4', '--config.data.seq_len=32', '--config.eval.batches=1', '--config.log.tensorboard=False',
+            '--config.optim.learning_rate=0.1',
+        )  # fmt: skip
+        said = forked.run('train', *flags).success
+        loss = said.split('lm_loss ')[-1].split()[0]
+        assert float(forked.run('evaluate', f'--workdir={gpt}/{name}').success.split('lm_loss')[1].split()[0]) == pytest.approx(float(loss), rel=1e-3)
+        assert forked.run('predict', f'--workdir={gpt}/{name}', *ask, f'--output={gpt}/{name}.jsonl').success
+        alone[name] = json.loads((gpt / f'{name}.jsonl').read_text())
+    assert forked.run('predict', f'--workdir={gpt}/run', f'--adapter={gpt}/lora,{gpt}/in_front', *ask, f'--output={gpt}/both.jsonl').success
+    both = json.loads((gpt / 'both.jsonl').read_text())
+    assert both == {'text': 'abc', 'runs': {f'{gpt}/{name}': answer for name, answer in alone.items()}}

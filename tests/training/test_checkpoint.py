@@ -98,7 +98,7 @@ def test_every_array_of_the_state_comes_back_bit_for_bit_and_training_goes_on_th
     checkpoints.save(3, state, {'at': 3})
     went_on = stepper.go(state, 3, 5)  # the buffers are given away while they are being written
     checkpoints.wait()
-    restored, _ = checkpoints.restore(stepper.program.abstract)
+    restored, _ = checkpoints.restore(lambda *_: stepper.program.abstract)
     assert_bitwise(restored, saved)
     assert jax.tree.structure(restored) == jax.tree.structure(stepper.program.abstract)
     assert_bitwise(stepper.go(restored, 3, 5), went_on)
@@ -135,7 +135,7 @@ def test_restores_onto_another_mesh_bit_for_bit(bert_on_eight, mesh):
     workdir, saved = bert_on_eight
     config = small.config(mesh=mesh or {}, ema_decay=0.5)
     program = make_program(config, partitioning.make_mesh(config, None if mesh else small.one_device()))
-    restored, _ = Checkpoints(workdir, config.checkpoint).restore(program.abstract)
+    restored, _ = Checkpoints(workdir, config.checkpoint).restore(lambda *_: program.abstract)
     assert_bitwise(restored, saved)
     assert jax.tree.map(lambda x: x.sharding, restored) == program.shardings
 
@@ -157,7 +157,7 @@ def toy_on_eight(tmp_path_factory):
 def test_training_goes_on_to_the_same_numbers_on_another_mesh(toy_on_eight, mesh):
     workdir, went_on = toy_on_eight
     stepper = Stepper(small.config(model={'module': runs.TOY}, mesh=mesh or {}), None if mesh else small.one_device())
-    restored, _ = Checkpoints(workdir, CheckpointConfig()).restore(stepper.program.abstract)
+    restored, _ = Checkpoints(workdir, CheckpointConfig()).restore(lambda *_: stepper.program.abstract)
     at_2 = host(restored.params)
     went_on_here = stepper.go(restored, 2, 4).params
     assert small.largest_difference(at_2, went_on) > 1e-3
@@ -192,7 +192,7 @@ def test_a_checkpoint_with_any_file_damaged_is_set_aside_for_the_one_before(tmp_
         shutil.copytree(whole, workdir)
         damage(workdir / 'checkpoints' / '2' / file)
         checkpoints = Checkpoints(workdir, CheckpointConfig(), warnings.append)
-        restored = checkpoints.restore(abstract(tiny_state(0)))
+        restored = checkpoints.restore(lambda *_: abstract(tiny_state(0)))
         checkpoints.close()
         if not listed and not warnings:  # a file that Orbax can do without
             assert_is_step(restored, 2)
@@ -205,10 +205,10 @@ def test_a_checkpoint_with_any_file_damaged_is_set_aside_for_the_one_before(tmp_
 def test_a_step_that_was_torn_is_saved_again_and_both_are_kept(tmp_path):
     save_steps(tmp_path, [1, 2])
     flip(next((tmp_path / 'checkpoints' / '2').rglob('_METADATA')))
-    assert_is_step(Checkpoints(tmp_path, CheckpointConfig(), lambda line: None).restore(abstract(tiny_state(0))), 1)
+    assert_is_step(Checkpoints(tmp_path, CheckpointConfig(), lambda line: None).restore(lambda *_: abstract(tiny_state(0))), 1)
     save_steps(tmp_path, [2, 3], keep_last=2)
     assert names(tmp_path) == ['2', '2.files', '3', '3.files', 'torn-2', 'torn-2.files']
-    assert_is_step(Checkpoints(tmp_path, CheckpointConfig()).restore(abstract(tiny_state(0))), 3)
+    assert_is_step(Checkpoints(tmp_path, CheckpointConfig()).restore(lambda *_: abstract(tiny_state(0))), 3)
 
 
 def test_where_no_checkpoint_can_be_read_the_run_does_not_begin_again_unasked(tmp_path):
@@ -216,14 +216,14 @@ def test_where_no_checkpoint_can_be_read_the_run_does_not_begin_again_unasked(tm
     flip(next((tmp_path / 'checkpoints' / '1').rglob('_METADATA')))
     for _ in range(2):  # nor when the command is repeated
         with pytest.raises(UserError, match='no checkpoint in .* can be read'):
-            Checkpoints(tmp_path, CheckpointConfig(), lambda line: None).restore(abstract(tiny_state(0)))
+            Checkpoints(tmp_path, CheckpointConfig(), lambda line: None).restore(lambda *_: abstract(tiny_state(0)))
 
 
 def test_a_whole_checkpoint_that_does_not_fit_is_not_called_torn(tmp_path):
     save_steps(tmp_path, [1])
     other = tiny_state(0).replace(params={'w': jnp.zeros(3), 'v': jnp.zeros(3)})
     with pytest.raises(UserError, match='step 1 .* is whole, but cannot be restored'):
-        Checkpoints(tmp_path, CheckpointConfig()).restore(abstract(other))
+        Checkpoints(tmp_path, CheckpointConfig()).restore(lambda *_: abstract(other))
     assert names(tmp_path) == ['1', '1.files']
 
 
@@ -259,7 +259,7 @@ def test_what_the_run_adds_to_its_sums_while_a_save_is_under_way_is_not_saved(tm
     run['window']['loss'][0] = 100.0
     run['window']['new'] = [1.0, 1.0]
     checkpoints.wait()
-    assert checkpoints.restore(abstract(tiny_state(0)))[1] == {'at': 1, 'window': {'loss': [1.0, 1.0]}}
+    assert checkpoints.restore(lambda *_: abstract(tiny_state(0)))[1] == {'at': 1, 'window': {'loss': [1.0, 1.0]}}
     checkpoints.close()
 
 
@@ -291,7 +291,7 @@ def test_a_save_that_fails_is_told_at_the_next_moment_and_leaves_the_earlier_one
     assert '\n' not in str(error.value)
     checkpoints.close()
     assert 'Traceback' not in capfd.readouterr().err  # no pages of Orbax's beside the line
-    assert_is_step(Checkpoints(tmp_path, CheckpointConfig()).restore(abstract(tiny_state(0))), 2)
+    assert_is_step(Checkpoints(tmp_path, CheckpointConfig()).restore(lambda *_: abstract(tiny_state(0))), 2)
 
 
 def weights(config: Config):

@@ -42,6 +42,27 @@ def unstack(params):
     }
 
 
+@pytest.mark.parametrize('name', [Optimizer.adamw, Optimizer.adafactor])
+def test_decay_towards_the_beginning(name):
+    """At the beginning there is none of it; away from it, rate x decay x distance. What is new (init_fresh) or does not decay is drawn to 0, or nowhere."""
+    config = run(name, decay_to_init=True)
+    config.init_fresh = ('encoder/table/.*',)
+    ours, plain = optim.optimizer(config), optim.optimizer(run(name))
+    without = optim.optimizer(Config(steps=100, optim=OptimConfig(name=name, learning_rate=0.01, schedule=Schedule.constant, decay=(('.*', 0.0),))))
+    start = tree()
+    moved = jax.tree.map(lambda x: x + jnp.sin(x), start)
+    states = [transformation.init(start) for transformation in (ours, plain, without)]
+    gradient = jax.tree.map(jnp.cos, start)
+    at_start, away = ([t.update(gradient, s, params)[0] for t, s in zip((ours, plain, without), states)] for params in (start, moved))
+    for path, leaf in paths.leaves(start).items():
+        (here, _, bare_here), (there, plain_there, bare_there) = (tuple(paths.leaves(tree)[path] for tree in trees) for trees in (at_start, away))
+        if path == 'encoder/layers/wi/kernel':
+            np.testing.assert_array_equal(here, bare_here)
+            np.testing.assert_allclose(there - bare_there, -0.01 * 0.1 * jnp.sin(leaf), atol=1e-7)
+        else:
+            np.testing.assert_array_equal(there, plain_there)
+
+
 @pytest.mark.parametrize('name', list(Optimizer))
 def test_a_stack_of_layers_is_updated_as_its_layers_one_by_one(name):
     """Trust ratios, factors, clipping and scales belong to each layer."""

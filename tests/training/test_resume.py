@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from t5x_lite.config import Whole
 from t5x_lite.training import checkpoint
 from tests.training import runs
 
@@ -102,6 +103,27 @@ def _bert(make_run, reference):
 @in_background(_bert)
 def test_so_does_bert(outcome):
     runs.assert_same(*outcome(_bert))
+
+
+def _beside_a_base(make_run, reference):
+    """Checkpoints hold what learns alone, and more of it from step to step; some are saved where a stage ends, and a kill comes right after."""
+    fields = {
+        'init_from': str(reference.workdir), 'checkpoint.whole': Whole.no, 'tune.freeze': ('tokens/.*',),
+        'tune.unfreeze': ((10, 'layers/1/.*', 1.0), (20, 'layers/.*', 0.5)),
+    }  # fmt: skip
+    run, untouched = make_run('beside', **fields), make_run('untouched_beside', **fields)
+    for place in ('inside the first save', 'at the end of a stage', 'inside a later save', 'between checkpoints', 'as a save ends'):
+        run.kill_when(PLACES[place])
+    return run.finish(), untouched.finish()
+
+
+@in_background(_beside_a_base)
+def test_so_does_one_that_saves_only_what_it_learnt(outcome, reference):
+    run, untouched = outcome(_beside_a_base)
+    runs.assert_same(run, untouched)
+    saved, base = run.contents(30), reference.contents(30)
+    assert not any('tokens/' in path for path in saved) and any('tokens/' in path for path in base)
+    assert run.output.count('from step 11 on') >= 1 and 'from step 21 on' in run.output
 
 
 def _signalled(make_run, reference):

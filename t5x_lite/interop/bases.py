@@ -1,0 +1,64 @@
+"""Weights from anywhere: Hugging Face folders, runs of ours, and runs that hold only what they learnt, put together with their base."""
+
+import os
+from typing import Any
+
+from t5x_lite.config import Config, ModelConfig
+from t5x_lite.errors import UserError
+from t5x_lite.interop import folder
+from t5x_lite.training import checkpoint, learnt
+
+
+class Weights:
+    """Reads weights; a base that several runs learnt on is read once, and its arrays are shared by what is given for them."""
+
+    def __init__(self):
+        self._bases: dict[str, tuple[Any, str]] = {}  # {path: (parameters, fingerprint)}
+
+    def run(self, path: str, *, ema: bool = True, moved: str = '') -> tuple[Config, dict[str, Any]]:
+        """(config, parameters as nested dicts of numpy arrays) of a workdir, or of a checkpoint in it.
+
+        Args:
+          moved: where its base lies now; '': where it was.
+
+        Raises:
+          UserError: there is no checkpoint, its base is gone, or another stands in its place.
+        """
+
+        def base_of(description: dict[str, Any]) -> Any:
+            place = moved or description['path']
+            if place not in self._bases:
+                if not os.path.exists(place):
+                    raise UserError(
+                        f'{path} holds only what was learnt beside the weights in {place}, which are gone; bring them back, or (evaluate, predict) '
+                        'name where they lie now with --config.init_from=DIR'
+                    )
+                params = self.initial(place)[1]
+                self._bases[place] = params, learnt.fingerprint(params)
+            params, found = self._bases[place]
+            if found != description['fingerprint']:
+                raise UserError(
+                    f'{path} is an adapter of another base: it was learnt beside the weights in {description["path"]}, and those in {place} are others '
+                    'now; bring the same weights back'
+                )
+            return params
+
+        return checkpoint.load_params(path, ema, base_of)
+
+    def initial(self, path: str) -> tuple[ModelConfig, dict[str, Any], str]:
+        """(architecture, parameters, tokenizer folder) of a workdir or checkpoint of ours, or of a Hugging Face folder."""
+        if folder.is_hf_folder(path):
+            architecture, params = folder.load(path)
+            return architecture, params, path
+        config, params = self.run(path)
+        return config.model, params, os.path.join(checkpoint.locate(path)[0], 'tokenizer')
+
+
+def describe(path: str, params: Any, merged: bool) -> dict[str, Any]:
+    """A base, as checkpoints of what is learnt beside it name it (training/learnt.py)."""
+    if folder.is_hf_folder(path):
+        place = os.path.abspath(path)
+    else:
+        workdir, step = checkpoint.locate(path)
+        place = os.path.join(workdir, checkpoint.FOLDER, str(step))
+    return {'path': place, 'fingerprint': learnt.fingerprint(params), 'merged': merged}

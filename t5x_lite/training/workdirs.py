@@ -1,0 +1,70 @@
+"""The folder of a run: whose it is, one process at a time, and what its disk refuses."""
+
+import contextlib
+import errno
+import fcntl
+import os
+
+from t5x_lite.config import Config
+from t5x_lite.config_values import differences, from_json, to_json
+from t5x_lite.errors import UserError
+from t5x_lite.training import checkpoint
+
+_DISK_ERRORS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def disk_errors(workdir: str):
+    """A disk that is full, or a place that cannot be written, is no bug of ours: a line says so."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        mend = 'mend that (checkpoints are whole) and repeat the command, or give another --workdir'
+        raise UserError(f'{error.filename or workdir}: {error.strerror}; {mend}') from error
+
+
+@contextlib.contextmanager
+def locked(workdir: str):
+    """Two processes in one workdir would write over each other. The kernel lets go of the lock when the process ends, however it ends."""
+    os.makedirs(workdir, exist_ok=True)
+    folder = os.open(workdir, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f'another process is training in {workdir}; wait until it has ended, or give another --workdir') from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(folder)
+
+
+def check_workdir(workdir: str, config: Config) -> str:
+    """What there is to say of a workdir that this run is to go to, or UserError where it holds another one."""
+    path = os.path.join(workdir, 'config.json')
+    if os.path.exists(path):
+        changed = differences(config, from_json(path))
+        if changed and not checkpoint.holds_checkpoints(workdir):
+            return f'{workdir} held a run that saved nothing; this one takes its place'
+        if changed:
+            more = [f'and {len(changed) - 10} more fields'] if len(changed) > 10 else []
+            raise UserError(f'{workdir} holds another run; it differs in {"; ".join(changed[:10] + more)}. Give another --workdir, or the same fields')
+    elif os.path.isdir(os.path.join(workdir, checkpoint.FOLDER)):
+        raise UserError(f'{workdir} has checkpoints but no config.json; give another --workdir')
+    return ''
+
+
+def claim(workdir: str, config: Config) -> None:
+    """Writes config.json into a new workdir, or checks it in one that holds this run."""
+    if said := check_workdir(workdir, config):
+        print(said)
+    path = os.path.join(workdir, 'config.json')
+    temporary = path + '.tmp'
+    with open(temporary, 'w', encoding='utf-8') as file:
+        file.write(to_json(config) + '\n')
+    os.replace(temporary, path)
