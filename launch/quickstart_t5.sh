@@ -21,9 +21,12 @@ stage 'Evaluation of both by what they write about docstrings of other classes a
 run -m t5x_lite.evaluate --workdir="$runs/finetuned"
 run -m t5x_lite.evaluate --workdir="$runs/from_random"
 
-stage 'Generation: hidden spans, and the family of a docstring of ours'
-run -m t5x_lite.predict --workdir="$runs/pretrained" --text='Return a list of all the <extra_id_0> in the <extra_id_1>.' --config.decode.max_new_tokens=16 | tee "$runs/sample.txt"
-run -m t5x_lite.predict --workdir="$runs/finetuned" --text='family: Parse the headers of a message and return the address of its sender.'
+stage 'Generation: the families of docstrings of ours, as the fine-tuned model writes them, and hidden spans'
+printf '%s\n' 'family: Parse the headers of a message and return the address of its sender.' 'family: Return a new thread that runs the given function.' \
+    'family: Create a button with the given text and show it in the window.' >"$runs/questions.txt"
+run -m t5x_lite.predict --workdir="$runs/finetuned" --input="$runs/questions.txt" | tee "$runs/sample.txt"
+run -m t5x_lite.predict --workdir="$runs/pretrained" --text='Return True if the <extra_id_0> is a file.' --config.decode.method=sample --config.decode.temperature=0.9 \
+    --config.decode.samples=8 --config.decode.max_new_tokens=8 --config.decode.stop='<extra_id_1>' | tee -a "$runs/sample.txt"
 
 stage 'Report: curves and a table'
 run -m t5x_lite.report --workdirs="$runs/pretrained,$runs/finetuned,$runs/from_random" --metrics=lm_loss,lm_accuracy --output="$runs"

@@ -75,13 +75,16 @@ def normalize_trivia_qa(text: str) -> str:
 
 
 def sequence_f1(target: Sequence[Hashable], prediction: Sequence[Hashable]) -> float:
-    """0..1: F1 of two bags of words; two empty ones are equal."""
+    """0..1: F1 of two bags of words; two empty ones are equal.
+
+    Whole numbers are ints, as in official scripts: from Python 3.12 on `sum` rounds floats and ints differently, which shows in the last digit of a mean.
+    """
     if not target or not prediction:
-        return float(len(target) == len(prediction))
+        return int(len(target) == len(prediction))
     shared = sum((collections.Counter(target) & collections.Counter(prediction)).values())
     # By precision and recall, as official scripts have it: 2 x shared / (both lengths) differs in the last digit.
     precision, recall = shared / len(prediction), shared / len(target)
-    return 2 * precision * recall / (precision + recall) if shared else 0.0
+    return 2 * precision * recall / (precision + recall) if shared else 0
 
 
 def answers(targets: Sequence[Any], predictions: Sequence[str], normalize: Callable[[str], str] = str) -> Scores:
@@ -91,7 +94,7 @@ def answers(targets: Sequence[Any], predictions: Sequence[str], normalize: Calla
         found, right = normalize(prediction), [normalize(answer) for answer in several]
         exact.append(max(answer == found for answer in right))
         # The official script gives two empty texts an F1 of 0, as they share no word.
-        overlap.append(max(sequence_f1(answer.split(), found.split()) if found.split() else 0.0 for answer in right))
+        overlap.append(max(sequence_f1(answer.split(), found.split()) if found.split() else 0 for answer in right))
     return {'em': 100.0 * sum(exact) / len(exact), 'f1': 100.0 * sum(overlap) / len(overlap)}  # the script's order, for the last digit
 
 

@@ -226,7 +226,7 @@ def show(answer: dict[str, Any]) -> str:
     """An answer in lines for people."""
     lines = [answer['text']]
     if 'answers' in answer:
-        return '\n'.join(lines + [f'  {found["log_prob"]:9.3f}  {found["text"]}' for found in answer['answers']])
+        return '\n'.join(lines + [f'  {found["log_prob"]:9.3f}  {found["filled" if "filled" in found else "text"]}' for found in answer['answers']])
     if 'choices' in answer:
         for found in answer['choices']:
             score = found['calibrated'] if 'calibrated' in found else found['log_prob']
