@@ -45,17 +45,21 @@ def _trace(program: Program, run: Run) -> None:
     """Do model, loss and data fit each other, and is the metric one that they give?"""
     config = program.config
     jax.eval_shape(make_train_step(program), program.abstract, run.train.batch(0))
-    metrics, collected = jax.eval_shape(eval_step(program), program.abstract.params, next(run.validation.evaluation_batches()))
+    best, names = config.checkpoint.best_metric, held_out_metrics(program, run)
+    if best and best not in names:
+        raise UserError(f'config.checkpoint.best_metric={best} is not a held-out metric of this run; {nearest(best, names)}')
+
+
+def held_out_metrics(program: Program, run: Run) -> list[str]:
+    """The names of what is measured on held-out data, losses first."""
+    with jax.set_mesh(program.mesh):
+        metrics, collected = jax.eval_shape(eval_step(program), program.abstract.params, next(run.validation.evaluation_batches()))
     names = list(metrics)
     if collected:
         names += program.loss.summarize({name: np.ones(leaf.shape, leaf.dtype) for name, leaf in collected.items()})
-    if WhileTraining.wanted(config):
-        names += WhileTraining(config, tokenizers.load(run.tokenizer_path), program.mesh).metrics
-    if config.checkpoint.best_metric and config.checkpoint.best_metric not in names:
-        raise UserError(
-            f'config.checkpoint.best_metric={config.checkpoint.best_metric} is not a held-out metric of this run; '
-            f'{nearest(config.checkpoint.best_metric, names)}'
-        )
+    if WhileTraining.wanted(program.config):
+        names += WhileTraining(program.config, tokenizers.load(run.tokenizer_path), program.mesh).metrics
+    return list(dict.fromkeys(names))
 
 
 def report(run: Run, step: int = 1) -> str:
