@@ -118,13 +118,20 @@ def parameter_table(program: Program) -> str:
         part = path.split('/')[0]
         totals[part] = totals.get(part, 0) + leaf.size
     lines += ['', f'parameters: {sum(totals.values()):,}'] + [f'{part}: {count:,}' for part, count in totals.items()]
-    config, tree = program.config, paths.nested(exact)
-    for step in tuning.stages(config.tune, config.steps):
-        learning = tuning.plan(config.tune, tree, config.init_fresh, step=step, steps=config.steps)
-        learns = sum(leaf.size for leaf in jax.tree.leaves(learning.select(tree)))
-        if not learning.whole:
+    stretches = learning(program.config, exact)
+    for step, learns in stretches.items():
+        if len(stretches) > 1 or learns < sum(totals.values()):
             lines.append(f'learns{f" from step {step + 1:,} on" if step else ""}: {learns:,} ({learns / sum(totals.values()):.2%})')
     return '\n'.join(lines)
+
+
+def learning(config: Config, exact: dict[str, Any]) -> dict[int, int]:
+    """{step: how many parameters learn from it on}, of those that `unpadded` gives."""
+    tree, found = paths.nested(exact), {}
+    for step in tuning.stages(config.tune, config.steps):
+        learns = tuning.plan(config.tune, tree, config.init_fresh, step=step, steps=config.steps).select(tree)
+        found[step] = sum(leaf.size for leaf in jax.tree.leaves(learns))
+    return found
 
 
 def _split_over(sharding: jax.sharding.NamedSharding) -> str:

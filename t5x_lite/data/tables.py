@@ -148,10 +148,9 @@ def _held_out(labels: np.ndarray, data: DataConfig, seed: int, name: str) -> np.
     """bool [n]: the rows held out, each class in proportion, and at least one row of each left to learn from; of folds, as many rows as there are of it."""
     by_class = labels.ndim == 1 and not data.regression
     if data.folds:
-        chosen = held_out.folds(len(labels), data, seed, name, 'rows', labels if by_class else None) == data.fold
-        if by_class and len(np.unique(labels[~chosen])) < 2:
-            raise UserError(f'{name}: without config.data.fold={data.fold} the rows are of one class; lower config.data.folds, or give more rows')
-        return chosen
+        if by_class and (np.bincount(labels) > 1).sum() < 2:
+            raise UserError(f'{name}: but for single rows all are of one class, and without a fold (config.data.folds) only that may be left; give more rows')
+        return held_out.folds(len(labels), data, seed, name, 'rows', labels if by_class else None) == data.fold
     fraction = held_out.checked_fraction(data)
     order = random.permute(np.arange(len(labels)), len(labels), random.key(seed, 'tables.validation'))
     if by_class:
