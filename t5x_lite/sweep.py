@@ -7,12 +7,12 @@
     python -m t5x_lite.sweep --workdir=sweeps/reviews --collect         # the table of what has finished so far
     python -m t5x_lite.train --config=sweeps/reviews/best.json --workdir=runs/best
 
---grid is a product: fields between semicolons, values between commas, 0..4 for whole numbers, data.fold=all for the folds of config.data.folds. --runs is a file
-with a run a line, `tune.freeze_layers=3 optim.learning_rate=5e-5` or JSON (.jsonl); with both, each line is crossed with the grid. All runs are checked before
-the first begins. One that fails is recorded, the others go on, and the command ends with an error. A repeated command does not repeat what is finished.
+--grid is a product: fields between semicolons, values between commas, 0..4 for whole numbers, data.fold=all for the folds of config.data.folds. --runs is a
+file with a run a line, `tune.freeze_layers=3 optim.learning_rate=5e-5` or JSON (.jsonl); with both, each line is crossed with the grid. All runs are checked
+before the first begins. One that fails is recorded, the others go on, and the command ends with an error. A repeated command does not repeat what is finished.
 
-The workdir holds runs/NAME (a workdir each), sweep.md and sweep.csv, sweep.png (with matplotlib: pip install -e '.[report]'), best.json, and what was asked for:
-base.json, sweep.json. Runs that differ in nothing but seed and data.fold are judged by their mean.
+The workdir holds runs/NAME (a workdir each), sweep.md and sweep.csv, sweep.png (with matplotlib: pip install -e '.[report]'), best.json, and what was asked
+for: base.json, sweep.json. Runs that differ in nothing but seed and data.fold are judged by their mean.
 """
 
 from collections.abc import Sequence

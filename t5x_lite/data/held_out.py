@@ -4,7 +4,7 @@ Folds are for cross-validation (Stone, 1974): with config.data.folds=3, the runs
 train on the rest. Which row is in which is drawn by seed; sizes differ by one at most, and so do the rows of each class:
 
     class   a a a a a a b b b c
-    fold    0 2 1 1 0 2 1 0 2 0
+    fold    1 1 2 0 2 0 1 0 2 0
 """
 
 import numpy as np

@@ -6,7 +6,8 @@
     --runs=strategies.txt                                  a run a line:  tune.freeze_layers=3 optim.learning_rate=5e-5     (# begins a comment)
     --runs=strategies.jsonl                                a run a line:  {"tune.freeze_layers": 3, "optim.learning_rate": 5e-5}
 
-Lines of text are read as a shell reads them: a value with spaces or quotes stands in quotes. With both, each line is crossed with the grid. Values are kept as they stand in a config's JSON: {'optim.learning_rate': 1e-05, 'optim.name': 'lamb'}.
+Lines of text are read as a shell reads them: a value with spaces or quotes stands in quotes. With both, each line is crossed with the grid. Values are kept
+as they stand in a config's JSON: {'optim.learning_rate': 1e-05, 'optim.name': 'lamb'}.
 """
 
 import ast

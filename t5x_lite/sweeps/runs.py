@@ -1,6 +1,6 @@
 """The runs of a sweep in one process, and what became of each.
 
-    OUT/runs/NAME/outcome.json    {"state": "failed", "reason": "..."}, beside what a run writes itself
+    OUT/runs/NAME/outcome.json    {"kind": "failed", "reason": "..."}, beside what a run writes itself
 """
 
 from collections.abc import Callable, Sequence

@@ -234,7 +234,7 @@ def _in_words(sweep: Sweep, results: Results) -> str:
         score = _number(group.mean) + (f' ± {_number(group.deviation)}, {len(group.ended)} runs' if several else '')
         lines.append(f'Best by {results.metric} ({how}): {values} ({score}). Its config: {os.path.join(sweep.folder, BEST)}')
         if len(group.ended) < len(group.rows):
-            lines.append('Not all of its runs have ended, nor all of any others.')
+            lines.append('No group of runs is whole yet.')
     return '\n'.join(lines)
 
 
