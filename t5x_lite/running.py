@@ -17,10 +17,11 @@ from t5x_lite.training.step import Program
 from t5x_lite.training.trainer import Trainer
 
 
-def train(run: Run, workdir: str, *, baselines: bool = True) -> str:
+def train(run: Run, workdir: str, *, checked: bool = False, baselines: bool = True) -> str:
     """Trains in `workdir`, or goes on there. Returns the name of the signal that stopped it, '' where it came to its end.
 
     Args:
+      checked: by `dry_run.check` already.
       baselines: False: what a majority vote and a bag of words reach has been said already.
 
     Raises:
@@ -29,7 +30,7 @@ def train(run: Run, workdir: str, *, baselines: bool = True) -> str:
     if run.train is None:
         raise UserError('there are no data to train on; give --config.data.path=DIR (what prepare wrote) or --config.data.train=FILE, or add --dry_run')
     new = not os.path.exists(os.path.join(workdir, 'config.json'))
-    if new:
+    if new and not checked:
         dry_run.check(run)  # before the workdir is claimed by a run that could not start
     print('\n'.join(dry_run.description(run)), flush=True)
     if new and baselines and run.config.data.baselines and jax.process_index() == 0 and (said := before_tuning.baselines(run.train, run.validation)):

@@ -69,7 +69,7 @@ def train(sweep: Sweep, runs: Sequence[Planned], say: Callable[[str], None] = pr
 def run_group(
     configs: Sequence[Config], workdirs: Sequence[str], begins: Callable[[int], None], ends: Callable[[int, UserError | None], None]
 ) -> str:
-    """Trains configs, as they were given, in their workdirs: one after another. Returns the name of the signal that stopped it, '' where none did.
+    """Trains configs, as they were given and have been checked, in their workdirs: one after another. Returns the name of the signal that stopped it, '' where none did.
 
     The one place that knows how several runs are trained: whoever lets them share what is compiled, or trains some of them as one, does it here.
 
@@ -84,7 +84,7 @@ def run_group(
         begins(index)
         failure = None
         try:
-            if signal := running.train(assemble(config, workdir=workdir), workdir, baselines=not index):
+            if signal := running.train(assemble(config, workdir=workdir), workdir, checked=True, baselines=not index):
                 return signal
         except Interrupted:
             raise
