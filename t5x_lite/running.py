@@ -35,10 +35,10 @@ def train(run: Run, workdir: str, *, checked: bool = False, baselines: bool = Tr
     print('\n'.join(dry_run.description(run)), flush=True)
     if new and baselines and run.config.data.baselines and jax.process_index() == 0 and (said := before_tuning.baselines(run.train, run.validation)):
         print(said, flush=True)
-    return Trainer(run.config, workdir, run.train, _evaluations(run), run.tokenizer_path, run.initial, run.base).run()
+    return Trainer(run.config, workdir, run.train, evaluations(run), run.tokenizer_path, run.initial, run.base).run()
 
 
-def _evaluations(run: Run) -> Callable[[Program, int], Callable[[Any], dict[str, float]]]:
+def evaluations(run: Run) -> Callable[[Program, int], Callable[[Any], dict[str, float]]]:
     """What the trainer asks for: held-out losses, and the scores of tasks by what the model writes."""
     judges: list[WhileTraining] = []  # one for all stages: it compiles what it generates with
 

@@ -14,7 +14,7 @@ import os
 from typing import Any
 
 from t5x_lite import dry_run
-from t5x_lite.config import Best, Config, MeshConfig
+from t5x_lite.config import Best, CheckpointConfig, Config, MeshConfig
 from t5x_lite.config_values import flatten, from_dict, from_json, to_dict, to_json
 from t5x_lite.errors import UserError, nearest
 from t5x_lite.evaluation import reporting, spread
@@ -76,10 +76,7 @@ def collect(sweep: Sweep) -> Results:
     if known and wanted and wanted not in known:
         raise UserError(f'--metric={wanted}: no run has it, {nearest(wanted, known)}')
     metric = wanted or next((name for name in known if lower_is_better(name)), known[0] if known else '')
-    if sweep.best:
-        highest = sweep.best == Best.highest.name
-    else:
-        highest = sweep.base.checkpoint.best is Best.highest if metric == sweep.base.checkpoint.best_metric else not lower_is_better(metric)
+    highest = sweep.best == Best.highest.name if sweep.best else is_highest(metric, sweep.base.checkpoint)
     groups = _groups(rows, metric)
     # A group of which some runs failed or are still to come is no match for one that is whole.
     able = [group for group in groups if math.isfinite(group.mean)]
@@ -90,6 +87,13 @@ def collect(sweep: Sweep) -> Results:
 
 def lower_is_better(metric: str) -> bool:
     return any(word in metric for word in _LOWER)
+
+
+def is_highest(metric: str, config: CheckpointConfig) -> bool:
+    """Whether more of it is better: as config.checkpoint.best says of its own metric, else by the name."""
+    if metric == config.best_metric and config.best in (Best.lowest, Best.highest):
+        return config.best is Best.highest
+    return not lower_is_better(metric)
 
 
 def fields_that_vary(planned: Sequence[Planned]) -> dict[str, list[Any]]:
@@ -125,7 +129,7 @@ def _scores(held_out: dict[str, reporting.Curve], config: Config) -> tuple[dict[
     step = max((steps[-1] for steps, _ in held_out.values()), default=0)
     if config.checkpoint.best_metric in held_out:
         steps, values = held_out[config.checkpoint.best_metric]
-        step = steps[values.index((min if config.checkpoint.best is Best.lowest else max)(values))]
+        step = steps[values.index((max if is_highest(config.checkpoint.best_metric, config.checkpoint) else min)(values))]
     found = {metric: values[steps.index(step)] for metric, (steps, values) in held_out.items() if step in steps}
     return found, step
 
