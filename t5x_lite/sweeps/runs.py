@@ -69,7 +69,9 @@ def train(sweep: Sweep, runs: Sequence[Planned], say: Callable[[str], None] = pr
 def run_group(
     configs: Sequence[Config], workdirs: Sequence[str], begins: Callable[[int], None], ends: Callable[[int, UserError | None], None]
 ) -> str:
-    """Trains configs, as they were given and have been checked, in their workdirs: one after another. Returns the name of the signal that stopped it, '' where none did.
+    """Trains configs, as they were given and have been checked, in their workdirs: one after another.
+
+    Returns the name of the signal that stopped it, '' where none did.
 
     The one place that knows how several runs are trained: whoever lets them share what is compiled, or trains some of them as one, does it here.
 
