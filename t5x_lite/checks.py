@@ -12,7 +12,7 @@ from t5x_lite.stages import stages
 
 _AT_LEAST_0 = (
     'epochs', 'z_loss', 'model.vocab_size', 'model.num_decoder_layers', 'model.head_size', 'model.local_window', 'model.num_labels',
-    'data.target_len', 'data.mlm.max_predictions', 'data.workers', 'data.max_examples', 'optim.learning_rate', 'optim.warmup_steps',
+    'data.target_len', 'data.mlm.max_predictions', 'data.workers', 'data.max_examples', 'data.folds', 'data.fold', 'optim.learning_rate', 'optim.warmup_steps',
     'optim.clip_norm', 'optim.end_fraction', 'tune.freeze_layers', 'tune.prefix', 'tune.prompt',
     'checkpoint.keep_every_steps', 'eval.every_steps', 'eval.batches', 'eval.batch_size', 'eval.examples', 'eval.examples_while_training',
     'log.console_seconds', 'decode.max_new_tokens', 'decode.top_k', 'decode.shots', 'decode.length_penalty',
@@ -95,6 +95,18 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
         (f'config.data.weights has {len(data.weights)} values for {len(data.path)} paths; give one a path'),
     )
     yield all(0 < weight < math.inf for weight in data.weights), f'config.data.weights is {data.weights}; each must be above 0'
+    yield data.folds != 1, 'config.data.folds is 1; give 2 or more, or 0 to hold config.data.validation_fraction out'
+    yield (
+        data.fold < max(data.folds, 1),
+        f'config.data.fold is {data.fold}, and config.data.folds {data.folds}; ' + ('folds count from 0' if data.folds else 'give the number of folds too'),
+    )
+    yield (
+        not (data.folds and data.validation),
+        (
+            f'config.data.folds={data.folds} holds a part of config.data.train out, and config.data.validation is given too; leave one of them out '
+            '(--config.data.folds=0 --config.data.fold=0)'
+        ),
+    )
     tasks = data.tasks
     yield 0 < tasks.temperature < math.inf, f'config.data.tasks.temperature is {tasks.temperature}; it must be above 0'
     yield tasks.maximum > 0, f'config.data.tasks.maximum is {tasks.maximum}; it must be above 0'

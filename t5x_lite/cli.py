@@ -1,7 +1,6 @@
 """What the commands share: flags in, one line out when the input is wrong."""
 
 from collections.abc import Callable, Sequence
-import dataclasses
 import glob
 import importlib.util
 import inspect
@@ -16,29 +15,33 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from t5x_lite.config import Config
-from t5x_lite.config_values import expected, flatten, from_json
-from t5x_lite.errors import UserError, nearest
+from t5x_lite.config_values import expected, flatten, from_json, type_of
+from t5x_lite.errors import UserError, mendable, nearest
 
 flags.disclaim_key_flags()  # what is defined here belongs to the command: --help shows it
 
-_OUT_OF_MEMORY = (
-    'out of memory; lower config.batch_size or config.data.seq_len, raise config.optim.microbatches, or shard the model with config.mesh.fsdp'
-)
-
+_IN_WORKDIR = ['config.json']  # the config that a command without --config takes
 _ARGV: list[str] = []  # the command line as config_flags reads it, with --config first
 
 
-def define_config_flags(workdir_required: bool = True) -> flags.FlagHolder[Config]:
+def define_config_flags(
+    workdir_required: bool = True, file: str = 'config.json', what: str = 'Folder of the run: config.json, metrics.jsonl, checkpoints/, tokenizer/.'
+) -> flags.FlagHolder[Config]:
     """--config and --workdir, for the commands that work on a run.
 
     --config takes a Python file with get_config (configs/bert.py:base) or a config.json that a run wrote. Where it is absent, the one in
     --workdir is used.
+
+    Args:
+      file: what it is called there.
+      what: --workdir is.
     """
-    flags.DEFINE_string('workdir', None, 'Folder of the run: config.json, metrics.jsonl, checkpoints/, tokenizer/.', required=workdir_required)
+    _IN_WORKDIR[:] = [file]
+    flags.DEFINE_string('workdir', None, what, required=workdir_required)
     holder = config_flags.DEFINE_config_dataclass(
         'config',
         Config(),
-        'configs/FILE.py[:variant], or the config.json of a run; by default the one in --workdir. '
+        f'configs/FILE.py[:variant], or the config.json of a run; by default the {file} in --workdir. '
         'Any field of it is a flag: --config.optim.b2=0.98.',
         sys_argv=_ARGV,
         parse_fn=_load_config,
@@ -69,24 +72,16 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         try:
             main(argv)
             sys.stdout.flush()
-        except UserError as error:
-            _fail(error)
         except BrokenPipeError:  # as in `... | head`: nobody reads on
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)
-        except OSError as error:
-            if error.filename is None or error.strerror is None:
-                raise
-            _fail(UserError(f'{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}'))
-        except MemoryError:
-            _fail(UserError(_OUT_OF_MEMORY))
-        except RuntimeError as error:  # JAX's own errors
-            if 'RESOURCE_EXHAUSTED' not in str(error):
-                raise
-            _fail(UserError(_OUT_OF_MEMORY))
         except KeyboardInterrupt:
             print('interrupted', file=sys.stderr)
             sys.exit(130)
+        except Exception as error:
+            if (said := mendable(error)) is None:
+                raise
+            _fail(said)
 
     app.run(guarded, flags_parser=parse)
 
@@ -165,21 +160,6 @@ def _texts(name: str, value: str) -> list[str]:
     return items
 
 
-def type_of(name: str) -> typing.Any:
-    """Of a field, 'optim.b2'."""
-    kind, path = Config, 'config'
-    for field in name.split('.'):
-        hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
-        if field not in hints:
-            raise UserError(
-                f'--{path}.{field}: no such field' + (f', {nearest(field, hints)}' if hints else f'; --{path} has none')
-            )
-        kind, path = hints[field], f'{path}.{field}'
-    if dataclasses.is_dataclass(kind):
-        raise UserError(f'--{path} is a group of fields; set one of them: {", ".join(field.name for field in dataclasses.fields(kind))}')
-    return kind
-
-
 def _with_config(argv: list[str]) -> list[str]:
     """The command line with --config first, before the fields that change it; taken from --workdir where there is none."""
     given = {name: value for name, _, value in (re.sub('^--?', '', arg).partition('=') for arg in argv[1:] if arg.startswith('-'))}
@@ -190,7 +170,7 @@ def _with_config(argv: list[str]) -> list[str]:
         _no_more(flags.FLAGS([arg for arg in argv if not re.match(r'--?(no)?config\b', arg)]))  # a misspelt flag is the likelier mistake
         if 'workdir' not in given:
             raise UserError('--workdir is missing; give --workdir=DIR, and --config=configs/FILE.py[:variant] for a new run')
-        path = os.path.join(given['workdir'], 'config.json')
+        path = os.path.join(given['workdir'], *_IN_WORKDIR)
         if not os.path.exists(path):
             raise UserError(
                 f'--config is missing, and {path} does not exist; give --config=configs/FILE.py[:variant], or the --workdir of a run'

@@ -275,6 +275,8 @@ class DataConfig:
     train: str = ''
     validation: str = ''  # '': `validation_fraction` of `train`, chosen by seed
     validation_fraction: float = 0.1
+    folds: int = 0  # instead, `train` is divided into so many parts by seed, and part number `fold`, from 0, is held out (cross-validation); 0: none
+    fold: int = 0
     text_columns: tuple[str, ...] = ()  # one or two; names, or numbers from 0 where there is no header. (): guessed, and said
     label_column: str = ''  # '': guessed, and said
     labels: tuple[str, ...] = ()  # label names in the order of their ids; (): found in `train`, sorted

@@ -38,6 +38,19 @@ def from_dict(kind: Any, value: Any, where: str = 'config') -> Any:
         raise UserError(f'{where} is {_tuples(value)!r}; expected {expected(kind, where, value)}') from error
 
 
+def type_of(name: str) -> Any:
+    """Of a field, 'optim.b2'; `UserError` where there is none, with the nearest."""
+    kind, path = Config, 'config'
+    for field in name.split('.'):
+        hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+        if field not in hints:
+            raise UserError(f'--{path}.{field}: no such field' + (f', {nearest(field, hints)}' if hints else f'; --{path} has none'))
+        kind, path = hints[field], f'{path}.{field}'
+    if dataclasses.is_dataclass(kind):
+        raise UserError(f'--{path} is a group of fields; set one of them: {", ".join(field.name for field in dataclasses.fields(kind))}')
+    return kind
+
+
 def expected(kind: Any, where: str = '', given: Any = '') -> str:
     """The values that a field takes, in words.
 

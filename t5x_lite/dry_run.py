@@ -45,17 +45,21 @@ def _trace(program: Program, run: Run) -> None:
     """Do model, loss and data fit each other, and is the metric one that they give?"""
     config = program.config
     jax.eval_shape(make_train_step(program), program.abstract, run.train.batch(0))
-    metrics, collected = jax.eval_shape(eval_step(program), program.abstract.params, next(run.validation.evaluation_batches()))
+    best, names = config.checkpoint.best_metric, held_out_metrics(program, run)
+    if best and best not in names:
+        raise UserError(f'config.checkpoint.best_metric={best} is not a held-out metric of this run; {nearest(best, names)}')
+
+
+def held_out_metrics(program: Program, run: Run) -> list[str]:
+    """The names of what is measured on held-out data, losses first."""
+    with jax.set_mesh(program.mesh):
+        metrics, collected = jax.eval_shape(eval_step(program), program.abstract.params, next(run.validation.evaluation_batches()))
     names = list(metrics)
     if collected:
         names += program.loss.summarize({name: np.ones(leaf.shape, leaf.dtype) for name, leaf in collected.items()})
-    if WhileTraining.wanted(config):
-        names += WhileTraining(config, tokenizers.load(run.tokenizer_path), program.mesh).metrics
-    if config.checkpoint.best_metric and config.checkpoint.best_metric not in names:
-        raise UserError(
-            f'config.checkpoint.best_metric={config.checkpoint.best_metric} is not a held-out metric of this run; '
-            f'{nearest(config.checkpoint.best_metric, names)}'
-        )
+    if WhileTraining.wanted(program.config):
+        names += WhileTraining(program.config, tokenizers.load(run.tokenizer_path), program.mesh).metrics
+    return list(dict.fromkeys(names))
 
 
 def report(run: Run, step: int = 1) -> str:
@@ -114,13 +118,20 @@ def parameter_table(program: Program) -> str:
         part = path.split('/')[0]
         totals[part] = totals.get(part, 0) + leaf.size
     lines += ['', f'parameters: {sum(totals.values()):,}'] + [f'{part}: {count:,}' for part, count in totals.items()]
-    config, tree = program.config, paths.nested(exact)
-    for step in tuning.stages(config.tune, config.steps):
-        learning = tuning.plan(config.tune, tree, config.init_fresh, step=step, steps=config.steps)
-        learns = sum(leaf.size for leaf in jax.tree.leaves(learning.select(tree)))
-        if not learning.whole:
+    stretches = learning(program.config, exact)
+    for step, learns in stretches.items():
+        if len(stretches) > 1 or learns < sum(totals.values()):
             lines.append(f'learns{f" from step {step + 1:,} on" if step else ""}: {learns:,} ({learns / sum(totals.values()):.2%})')
     return '\n'.join(lines)
+
+
+def learning(config: Config, exact: dict[str, Any]) -> dict[int, int]:
+    """{step: how many parameters learn from it on}, of those that `unpadded` gives."""
+    tree, found = paths.nested(exact), {}
+    for step in tuning.stages(config.tune, config.steps):
+        learns = tuning.plan(config.tune, tree, config.init_fresh, step=step, steps=config.steps).select(tree)
+        found[step] = sum(leaf.size for leaf in jax.tree.leaves(learns))
+    return found
 
 
 def _split_over(sharding: jax.sharding.NamedSharding) -> str:

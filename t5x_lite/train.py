@@ -9,23 +9,14 @@
 Repeating a command resumes the run from its newest checkpoint; a finished run says so.
 """
 
-from collections.abc import Callable, Sequence
-import os
-from typing import Any
+from collections.abc import Sequence
 
 from absl import flags
-import jax
 
-from t5x_lite import cli, dry_run
-from t5x_lite.assemble import Run, assemble
-from t5x_lite.data import tokenizers
+from t5x_lite import cli, dry_run, running
+from t5x_lite.assemble import assemble
 from t5x_lite.errors import UserError
-from t5x_lite.evaluation import before_tuning
-from t5x_lite.evaluation.evaluator import Evaluator
-from t5x_lite.evaluation.task_scores import WhileTraining
 from t5x_lite.training import devices
-from t5x_lite.training.step import Program
-from t5x_lite.training.trainer import Trainer
 from t5x_lite.training.workdirs import check_workdir
 
 _CONFIG = cli.define_config_flags(workdir_required=False)
@@ -45,40 +36,7 @@ def main(argv: Sequence[str]) -> None:
             print(said)
         print(dry_run.report(run, _DRY_RUN_STEP.value))
         return
-    if run.train is None:
-        raise UserError(
-            'there are no data to train on; give --config.data.path=DIR (what prepare wrote) or --config.data.train=FILE, or add --dry_run'
-        )
-    new = not os.path.exists(os.path.join(workdir, 'config.json'))
-    if new:
-        dry_run.check(run)  # before the workdir is claimed by a run that could not start
-    print('\n'.join(dry_run.description(run)), flush=True)
-    if new and run.config.data.baselines and jax.process_index() == 0 and (said := before_tuning.baselines(run.train, run.validation)):
-        print(said, flush=True)
-    Trainer(
-        run.config,
-        workdir,
-        run.train,
-        _evaluations(run),
-        run.tokenizer_path,
-        run.initial,
-        run.base,
-    ).run()
-
-
-def _evaluations(run: Run) -> Callable[[Program, int], Callable[[Any], dict[str, float]]]:
-    """What the trainer asks for: held-out losses, and the scores of tasks by what the model writes."""
-    judges: list[WhileTraining] = []  # one for all stages: it compiles what it generates with
-
-    def make(program: Program, step: int) -> Callable[[Any], dict[str, float]]:
-        evaluator = Evaluator(program, run.validation, step)
-        if not WhileTraining.wanted(run.config):
-            return evaluator
-        if not judges:
-            judges.append(WhileTraining(run.config, tokenizers.load(run.tokenizer_path), program.mesh))
-        return lambda params: evaluator(params) | judges[0](params)
-
-    return make
+    running.train(run, workdir)
 
 
 if __name__ == '__main__':

@@ -22,7 +22,9 @@ ALLOWED = {
     'tasks': {'config', 'data', 'evaluation.metrics', 'training.losses'},
     'evaluation': {'config', 'models', 'data', 'tasks', 'training'},
     'interop': {'config', 'models', 'data', 'tasks', 'training', 'evaluation'},
-    'commands': {'config', 'models', 'data', 'tasks', 'training', 'evaluation', 'interop'},
+    'assembly': {'config', 'models', 'data', 'tasks', 'training', 'evaluation', 'interop'},
+    'sweeps': {'config', 'models', 'data', 'tasks', 'training', 'evaluation', 'interop', 'assembly'},
+    'commands': {'config', 'models', 'data', 'tasks', 'training', 'evaluation', 'interop', 'assembly', 'sweeps'},
     'bert_flax': {'config', 'models', 'data', 'tasks', 'training', 'evaluation', 'interop'},
     'configs': {'config'},
 }
@@ -48,6 +50,8 @@ def room_of(module: str) -> str | None:
         return 'evaluation.metrics'
     if inside == 'training.losses':
         return inside
+    if parts[1:2] and parts[1] in ('assemble', 'dry_run', 'running'):  # a run from its config to its end
+        return 'assembly'
     if parts[1:2] and parts[1] in ('config', 'config_values', 'checks', 'dotted_names', 'errors', 'stages'):
         return 'config'
     return parts[1] if len(parts) > 1 and (ROOT / 't5x_lite' / parts[1]).is_dir() else 'commands'
@@ -103,6 +107,10 @@ def test_commands_are_imported_by_nothing_but_commands():
     for path in SOURCES:
         if room_of(module_of(path)) != 'commands':
             assert 'commands' not in {room_of(name) for name in imported(path)}, path
+
+
+def test_sweeps_are_imported_by_their_command_alone():
+    assert [path.name for path in SOURCES if room_of(module_of(path)) != 'sweeps' and 'sweeps' in {room_of(name) for name in imported(path)}] == ['sweep.py']
 
 
 def test_numpy_rooms_never_import_jax():

@@ -64,6 +64,8 @@ class DataFunction:
         if not config.data.source:
             raise UserError('config.data.source is empty; name the class that makes examples, such as bert_flax.objectives:MlmNsp')
         self._source_class = resolve(config.data.source, 'config.data.source', 'get')
+        if config.data.folds and not getattr(self._source_class, 'in_folds', False):
+            raise UserError(f'config.data.folds is for labelled tables, tagged words and questions, not for {config.data.source}; leave it out')
         self._given = corpora
         self._corpora = self._open(corpora)
         self.stages = _stages(config)

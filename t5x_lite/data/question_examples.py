@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from t5x_lite.config import Config
-from t5x_lite.data import random, squad_files, tables, tokenizers
+from t5x_lite.data import held_out, squad_files, tables, tokenizers
 from t5x_lite.data.in_epochs import InEpochs, checked_buckets, subset
 from t5x_lite.data.reading import Windows
 from t5x_lite.data.squad_files import Question
@@ -33,6 +33,8 @@ class QuestionExamples(InEpochs):
       UserError: a file that cannot be read, no room for contexts, nothing to learn from.
     """
 
+    in_folds = True
+
     def __init__(self, config: Config, split: str, seed: int, seq_len: int, max_predictions: int = 0, corpus: Any = None):
         del max_predictions, corpus  # of the objectives on prepared corpora
         data = config.data
@@ -47,7 +49,7 @@ class QuestionExamples(InEpochs):
             raise UserError(f'{silent.where}: the question has no answer; give one, or say that some have none: --config.data.no_answers=True')
         self._notes = [f'{split}: {path}, {len(questions):,} questions']
         if not data.validation:
-            questions = self._divided(questions, data.validation_fraction, path)
+            questions = self._divided(questions, config, path)
         if split == 'train' and data.max_examples:
             rows = subset(np.arange(len(questions)), data.max_examples, seed, path)
             questions = [questions[row] for row in rows]
@@ -56,20 +58,14 @@ class QuestionExamples(InEpochs):
         tokenizer = tokenizers.load(self.tokenizer_path)
         self.windows = Windows(questions, tokenizer, seq_len, data.stride, data.max_question, train=split == 'train')
 
-    def _divided(self, questions: Sequence[Question], fraction: float, path: str) -> list[Question]:
+    def _divided(self, questions: Sequence[Question], config: Config, path: str) -> list[Question]:
         """The questions of this split, where no held-out file is given: whole contexts, for questions about one of them share words."""
-        if not 0 < fraction < 1:
-            raise UserError(f'--config.data.validation_fraction={fraction} must lie between 0 and 1; or give --config.data.validation=FILE')
         contexts = list(dict.fromkeys(question.context for question in questions))
-        count = max(1, round(fraction * len(contexts)))
-        if count >= len(contexts):
-            raise UserError(f'{path}: {len(contexts):,} contexts are too few to set {fraction:.0%} aside for validation; give --config.data.validation=FILE')
-        places = random.permute(np.arange(count), len(contexts), random.key(self._seed, 'tables.validation'))
-        held_out = {contexts[place] for place in places}
-        chosen = [question for question in questions if (question.context in held_out) == (self.split == 'validation')]
+        chosen = held_out.units(len(contexts), config.data, self._seed, path, 'contexts')
+        aside = {context for context, here in zip(contexts, chosen, strict=True) if here}
         what = 'here are' if self.split == 'validation' else 'without'
-        self._notes[0] += f'; {what} those about {count:,} of {len(contexts):,} contexts, set aside for validation by seed {self._seed}'
-        return chosen
+        self._notes[0] += f'; {what} those about {len(aside):,} of {len(contexts):,} contexts, {held_out.in_words(config.data, self._seed)}'
+        return [question for question in questions if (question.context in aside) == (self.split == 'validation')]
 
     def row_lengths(self) -> np.ndarray:
         return self.windows.lengths

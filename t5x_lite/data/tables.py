@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from t5x_lite.config import Config, DataConfig
-from t5x_lite.data import random, table_columns, tokenizers
+from t5x_lite.data import held_out, random, table_columns, tokenizers
 from t5x_lite.data.in_epochs import InEpochs, checked_buckets, subset
 from t5x_lite.data.text_rows import TextRows, encode_texts as encode_texts
 from t5x_lite.errors import UserError
@@ -40,6 +40,8 @@ class LabelledExamples(InEpochs):
     Raises:
       UserError: anything wrong with the tables, with file and line.
     """
+
+    in_folds = True
 
     def __init__(self, config: Config, split: str, seed: int, seq_len: int, max_predictions: int = 0, corpus: Any = None):
         del max_predictions, corpus  # of the objectives on prepared corpora
@@ -60,11 +62,9 @@ class LabelledExamples(InEpochs):
         if others is not None and split == 'train':
             table_columns.label_ids(others, task)  # A wrong label in the validation table should not wait for the first evaluation.
         if not data.validation:
-            held_out = _held_out(labels, data, seed, table.name)
-            rows = rows[held_out] if split == 'validation' else rows[~held_out]
-            self._notes[0] += (
-                f'; {"here are" if split == "validation" else "without"} the {held_out.sum():,} set aside for validation by seed {seed}'
-            )
+            chosen = _held_out(labels, data, seed, table.name)
+            rows = rows[chosen] if split == 'validation' else rows[~chosen]
+            self._notes[0] += f'; {"here are" if split == "validation" else "without"} the {chosen.sum():,} {held_out.in_words(data, seed)}'
         if split == 'train' and data.max_examples:
             rows = subset(rows, data.max_examples, seed, table.name)
             self._notes[0] += f'; a subset of {len(rows):,} by seed {seed}'
@@ -145,12 +145,14 @@ def find_tokenizer(config: Config) -> str:
 
 
 def _held_out(labels: np.ndarray, data: DataConfig, seed: int, name: str) -> np.ndarray:
-    """bool [n]: the rows set aside for validation, each class in proportion, and at least one row of each left to learn from."""
-    fraction = data.validation_fraction
-    if not 0 < fraction < 1:
-        raise UserError(f'--config.data.validation_fraction={fraction} must lie between 0 and 1; or give --config.data.validation=FILE')
-    order = random.permute(np.arange(len(labels)), len(labels), random.key(seed, 'tables.validation'))
+    """bool [n]: the rows held out, each class in proportion, and at least one row of each left to learn from; of folds, as many rows as there are of it."""
     by_class = labels.ndim == 1 and not data.regression
+    if data.folds:
+        if by_class and (np.bincount(labels) > 1).sum() < 2:
+            raise UserError(f'{name}: but for single rows all are of one class, and without a fold (config.data.folds) only that may be left; give more rows')
+        return held_out.folds(len(labels), data, seed, name, 'rows', labels if by_class else None) == data.fold
+    fraction = held_out.checked_fraction(data)
+    order = random.permute(np.arange(len(labels)), len(labels), random.key(seed, 'tables.validation'))
     if by_class:
         order = order[np.argsort(labels[order], kind='stable')]
         first = np.unique(labels[order], return_index=True)[1]
@@ -161,6 +163,6 @@ def _held_out(labels: np.ndarray, data: DataConfig, seed: int, name: str) -> np.
             f'{name}: {len(labels):,} rows are too few to set {fraction:.0%} aside for validation; give --config.data.validation=FILE'
         )
     # Evenly spaced in an order sorted by class: every class gives its share.
-    held_out = np.zeros(len(labels), bool)
-    held_out[order[((np.arange(count) + 0.5) * len(order) / count).astype(np.int64)]] = True
-    return held_out
+    chosen = np.zeros(len(labels), bool)
+    chosen[order[((np.arange(count) + 0.5) * len(order) / count).astype(np.int64)]] = True
+    return chosen

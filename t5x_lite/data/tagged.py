@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from t5x_lite.config import Config
-from t5x_lite.data import random, tables, tagged_files, tags, text_rows, tokenizers, word_pieces
+from t5x_lite.data import held_out, tables, tagged_files, tags, text_rows, tokenizers, word_pieces
 from t5x_lite.data.in_epochs import InEpochs, checked_buckets, subset
 from t5x_lite.data.tagged_files import Sentence
 from t5x_lite.data.tags import OUTSIDE, TagSet
@@ -57,6 +57,8 @@ class TaggedExamples(InEpochs):
       UserError: anything wrong with the files, with file, line and word.
     """
 
+    in_folds = True
+
     def __init__(self, config: Config, split: str, seed: int, seq_len: int, max_predictions: int = 0, corpus: Any = None):
         del max_predictions, corpus  # of the objectives on prepared corpora
         data = config.data
@@ -75,7 +77,7 @@ class TaggedExamples(InEpochs):
         rows = np.arange(len(mine))
         self._notes = [f'{split}: {name}, {len(mine):,} sentences, {sum(len(sentence.words) for sentence in mine):,} words']
         if not data.validation:
-            rows = self._divided(rows, data.validation_fraction, name)
+            rows = self._divided(rows, config, name)
         if split == 'train' and data.max_examples:
             rows = subset(rows, data.max_examples, seed, name)
             self._notes[0] += f'; a subset of {len(rows):,} by seed {seed}'
@@ -135,18 +137,12 @@ class TaggedExamples(InEpochs):
             return sentence
         return dataclasses.replace(sentence, tags=tuple(tags.convert(sentence.tags, self._source, self._target, sentence.where)))
 
-    def _divided(self, rows: np.ndarray, fraction: float, name: str) -> np.ndarray:
+    def _divided(self, rows: np.ndarray, config: Config, name: str) -> np.ndarray:
         """The rows of this split, where no file of held-out sentences is given."""
-        if not 0 < fraction < 1:
-            raise UserError(f'--config.data.validation_fraction={fraction} must lie between 0 and 1; or give --config.data.validation=FILE')
-        count = max(1, round(fraction * len(rows)))
-        if count >= len(rows):
-            raise UserError(f'{name}: {len(rows):,} sentences are too few to set {fraction:.0%} aside for validation; give --config.data.validation=FILE')
-        held_out = np.zeros(len(rows), bool)
-        held_out[random.permute(np.arange(count), len(rows), random.key(self._seed, 'tables.validation'))] = True
+        chosen = held_out.units(len(rows), config.data, self._seed, name, 'sentences')
         what = 'here are' if self.split == 'validation' else 'without'
-        self._notes[0] += f'; {what} the {count:,} set aside for validation by seed {self._seed}'
-        return rows[held_out] if self.split == 'validation' else rows[~held_out]
+        self._notes[0] += f'; {what} the {chosen.sum():,} {held_out.in_words(config.data, self._seed)}'
+        return rows[chosen] if self.split == 'validation' else rows[~chosen]
 
     def row_lengths(self) -> np.ndarray:
         return self._lengths

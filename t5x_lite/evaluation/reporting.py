@@ -18,7 +18,7 @@ BASELINES = {
     'mlm_accuracy': (('most_frequent_token_accuracy', 'most frequent token'), ('two_sided_accuracy', 'two-sided bigrams')),
 }
 _HELD_OUT = 'eval/'
-_PALETTE = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#444444')  # told apart by colour-blind people too (Okabe and Ito)
+PALETTE = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#444444')  # told apart by colour-blind people too (Okabe and Ito)
 
 Curve = tuple[list[int], list[float]]  # steps, values
 
@@ -141,7 +141,7 @@ def draw(runs: list[RunRecord], metrics: Sequence[str], figure_class: Any) -> An
     columns = min(3, len(metrics))
     rows = math.ceil(len(metrics) / columns)
     figure = figure_class(figsize=(4.6 * columns, 3.7 * rows), layout='constrained')
-    colours = {run.name: _PALETTE[index % len(_PALETTE)] for index, run in enumerate(runs)}
+    colours = {run.name: PALETTE[index % len(PALETTE)] for index, run in enumerate(runs)}
     for index, metric in enumerate(metrics):
         axes = figure.add_subplot(rows, columns, index + 1)
         baselines, last = set(), 0

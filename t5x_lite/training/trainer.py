@@ -12,7 +12,7 @@ import numpy as np
 
 from t5x_lite.config import Config, NonFinite
 from t5x_lite.data.pipeline import DataFunction
-from t5x_lite.errors import UserError, nearest
+from t5x_lite.errors import Interrupted, NotFinite, UserError, nearest
 from t5x_lite.training import adapters, checkpoint, learnt, partitioning, paths, tuning, workdirs
 from t5x_lite.training.step import Program, TrainState, begun_at, grown, make_program, make_train_step
 from t5x_lite.training.telemetry import Clock, Console, MetricsLog, Profile, Window, duration, peak_flops
@@ -61,10 +61,11 @@ class Trainer:
         self._compiled: dict[Any, Any] = {}
         self._stop_signal, self._tokenizer_path = '', tokenizer_path
 
-    def run(self) -> None:
-        """Trains to config.steps, or says that this is done already.
+    def run(self) -> str:
+        """Trains to config.steps, or says that this is done already. Returns the name of the signal that came, '' where none did.
 
         Raises:
+          Interrupted: a second signal.
           UserError: the workdir is another run's, or a process trains in it; a loss that is not finite, other data than the checkpoint's, a
             checkpoint that cannot be saved.
         """
@@ -75,10 +76,11 @@ class Trainer:
                 checkpoint.copy_tokenizer(self._tokenizer_path, self._workdir)
                 self._run(checkpoint.Checkpoints(self._workdir, self._config.checkpoint))
         except KeyboardInterrupt as error:
-            raise UserError('interrupted without saving; repeat the command to go on from the newest checkpoint') from error
+            raise Interrupted('interrupted without saving; repeat the command to go on from the newest checkpoint') from error
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+        return self._stop_signal
 
     def _run(self, checkpoints: checkpoint.Checkpoints) -> None:
         with contextlib.closing(checkpoints):
@@ -274,7 +276,7 @@ class Trainer:
                 f'(examples {first_example:,} to {first_example + stage.batch_size - 1:,}); the parameters are as before it'
             )
             if config.optim.nonfinite == NonFinite.stop:
-                raise UserError(
+                raise NotFinite(
                     f'{what}. Look at the batch with --dry_run --dry_run_step={step}, lower config.optim.learning_rate in another --workdir, '
                     'or pass over such steps with --config.optim.nonfinite=skip'
                 )

@@ -31,7 +31,7 @@ SIZES = {
     'base': (12, 768, 12, 109_482_240),
     'large': (24, 1024, 16, 335_141_888),
 }
-COMMANDS = ('prepare', 'train', 'evaluate', 'predict', 'convert')
+COMMANDS = ('prepare', 'train', 'sweep', 'evaluate', 'predict', 'convert')
 # Two stages of different shape, two corpora in given shares, and everything that a run can write.
 PRETRAIN = (
     '--config=configs/bert.py:tiny', '--config.steps=6', '--config.data.weights=3,1', '--config.data.stages=((0, 16, 8, 3), (4, 32, 4, 5))',

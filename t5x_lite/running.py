@@ -1,0 +1,53 @@
+"""One run, assembled, from here to its end: what `train` does, and `sweep` for each of its runs."""
+
+from collections.abc import Callable
+import os
+from typing import Any
+
+import jax
+
+from t5x_lite import dry_run
+from t5x_lite.assemble import Run
+from t5x_lite.data import tokenizers
+from t5x_lite.errors import UserError
+from t5x_lite.evaluation import before_tuning
+from t5x_lite.evaluation.evaluator import Evaluator
+from t5x_lite.evaluation.task_scores import WhileTraining
+from t5x_lite.training.step import Program
+from t5x_lite.training.trainer import Trainer
+
+
+def train(run: Run, workdir: str, *, checked: bool = False, baselines: bool = True) -> str:
+    """Trains in `workdir`, or goes on there. Returns the name of the signal that stopped it, '' where it came to its end.
+
+    Args:
+      checked: by `dry_run.check` already.
+      baselines: False: what a majority vote and a bag of words reach has been said already.
+
+    Raises:
+      UserError: whatever a person can mend, most of it before any compute.
+    """
+    if run.train is None:
+        raise UserError('there are no data to train on; give --config.data.path=DIR (what prepare wrote) or --config.data.train=FILE, or add --dry_run')
+    new = not os.path.exists(os.path.join(workdir, 'config.json'))
+    if new and not checked:
+        dry_run.check(run)  # before the workdir is claimed by a run that could not start
+    print('\n'.join(dry_run.description(run)), flush=True)
+    if new and baselines and run.config.data.baselines and jax.process_index() == 0 and (said := before_tuning.baselines(run.train, run.validation)):
+        print(said, flush=True)
+    return Trainer(run.config, workdir, run.train, evaluations(run), run.tokenizer_path, run.initial, run.base).run()
+
+
+def evaluations(run: Run) -> Callable[[Program, int], Callable[[Any], dict[str, float]]]:
+    """What the trainer asks for: held-out losses, and the scores of tasks by what the model writes."""
+    judges: list[WhileTraining] = []  # one for all stages: it compiles what it generates with
+
+    def make(program: Program, step: int) -> Callable[[Any], dict[str, float]]:
+        evaluator = Evaluator(program, run.validation, step)
+        if not WhileTraining.wanted(run.config):
+            return evaluator
+        if not judges:
+            judges.append(WhileTraining(run.config, tokenizers.load(run.tokenizer_path), program.mesh))
+        return lambda params: evaluator(params) | judges[0](params)
+
+    return make
