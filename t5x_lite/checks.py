@@ -157,6 +157,8 @@ def _language_checks(config: Config) -> Iterator[tuple[bool, str]]:
     )
     tune = config.tune
     yield 0 < tune.layer_decay <= 1, f'config.tune.layer_decay is {tune.layer_decay}; it must be above 0 and at most 1 (1: all layers alike)'
+    layers = tune.freeze_layers
+    yield layers < 1 or layers == int(layers), f'config.tune.freeze_layers is {layers}; give a number of layers, or a share of them below 1 (0.5)'
     for pattern, factor in tune.rates:
         yield factor >= 0, f'config.tune.rates: the factor of {pattern!r} is {factor}; it must be at least 0'
     yield '' not in decode.stop, 'config.decode.stop holds an empty text, at which every answer would end; leave it out'

@@ -246,6 +246,8 @@ class TaskConfig:
     inputs: str = ''
     targets: str = ''
     metrics: tuple[str, ...] = ('exact_match',)
+    turns: bool = False  # rows are dialogues, each reply in them an example with {context} and {reply} (t5x_lite.tasks.dialogues)
+    keep_end: bool = False  # of inputs that are too long, not their beginning: the newest of a dialogue
 
 
 @dataclasses.dataclass
@@ -323,7 +325,7 @@ class TuneConfig:
 
     train: tuple[str, ...] = ()  # only what matches one of these learns; (): everything
     freeze: tuple[str, ...] = ()  # what does not learn, whatever `train` says
-    freeze_layers: int = 0  # so many layers at the bottom of each stack do not learn, nor the embeddings
+    freeze_layers: float = 0.0  # so many layers at the bottom of each stack, or (below 1) that share of its depth, do not learn, nor the embeddings
     rates: tuple[tuple[str, float], ...] = ()  # (pattern, factor on the learning rate); the first match wins, 1 for what none matches
     # Parameters put beside the model's. With any of these only they learn, what is new (init_fresh), and what `train` names.
     lora: tuple[tuple[str, int, float], ...] = ()  # (pattern of layers with a kernel, rank, alpha): ('.*/attention/(query|value)', 8, 16.0)
@@ -425,7 +427,7 @@ class Config:
     init_from: str = ''  # a workdir or checkpoint of ours, or a Hugging Face folder
     init_architecture: bool = False  # take the size of the model (ARCHITECTURE below) from `init_from`
     init_weights: bool = True  # False: only architecture and tokenizer of `init_from`, weights at random
-    # Parameters that `init_from` may lack (patterns over paths): they start at random. Any other missing one is an error.
+    # Parameters that `init_from` may lack, or have in another shape (patterns over paths): they start at random. Any other such one is an error.
     init_fresh: tuple[str, ...] = ()
     loss: str = ''  # dotted name, 'bert_flax.losses:MlmNspLoss'
     z_loss: float = 0.0  # times log(Z)^2, of language-model losses: keeps logits from drifting (T5: 1e-4)
