@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from t5x_lite.checks import finalize
-from t5x_lite.config import ARCHITECTURE, Config, Layout, ModelConfig, TuneConfig
+from t5x_lite.config import ARCHITECTURE, AugmentConfig, Config, Layout, ModelConfig, TuneConfig
 from t5x_lite.config_values import from_json, to_dict
 from t5x_lite.data import tables, tokenizers
 from t5x_lite.data.corpus import Corpus
@@ -80,6 +80,8 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
     config = finalize(config)
     if config.data.source and hasattr(source := resolve(config.data.source, 'config.data.source', 'get'), 'layout_of'):
         source.layout_of(config)  # whether the objective can be expressed so
+    if training and config.data.augment != AugmentConfig() and not getattr(resolve(config.data.source, 'config.data.source', 'get'), 'augments', False):
+        raise UserError(f'config.data.augment changes the texts of labelled tables, and {config.data.source} reads none; leave it out')
 
     tokenizer_path, has_data = _tokenizer(config), bool(config.data.path or config.data.train or config.data.validation or config.data.tasks.names)
     if has_data and not config.data.source:

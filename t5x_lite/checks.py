@@ -12,7 +12,7 @@ from t5x_lite.stages import stages
 
 _AT_LEAST_0 = (
     'epochs', 'z_loss', 'model.vocab_size', 'model.num_decoder_layers', 'model.head_size', 'model.local_window', 'model.num_labels',
-    'data.target_len', 'data.mlm.max_predictions', 'data.workers', 'data.max_examples', 'optim.learning_rate', 'optim.warmup_steps',
+    'data.target_len', 'data.augment.copies', 'data.mlm.max_predictions', 'data.workers', 'data.max_examples', 'optim.learning_rate', 'optim.warmup_steps',
     'optim.clip_norm', 'optim.end_fraction', 'tune.freeze_layers', 'tune.prefix', 'tune.prompt',
     'checkpoint.keep_every_steps', 'eval.every_steps', 'eval.batches', 'eval.batch_size', 'eval.examples', 'eval.examples_while_training',
     'log.console_seconds', 'decode.max_new_tokens', 'decode.top_k', 'decode.shots', 'decode.length_penalty',
@@ -20,12 +20,12 @@ _AT_LEAST_0 = (
 _ABOVE_0 = (
     'steps', 'batch_size', 'model.default_vocab_size', 'model.relative_buckets', 'model.vocab_multiple', 'model.num_layers', 'model.d_model',
     'model.num_heads', 'model.d_ff', 'model.max_positions', 'model.num_segments', 'model.norm_eps', 'model.init_stddev', 'data.mlm.duplicates',
-    'data.prefetch', 'optim.eps', 'optim.microbatches', 'checkpoint.every_steps', 'checkpoint.keep_last', 'log.every_steps', 'decode.beams',
+    'data.prefetch', 'data.augment.candidates', 'optim.eps', 'optim.microbatches', 'checkpoint.every_steps', 'checkpoint.keep_last', 'log.every_steps', 'decode.beams',
     'data.stride', 'data.max_question', 'data.max_answer', 'decode.samples', 'decode.repetition_penalty', 'data.tasks.maximum', 'data.tasks.temperature',
 )  # fmt: skip
 _SHARES = (
     'ema_decay', 'label_smoothing', 'model.dropout', 'model.attention_dropout', 'model.hidden_dropout', 'model.output_dropout',
-    'optim.warmup_fraction', 'optim.b1', 'optim.b2',
+    'optim.warmup_fraction', 'optim.b1', 'optim.b2', 'data.augment.deletion', 'data.augment.swap', 'data.augment.synonyms',
 )  # fmt: skip
 
 
@@ -154,6 +154,15 @@ def _language_checks(config: Config) -> Iterator[tuple[bool, str]]:
     yield (
         not (data.regression and data.label_separator),
         f'config.data.regression is for one number a row, config.data.label_separator={data.label_separator!r} for sets of labels; leave one of them out',
+    )
+    augment = data.augment
+    yield (
+        not augment.synonyms or bool(augment.file or config.init_from and config.init_weights),
+        'config.data.augment.synonyms asks the masked language model of config.init_from, and there is none; give its folder, or leave synonyms out',
+    )
+    yield (
+        not augment.copies or bool(augment.deletion or augment.swap or augment.synonyms),
+        f'config.data.augment.copies={augment.copies} would repeat examples unchanged; give deletion, swap or synonyms too, or more epochs',
     )
     tune = config.tune
     yield 0 < tune.layer_decay <= 1, f'config.tune.layer_decay is {tune.layer_decay}; it must be above 0 and at most 1 (1: all layers alike)'

@@ -251,6 +251,18 @@ class TaskConfig:
 
 
 @dataclasses.dataclass
+class AugmentConfig:
+    """Training texts of labelled tables, changed a little each time they are read (t5x_lite/data/augmenting.py); held-out ones never are."""
+
+    deletion: float = 0.0  # of words, left out
+    swap: float = 0.0  # of words, each changing places with another
+    synonyms: float = 0.0  # of words, replaced by what the masked language model of `init_from` takes for one
+    candidates: int = 5  # synonyms of a word, one of which is drawn each time
+    copies: int = 0  # changed ones of each example in an epoch, beside itself; 0: it is changed itself
+    file: str = ''  # of synonyms; '': made before training, and kept in the workdir
+
+
+@dataclasses.dataclass
 class DataConfig:
     """Where examples come from and how they are made. The global batch of a step is a pure function of (seed, step)."""
 
@@ -285,6 +297,7 @@ class DataConfig:
     baselines: bool = True  # what a majority vote and a bag of words reach is printed before fine-tuning starts
     tokenizer: str = ''  # a tokenizer folder; '': the one beside `path` or `init_from`
     length_buckets: tuple[int, ...] = ()  # pad a batch to the first that holds it; (): always seq_len
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     max_examples: int = 0  # fine-tune on a subset drawn by seed; 0: all
     # Tagged words: `train` and `validation` are column files (CoNLL), text_columns and label_column the numbers of the word's and the tag's column from 0.
     tag_scheme: str = ''  # how the files mark entities: IOB1, IOB2, BIOES, ...; none: tags are no entities (parts of speech); '': guessed, and said
@@ -448,7 +461,7 @@ class Config:
 # Fields that may differ between the runs of one workdir: they change where and how a run goes, not what it computes. (Data are known by
 # what is in them, wherever they lie.)
 FREE_ON_RESUME = (
-    'data.path', 'data.train', 'data.baselines', 'data.tasks.files', 'data.tokenizer', 'data.layout', 'data.workers', 'data.prefetch',
+    'data.path', 'data.train', 'data.augment.file', 'data.baselines', 'data.tasks.files', 'data.tokenizer', 'data.layout', 'data.workers', 'data.prefetch',
     'data.max_answer', 'data.no_answer_threshold', 'mesh', 'checkpoint', 'decode', 'log',
     'model.scan_layers', 'model.remat', 'model.attention', 'deterministic',
 )  # fmt: skip

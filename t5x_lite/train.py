@@ -17,10 +17,10 @@ from absl import flags
 import jax
 
 from t5x_lite import cli, dry_run
-from t5x_lite.assemble import Run, assemble
+from t5x_lite.assemble import Run, assemble, load_initial
 from t5x_lite.data import tokenizers
 from t5x_lite.errors import UserError
-from t5x_lite.evaluation import before_tuning
+from t5x_lite.evaluation import before_tuning, synonyms
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.task_scores import WhileTraining
 from t5x_lite.training import devices
@@ -43,6 +43,8 @@ def main(argv: Sequence[str]) -> None:
     if _DRY_RUN.value:
         if workdir and (said := check_workdir(workdir, run.config)):
             print(said)
+        if run.train is not None:
+            synonyms.prepare(run.config, run.train, load_initial, workdir or '', step=_DRY_RUN_STEP.value - 1)
         print(dry_run.report(run, _DRY_RUN_STEP.value))
         return
     if run.train is None:
@@ -53,6 +55,8 @@ def main(argv: Sequence[str]) -> None:
     if new:
         dry_run.check(run)  # before the workdir is claimed by a run that could not start
     print('\n'.join(dry_run.description(run)), flush=True)
+    check_workdir(workdir, run.config)  # before anything is put into it
+    synonyms.prepare(run.config, run.train, load_initial, workdir, lambda line: print(line, flush=True))
     if new and run.config.data.baselines and jax.process_index() == 0 and (said := before_tuning.baselines(run.train, run.validation)):
         print(said, flush=True)
     Trainer(
