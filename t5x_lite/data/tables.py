@@ -174,7 +174,7 @@ class LabelledExamples(InEpochs):
         lines.append(
             f'tokens: {lengths.mean():.1f} an example, at most {lengths.max()}; '
             f'{cut:,} of {len(lengths):,} cut at {self.seq_len} ({cut / len(lengths):.1%})'
-            + (f'; {self._empty:,} texts are empty' if self._empty else '')
+            + (f'; {self._empty:,} text{" is" if self._empty == 1 else "s are"} empty' if self._empty else '')
         )
         if self._augmenter is not None:
             shares = ', '.join(f'{name} {share:.0%}' for name in ('deletion', 'swap', 'synonyms') if (share := getattr(self._augment, name)))

@@ -1,7 +1,6 @@
 """Answers for texts: words for masks, labels with probabilities, numbers."""
 
 from collections.abc import Iterable, Iterator
-import itertools
 import re
 from typing import Any
 
@@ -20,6 +19,22 @@ from t5x_lite.tasks import few_shot
 from t5x_lite.training.step import dummy_batch
 
 WIDTHS = (16, 32, 64, 128, 256, 512, 1024)  # of batches, so that few shapes are compiled
+
+
+Texts = Iterable[tuple[str, ...] | None]  # None: nothing more has arrived, what is there should be answered
+
+
+def chunks(texts: Texts, size: int) -> Iterator[list[tuple[str, ...]]]:
+    """Texts to be answered together: `size` of them, or as many as have arrived."""
+    chunk: list[tuple[str, ...]] = []
+    for text in texts:
+        if text is not None:
+            chunk.append(text)
+        if chunk and (text is None or len(chunk) == size):
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
 
 
 class Predictor:
@@ -49,9 +64,8 @@ class Predictor:
         most = config.model.max_positions if config.model.positions == Positions.learned else config.data.seq_len
         self._longest = config.model.max_positions if self._fills_masks else min(most, config.data.seq_len)
 
-    def __call__(self, texts: Iterable[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
-        texts = iter(texts)
-        while chunk := list(itertools.islice(texts, self._batch_size)):
+    def __call__(self, texts: Texts) -> Iterator[dict[str, Any]]:
+        for chunk in chunks(texts, self._batch_size):
             yield from self._answer(chunk)
 
     def _answer(self, texts: list[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
@@ -158,9 +172,9 @@ class TextPredictor:
         if (whole := filled(prompt, answer)) != prompt:
             yield f'\n{whole}'
 
-    def __call__(self, texts: Iterable[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
-        texts, number = iter(texts), 0
-        while chunk := list(itertools.islice(texts, self._generator.batch_size)):
+    def __call__(self, texts: Texts) -> Iterator[dict[str, Any]]:
+        number = 0
+        for chunk in chunks(texts, self._generator.batch_size):
             for row, text in enumerate(chunk, number):
                 self.check(text, row)
             texts_of_chunk = [text for text, in chunk]
