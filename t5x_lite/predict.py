@@ -221,18 +221,20 @@ def main(argv: Sequence[str]) -> None:
         for answer in ask(_inputs(first)):
             print(_line(answer) if _OUTPUT.value else shown(answer), flush=True)
         return
+    cut = 0
     count, partial = 0, f'{_OUTPUT.value}.partial'  # renamed when whole: a mistake in line 1,000 leaves what was there before
     try:
         with open(partial, 'w', encoding='utf-8') as file:
             for count, answer in enumerate(ask(_inputs(first)), 1):
                 file.write(_line(answer) + '\n')
+                cut += 'cut' in answer
         os.replace(partial, _OUTPUT.value)
     except OSError as error:
         raise UserError(f'--output={_OUTPUT.value}: {error.strerror}') from error
     finally:
         with contextlib.suppress(OSError):
             os.remove(partial)
-    print(f'{count:,} answers in {_OUTPUT.value}')
+    print(f'{count:,} answers in {_OUTPUT.value}' + (f'; {cut:,} of the texts were too long and cut (those with "cut")' if cut else ''))
 
 
 if __name__ == '__main__':

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite.config import Config, DecodeConfig, Decoding, Positions
-from t5x_lite.data.text_rows import encode_texts
+from t5x_lite.data.text_rows import TextRows, encode_texts
 from t5x_lite.data.tokenizers import Tokenizer
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
@@ -38,7 +38,7 @@ def chunks(texts: Texts, size: int) -> Iterator[list[tuple[str, ...]]]:
 
 
 class Predictor:
-    """`predictor(texts)` yields an answer, a JSON-able dict, for each text or pair of texts.
+    """`predictor(texts)` yields an answer, a JSON-able dict, for each text or pair of texts; 'cut' in it says how many tokens were read of a longer one.
 
     Args:
       config: of the run, complete.
@@ -79,9 +79,15 @@ class Predictor:
         padded = {name: np.pad(value, [(0, want - have) for want, have in zip(shape, value.shape)]) for name, value in batch.items()}
         outputs = self._apply(self._params, padded)
         if self._fills_masks:
-            yield from self._words(texts, batch['tokens'], outputs['mlm_logits'])
+            answers = self._words(texts, batch['tokens'], outputs['mlm_logits'])
         else:
-            yield from self._labels(texts, np.asarray(outputs['logits'])[: len(texts)])
+            answers = self._labels(texts, np.asarray(outputs['logits'])[: len(texts)])
+        full = batch['sequence_ids'].sum(1) == limit
+        for text, answer, perhaps in zip(texts, answers, full, strict=True):
+            yield answer | {'cut': limit} if perhaps and self._is_cut(text) else answer
+
+    def _is_cut(self, text: tuple[str, ...]) -> bool:
+        return bool(TextRows(self._tokenizer, [[part] for part in text], self._longest, self._config.data.layout).cut[0])
 
     def _encoded(self, texts: list[tuple[str, ...]], longest: int) -> dict[str, np.ndarray]:
         return encode_texts(texts, self._tokenizer, longest, layout=self._config.data.layout)
@@ -259,4 +265,6 @@ def show(answer: dict[str, Any]) -> str:
         lines.append(f'  {answer["value"]:.4f}')
     else:
         lines += [f'  {name:<24} {p:6.1%}' for name, p in answer['probabilities'].items()]
+    if 'cut' in answer:
+        lines.append(f'  (of this text only {answer["cut"]:,} tokens were read)')
     return '\n'.join(lines)

@@ -36,3 +36,15 @@ def test_each_line_as_it_comes(stock):
 def test_standard_output_as_jsonl(stock):
     said = forked.run('predict', f'--workdir={stock}/classifier', '--text=good', '--output=-').success
     assert json.loads(said).keys() == {'text', 'label', 'probabilities'}
+
+
+def test_long_and_empty_texts(stock, tmp_path):
+    """A text of 100,000 words is read as far as the model goes, and that is said; an empty line has an answer too, so that lines stay beside lines."""
+    (tmp_path / 'texts.txt').write_text('word ' * 100_000 + '\n\ngood\n')
+    said = forked.run('predict', f'--workdir={stock}/classifier', f'--input={tmp_path}/texts.txt', f'--output={tmp_path}/answers.jsonl').success
+    assert said.startswith('3 answers in ') and said.endswith('; 1 of the texts were too long and cut (those with "cut")\n')
+    answers = [json.loads(line) for line in (tmp_path / 'answers.jsonl').read_text().splitlines()]
+    assert [answer.get('cut', 0) for answer in answers] == [32, 0, 0] and [len(answer['text']) for answer in answers[1:]] == [0, 4]
+    exact = forked.run('predict', f'--workdir={stock}/classifier', '--text=' + 'word ' * 30, '--output=-').success
+    assert 'cut' not in json.loads(exact), '30 and two special ones fit'
+    assert 'of this text only 32 tokens were read' in forked.run('predict', f'--workdir={stock}/classifier', '--text=' + 'word ' * 31).success
