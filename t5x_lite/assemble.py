@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from t5x_lite.checks import finalize
-from t5x_lite.config import ARCHITECTURE, Config, Layout, ModelConfig, TuneConfig
+from t5x_lite.config import ARCHITECTURE, AugmentConfig, Config, Layout, ModelConfig, TuneConfig
 from t5x_lite.config_values import from_json, to_dict
 from t5x_lite.data import tables, tokenizers
 from t5x_lite.data.corpus import Corpus
@@ -77,9 +77,13 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
         if architecture is not None and heads.wants_body(config.model):
             config.model.body = heads.body_of(architecture)
         config.data.layout = _layout(config)
+        if initial is not None and not config.init_fresh:
+            _check_kind(config, architecture)
     config = finalize(config)
     if config.data.source and hasattr(source := resolve(config.data.source, 'config.data.source', 'get'), 'layout_of'):
         source.layout_of(config)  # whether the objective can be expressed so
+    if training and config.data.augment != AugmentConfig() and not getattr(resolve(config.data.source, 'config.data.source', 'get'), 'augments', False):
+        raise UserError(f'config.data.augment changes the texts of labelled tables, and {config.data.source} reads none; leave it out')
 
     tokenizer_path, has_data = _tokenizer(config), bool(config.data.path or config.data.train or config.data.validation or config.data.tasks.names)
     if has_data and not config.data.source:
@@ -143,6 +147,16 @@ def _layout(config: Config) -> Layout:
     if given not in (Layout.auto, reads):
         raise UserError(f'config.data.layout={given.name}, and {config.model.module} reads {reads.name} examples; leave the field out')
     return reads
+
+
+def _check_kind(config: Config, architecture: ModelConfig) -> None:
+    """A GPT is no T5: said before the first parameter that it lacks."""
+    ours, theirs = (resolve(module, 'config.model.module', 'apply') for module in (config.model.module, architecture.module))
+    if hasattr(ours, 'decode') and hasattr(theirs, 'decode') and ours.layout != theirs.layout:
+        raise UserError(
+            f'config.init_from={config.init_from} is of {architecture.module}, and config.model.module {config.model.module}; take the variant of the config '
+            f'for it, or --config.model.module={architecture.module}'
+        )
 
 
 def load_initial(path: str) -> tuple[ModelConfig, dict[str, Any], str]:

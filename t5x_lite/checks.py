@@ -12,7 +12,8 @@ from t5x_lite.stages import stages
 
 _AT_LEAST_0 = (
     'epochs', 'z_loss', 'model.vocab_size', 'model.num_decoder_layers', 'model.head_size', 'model.local_window', 'model.num_labels',
-    'data.target_len', 'data.mlm.max_predictions', 'data.workers', 'data.max_examples', 'data.folds', 'data.fold', 'optim.learning_rate', 'optim.warmup_steps',
+    'data.target_len', 'data.augment.copies', 'data.mlm.max_predictions', 'data.workers', 'data.max_examples', 'data.folds', 'data.fold',
+    'optim.learning_rate', 'optim.warmup_steps',
     'optim.clip_norm', 'optim.end_fraction', 'tune.freeze_layers', 'tune.prefix', 'tune.prompt',
     'checkpoint.keep_every_steps', 'eval.every_steps', 'eval.batches', 'eval.batch_size', 'eval.examples', 'eval.examples_while_training',
     'log.console_seconds', 'decode.max_new_tokens', 'decode.top_k', 'decode.shots', 'decode.length_penalty',
@@ -20,12 +21,12 @@ _AT_LEAST_0 = (
 _ABOVE_0 = (
     'steps', 'batch_size', 'model.default_vocab_size', 'model.relative_buckets', 'model.vocab_multiple', 'model.num_layers', 'model.d_model',
     'model.num_heads', 'model.d_ff', 'model.max_positions', 'model.num_segments', 'model.norm_eps', 'model.init_stddev', 'data.mlm.duplicates',
-    'data.prefetch', 'optim.eps', 'optim.microbatches', 'checkpoint.every_steps', 'checkpoint.keep_last', 'log.every_steps', 'decode.beams',
+    'data.prefetch', 'data.augment.candidates', 'optim.eps', 'optim.microbatches', 'checkpoint.every_steps', 'checkpoint.keep_last', 'log.every_steps', 'decode.beams',
     'data.stride', 'data.max_question', 'data.max_answer', 'decode.samples', 'decode.repetition_penalty', 'data.tasks.maximum', 'data.tasks.temperature',
 )  # fmt: skip
 _SHARES = (
     'ema_decay', 'label_smoothing', 'model.dropout', 'model.attention_dropout', 'model.hidden_dropout', 'model.output_dropout',
-    'optim.warmup_fraction', 'optim.b1', 'optim.b2',
+    'optim.warmup_fraction', 'optim.b1', 'optim.b2', 'data.augment.deletion', 'data.augment.swap', 'data.augment.synonyms',
 )  # fmt: skip
 
 
@@ -37,7 +38,8 @@ def finalize(config: Config) -> Config:
     """
     config = from_dict(Config, to_dict(config))
     tasks = config.data.tasks
-    texts = [(config.data, name) for name in ('path', 'text_columns', 'labels')] + [(tasks, name) for name in ('names', 'files', 'metrics')]
+    # Not text_columns: a column's name may hold a comma.
+    texts = [(config.data, name) for name in ('path', 'labels')] + [(tasks, name) for name in ('names', 'files', 'metrics')]
     for part, name in (*texts, (config, 'init_fresh')):
         value = getattr(part, name)
         if len(value) == 1 and isinstance(value[0], str) and ',' in value[0]:
@@ -167,8 +169,19 @@ def _language_checks(config: Config) -> Iterator[tuple[bool, str]]:
         not (data.regression and data.label_separator),
         f'config.data.regression is for one number a row, config.data.label_separator={data.label_separator!r} for sets of labels; leave one of them out',
     )
+    augment = data.augment
+    yield (
+        not augment.synonyms or bool(augment.file or config.init_from and config.init_weights),
+        'config.data.augment.synonyms asks the masked language model of config.init_from, and there is none; give its folder, or leave synonyms out',
+    )
+    yield (
+        not augment.copies or bool(augment.deletion or augment.swap or augment.synonyms),
+        f'config.data.augment.copies={augment.copies} would repeat examples unchanged; give deletion, swap or synonyms too, or more epochs',
+    )
     tune = config.tune
     yield 0 < tune.layer_decay <= 1, f'config.tune.layer_decay is {tune.layer_decay}; it must be above 0 and at most 1 (1: all layers alike)'
+    layers = tune.freeze_layers
+    yield layers < 1 or layers == int(layers), f'config.tune.freeze_layers is {layers}; give a number of layers, or a share of them below 1 (0.5)'
     for pattern, factor in tune.rates:
         yield factor >= 0, f'config.tune.rates: the factor of {pattern!r} is {factor}; it must be at least 0'
     yield '' not in decode.stop, 'config.decode.stop holds an empty text, at which every answer would end; leave it out'

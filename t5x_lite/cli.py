@@ -193,7 +193,11 @@ def _load_config(path: str) -> Config:
     try:
         spec = importlib.util.spec_from_file_location('config_file', source)
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(source))))  # recipes build on their neighbours: from configs import classify
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            sys.path.pop()
         get_config = getattr(module, 'get_config', None)
         if not callable(get_config):
             raise UserError(f'{source}: no function get_config in it; see configs/bert.py')

@@ -246,6 +246,20 @@ class TaskConfig:
     inputs: str = ''
     targets: str = ''
     metrics: tuple[str, ...] = ('exact_match',)
+    turns: bool = False  # rows are dialogues, each reply in them an example with {context} and {reply} (t5x_lite.tasks.dialogues)
+    keep_end: bool = False  # of inputs that are too long, not their beginning: the newest of a dialogue
+
+
+@dataclasses.dataclass
+class AugmentConfig:
+    """Training texts of labelled tables, changed a little each time they are read (t5x_lite/data/augmenting.py); held-out ones never are."""
+
+    deletion: float = 0.0  # of words, left out
+    swap: float = 0.0  # of words, each changing places with another
+    synonyms: float = 0.0  # of words, replaced by what the masked language model of `init_from` takes for one
+    candidates: int = 5  # synonyms of a word, one of which is drawn each time
+    copies: int = 0  # changed ones of each example in an epoch, beside itself; 0: it is changed itself
+    file: str = ''  # of synonyms; '': made before training, and kept in the workdir
 
 
 @dataclasses.dataclass
@@ -285,6 +299,7 @@ class DataConfig:
     baselines: bool = True  # what a majority vote and a bag of words reach is printed before fine-tuning starts
     tokenizer: str = ''  # a tokenizer folder; '': the one beside `path` or `init_from`
     length_buckets: tuple[int, ...] = ()  # pad a batch to the first that holds it; (): always seq_len
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     max_examples: int = 0  # fine-tune on a subset drawn by seed; 0: all
     # Tagged words: `train` and `validation` are column files (CoNLL), text_columns and label_column the numbers of the word's and the tag's column from 0.
     tag_scheme: str = ''  # how the files mark entities: IOB1, IOB2, BIOES, ...; none: tags are no entities (parts of speech); '': guessed, and said
@@ -325,7 +340,7 @@ class TuneConfig:
 
     train: tuple[str, ...] = ()  # only what matches one of these learns; (): everything
     freeze: tuple[str, ...] = ()  # what does not learn, whatever `train` says
-    freeze_layers: int = 0  # so many layers at the bottom of each stack do not learn, nor the embeddings
+    freeze_layers: float = 0.0  # so many layers at the bottom of each stack, or (below 1) that share of its depth, do not learn, nor the embeddings
     rates: tuple[tuple[str, float], ...] = ()  # (pattern, factor on the learning rate); the first match wins, 1 for what none matches
     # Parameters put beside the model's. With any of these only they learn, what is new (init_fresh), and what `train` names.
     lora: tuple[tuple[str, int, float], ...] = ()  # (pattern of layers with a kernel, rank, alpha): ('.*/attention/(query|value)', 8, 16.0)
@@ -427,7 +442,7 @@ class Config:
     init_from: str = ''  # a workdir or checkpoint of ours, or a Hugging Face folder
     init_architecture: bool = False  # take the size of the model (ARCHITECTURE below) from `init_from`
     init_weights: bool = True  # False: only architecture and tokenizer of `init_from`, weights at random
-    # Parameters that `init_from` may lack (patterns over paths): they start at random. Any other missing one is an error.
+    # Parameters that `init_from` may lack, or have in another shape (patterns over paths): they start at random. Any other such one is an error.
     init_fresh: tuple[str, ...] = ()
     loss: str = ''  # dotted name, 'bert_flax.losses:MlmNspLoss'
     z_loss: float = 0.0  # times log(Z)^2, of language-model losses: keeps logits from drifting (T5: 1e-4)
@@ -448,7 +463,7 @@ class Config:
 # Fields that may differ between the runs of one workdir: they change where and how a run goes, not what it computes. (Data are known by
 # what is in them, wherever they lie.)
 FREE_ON_RESUME = (
-    'data.path', 'data.train', 'data.baselines', 'data.tasks.files', 'data.tokenizer', 'data.layout', 'data.workers', 'data.prefetch',
+    'data.path', 'data.train', 'data.augment.file', 'data.baselines', 'data.tasks.files', 'data.tokenizer', 'data.layout', 'data.workers', 'data.prefetch',
     'data.max_answer', 'data.no_answer_threshold', 'mesh', 'checkpoint', 'decode', 'log',
     'model.scan_layers', 'model.remat', 'model.attention', 'deterministic',
 )  # fmt: skip

@@ -172,4 +172,9 @@ def example(run: Run, step: int) -> str:
     shapes = ', '.join(f'{name} {value.dtype}{list(value.shape)}' for name, value in batch.items())
     real = showing.real_share(batch)
     first = showing.decode_example(batch, 0, tokenizer, run.config.data.labels)
-    return f'batch of step {step:,}: {shapes}; {real:.1%} of the tokens are real\nits first example:\n{first}'
+    said = f'batch of step {step:,}: {shapes}; {real:.1%} of the tokens are real\nits first example:\n{first}'
+    source = run.train.sources(run.train.stage_at(step - 1))[0]
+    pairs = source.changed(run.train.indices(step - 1)) if hasattr(source, 'changed') else []
+    for old, new in [pair for pair in pairs if pair[0] != pair[1]][:1]:
+        said += f'\na changed example:\nas it is: {" | ".join(old)}\nas it is read: {" | ".join(new)}'
+    return said

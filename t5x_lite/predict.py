@@ -5,21 +5,24 @@
     python -m t5x_lite.predict --workdir=runs/pairs --text="first text" --text_b="second text"
     python -m t5x_lite.predict --workdir=runs/squad --text="a question" --text_b="a text that answers it"
     python -m t5x_lite.predict --workdir=runs/reviews --input=new.txt --output=labels.jsonl     # a text a line; - reads standard input
+    python -m t5x_lite.predict --workdir=runs/reviews --input=- --output=-      # stays open, answers each line as it comes, as JSON
     python -m t5x_lite.predict --workdir=runs/gpt --text="Once upon a time" --config.decode.method=sample --config.decode.temperature=0.8
     python -m t5x_lite.predict --workdir=runs/t5 --text="translate English to German: A dog." --config.decode.method=beam
     python -m t5x_lite.predict --workdir=runs/gpt --text="A dog is an" --choices=" animal| plant"
     python -m t5x_lite.predict --workdir=runs/base --adapter=runs/mood,runs/topic --text="I want my money back"       # one base, read once
     python -m t5x_lite.predict --workdir=runs/gpt --text="Q: What is 3 plus 4?\nA:" --config.data.tasks.names=addition_2_digits --config.decode.shots=4
 
-Labels, tags and words are shown with their probabilities; generated text appears as it is generated. --output writes one JSON object a text. With
+Labels, tags and words are shown with their probabilities; generated text appears as it is generated. --output writes one JSON object a text. Lines that
+arrive together are answered together, --batch_size at a time; none waits for others that have not arrived. With
 config.decode.shots, demonstrations of a task stand before the text, which is a question as that task asks them; config.decode.rank orders its classes.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
 import itertools
 import json
 import os
+import select
 import sys
 from typing import Any
 
@@ -37,7 +40,7 @@ from t5x_lite.evaluation import asking
 from t5x_lite.evaluation.answer_predictor import AnswerPredictor
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.generation import Generator
-from t5x_lite.evaluation.predictor import Predictor, TextPredictor, show
+from t5x_lite.evaluation.predictor import Predictor, TextPredictor, Texts, show
 from t5x_lite.evaluation.tag_predictor import TagPredictor
 from t5x_lite.interop import bases
 from t5x_lite.models import heads
@@ -51,7 +54,7 @@ _CONFIG = cli.define_config_flags()
 _TEXT = flags.DEFINE_string('text', None, 'A text; [MASK] marks words to fill in.')
 _TEXT_B = flags.DEFINE_string('text_b', None, 'The second text of a pair.')
 _INPUT = flags.DEFINE_string('input', None, 'A file with a text a line (two texts: separated by a tab); - is standard input.')
-_OUTPUT = flags.DEFINE_string('output', None, 'A jsonl file for the answers.')
+_OUTPUT = flags.DEFINE_string('output', None, 'A jsonl file for the answers; - is standard output, a line as soon as it is known.')
 _STEP = flags.DEFINE_integer('step', None, 'The checkpoint to use; the newest by default.')
 _CHOICES = flags.DEFINE_string('choices', None, 'Continuations, separated by |, to rank by their probability instead of generating one.')
 _ADAPTER = flags.DEFINE_list(
@@ -61,8 +64,20 @@ _TOP = flags.DEFINE_integer('top', 5, 'Words shown for a mask.', lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'Texts at a time.', lower_bound=1)
 
 
-def _inputs(predictor: Predictor | AnswerPredictor | TagPredictor | TextPredictor) -> Iterator[tuple[str, ...]]:
-    """Texts that can be answered; what cannot is refused by file and line, before anything after it is read."""
+def _arriving() -> Iterator[bytes | None]:
+    """Lines of standard input; None after those that are there already, while whoever writes them waits for answers."""
+    rest = b''
+    while data := os.read(sys.stdin.fileno(), 1 << 16):
+        *lines, rest = (rest + data).split(b'\n')
+        yield from lines
+        if lines and not select.select([sys.stdin], [], [], 0)[0]:
+            yield None
+    if rest:
+        yield rest
+
+
+def _inputs(predictor: Predictor | AnswerPredictor | TagPredictor | TextPredictor) -> Iterator[tuple[str, ...] | None]:
+    """Texts that can be answered, None where no more wait; what cannot is refused by file and line, before anything after it is read."""
     if _TEXT.value is not None:
         yield (_TEXT.value,) if _TEXT_B.value is None else (_TEXT.value, _TEXT_B.value)
         return
@@ -71,8 +86,12 @@ def _inputs(predictor: Predictor | AnswerPredictor | TagPredictor | TextPredicto
     try:
         if _INPUT.value == '-' and sys.stdin is None:
             raise UserError('--input=-: standard input is closed')
-        with contextlib.nullcontext(sys.stdin.buffer) if _INPUT.value == '-' else open(_INPUT.value, 'rb') as file:
-            for number, line in enumerate(file, 1):
+        with contextlib.nullcontext(_arriving()) if _INPUT.value == '-' else open(_INPUT.value, 'rb') as file:
+            for line in file:
+                if line is None:
+                    yield None
+                    continue
+                number += 1
                 try:
                     text = line.decode('utf-8').rstrip('\r\n')
                 except UnicodeDecodeError as error:
@@ -161,7 +180,7 @@ def _beside(config: Config) -> dict[str, Predictor | TextPredictor]:
     return predictors
 
 
-def _side_by_side(predictors: dict[str, Predictor | TextPredictor], texts: Iterable[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
+def _side_by_side(predictors: dict[str, Predictor | TextPredictor], texts: Texts) -> Iterator[dict[str, Any]]:
     copies = itertools.tee(texts, len(predictors))
     for answers in zip(*(predictor(copy) for predictor, copy in zip(predictors.values(), copies))):
         yield {'text': answers[0]['text'], 'runs': dict(zip(predictors, answers))}
@@ -173,6 +192,10 @@ def _show_runs(answer: dict[str, Any]) -> str:
     for run, found in answer['runs'].items():
         lines += [f'{run}:', show(found)[len(found['text']) + 1 :]]
     return '\n'.join(lines)
+
+
+def _line(answer: dict[str, Any]) -> str:
+    return json.dumps(as_json(answer), ensure_ascii=False, allow_nan=False)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -194,22 +217,24 @@ def main(argv: Sequence[str]) -> None:
                 print(piece, end='', flush=True)
             print()
             return
-    if not _OUTPUT.value:
+    if not _OUTPUT.value or _OUTPUT.value == '-':
         for answer in ask(_inputs(first)):
-            print(shown(answer), flush=True)
+            print(_line(answer) if _OUTPUT.value else shown(answer), flush=True)
         return
+    cut = 0
     count, partial = 0, f'{_OUTPUT.value}.partial'  # renamed when whole: a mistake in line 1,000 leaves what was there before
     try:
         with open(partial, 'w', encoding='utf-8') as file:
             for count, answer in enumerate(ask(_inputs(first)), 1):
-                file.write(json.dumps(as_json(answer), ensure_ascii=False, allow_nan=False) + '\n')
+                file.write(_line(answer) + '\n')
+                cut += 'cut' in answer
         os.replace(partial, _OUTPUT.value)
     except OSError as error:
         raise UserError(f'--output={_OUTPUT.value}: {error.strerror}') from error
     finally:
         with contextlib.suppress(OSError):
             os.remove(partial)
-    print(f'{count:,} answers in {_OUTPUT.value}')
+    print(f'{count:,} answers in {_OUTPUT.value}' + (f'; {cut:,} of the texts were too long and cut (those with "cut")' if cut else ''))
 
 
 if __name__ == '__main__':

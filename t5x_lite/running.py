@@ -7,14 +7,15 @@ from typing import Any
 import jax
 
 from t5x_lite import dry_run
-from t5x_lite.assemble import Run
+from t5x_lite.assemble import Run, load_initial
 from t5x_lite.data import tokenizers
 from t5x_lite.errors import UserError
-from t5x_lite.evaluation import before_tuning
+from t5x_lite.evaluation import before_tuning, synonyms
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.task_scores import WhileTraining
 from t5x_lite.training.step import Program
 from t5x_lite.training.trainer import Trainer
+from t5x_lite.training.workdirs import check_workdir
 
 
 def train(run: Run, workdir: str, *, checked: bool = False, baselines: bool = True) -> str:
@@ -33,6 +34,8 @@ def train(run: Run, workdir: str, *, checked: bool = False, baselines: bool = Tr
     if new and not checked:
         dry_run.check(run)  # before the workdir is claimed by a run that could not start
     print('\n'.join(dry_run.description(run)), flush=True)
+    check_workdir(workdir, run.config)  # before anything is put into it
+    synonyms.prepare(run.config, run.train, load_initial, workdir, lambda line: print(line, flush=True))
     if new and baselines and run.config.data.baselines and jax.process_index() == 0 and (said := before_tuning.baselines(run.train, run.validation)):
         print(said, flush=True)
     return Trainer(run.config, workdir, run.train, evaluations(run), run.tokenizer_path, run.initial, run.base).run()

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from absl import flags
 
 from t5x_lite import cli, dry_run, running
-from t5x_lite.assemble import assemble
+from t5x_lite.assemble import assemble, load_initial
 from t5x_lite.errors import UserError
+from t5x_lite.evaluation import synonyms
 from t5x_lite.training import devices
 from t5x_lite.training.workdirs import check_workdir
 
@@ -34,6 +35,8 @@ def main(argv: Sequence[str]) -> None:
     if _DRY_RUN.value:
         if workdir and (said := check_workdir(workdir, run.config)):
             print(said)
+        if run.train is not None:
+            synonyms.prepare(run.config, run.train, load_initial, workdir or '', step=_DRY_RUN_STEP.value - 1)
         print(dry_run.report(run, _DRY_RUN_STEP.value))
         return
     running.train(run, workdir)

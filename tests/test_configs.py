@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import bert as bert_configs, gpt as gpt_configs, objectives as objective_configs, t5 as t5_configs
+from configs import bert as bert_configs, dialogue, gpt as gpt_configs, objectives as objective_configs, summarise, t5 as t5_configs
 from t5x_lite import cli
 from t5x_lite.assemble import assemble
 from t5x_lite.checks import finalize
@@ -25,9 +25,13 @@ from t5x_lite.training.step import eval_step, make_program, make_train_step
 
 FOLDER = Path(__file__).resolve().parents[1] / 'configs'
 VARIANTS = {
-    'bert': tuple(bert_configs.SIZES), 'gpt': gpt_configs.VARIANTS, 't5': tuple(t5_configs.SIZES),
+    'bert': tuple(bert_configs.SIZES), 'gpt': gpt_configs.VARIANTS, 't5': tuple(t5_configs.SIZES), 'dialogue': tuple(dialogue.VARIANTS),
+    'summarise': summarise.VARIANTS,
     'objectives': tuple(name for name in objective_configs.VARIANTS if name not in objective_configs.NONE),
 }  # fmt: skip
+RECIPES = (
+    'sentiment', 'topic', 'spam', 'pairs', 'similarity', 'multi_label', 'squad', 'custom_qa', 'ner', 'domain_ner', 'completion', 'dialogue', 'summarise', 'translate',
+)  # fmt: skip
 SHIPPED = [(path.stem, variant) for path in sorted(FOLDER.glob('*.py')) for variant in VARIANTS.get(path.stem, (None,))]
 
 
@@ -44,6 +48,8 @@ def batch_of(config: Config, length: int, size: int, predictions: int) -> dict[s
     batch = {'tokens': whole, 'token_types': whole, 'sequence_ids': whole, 'example_weights': jax.ShapeDtypeStruct((size,), np.float32)}
     source = config.data.source.split(':')[1]
     if source == 'LabelledExamples':
+        if config.data.label_separator:
+            return batch | {'labels': jax.ShapeDtypeStruct((size, config.model.num_labels), np.float32)}
         return batch | {'labels': jax.ShapeDtypeStruct((size,), np.float32 if config.data.regression else np.int32)}
     if source == 'QuestionExamples':
         numbers, weights = jax.ShapeDtypeStruct((size,), np.int32), jax.ShapeDtypeStruct((size,), np.float32)
@@ -73,7 +79,8 @@ def test_the_step_of_every_config_traces(name, variant):
     resolve(config.data.source, 'config.data.source', 'get')
     if config.init_architecture:
         # What a fine-tuning run takes from its weights and finds in its table.
-        config.init_architecture, config.epochs, config.model.num_labels, config.model.body = False, 0.0, 2, 'bert_flax.bert:Bert'
+        config.init_architecture, config.epochs, config.model.body = False, 0.0, 'bert_flax.bert:Bert'
+        config.model.num_labels = 1 if config.data.regression else 2
     config = assemble(config).config
     program = make_program(config, partitioning.make_mesh(config, jax.devices()[:1]))
     for _, length, size, predictions in stages(config):
@@ -102,6 +109,7 @@ def test_every_config_is_checked_and_survives_json(name, variant):
 def test_every_config_file_says_how_to_run_it(name):
     text = inspect.getdoc(importlib.import_module(f'configs.{name}'))
     assert f'python -m t5x_lite.train --config=configs/{name}.py' in text
+    assert 'easured' in text or name not in RECIPES, 'what is known of its result'
     assert len((FOLDER / f'{name}.py').read_text().splitlines()) <= 60, 'one screen'
     flags = re.findall(r'--(config\.[\w.]+)=', text)
     for flag in flags:

@@ -31,7 +31,9 @@ class InEpochs:
         return rows
 
     def _width(self, rows: np.ndarray) -> int:
-        longest = int(self.row_lengths()[rows].max(initial=0))
+        return self._bucket(int(self.row_lengths()[rows].max(initial=0)))
+
+    def _bucket(self, longest: int) -> int:
         return next((bucket for bucket in self._buckets if bucket >= longest), self.seq_len)
 
 

@@ -82,6 +82,11 @@ class DataFunction:
         # Loader processes open the files themselves; plans and memory maps do not travel.
         return type(self), (self.config, self.split, self._given)
 
+    def reads_synonyms(self, path: str) -> None:
+        """Loader processes, which open the data themselves, read config.data.augment.file from there."""
+        data = self.config.data
+        self.config = dataclasses.replace(self.config, data=dataclasses.replace(data, augment=dataclasses.replace(data.augment, file=path)))
+
     def _parts(self, length: int, most: int) -> list[tuple[Any, float, str]]:
         """(source, weight, name): what a source class that has `parts` says, else a source of each corpus."""
         config = self.config

@@ -64,6 +64,8 @@ def load(data: DataConfig, split: str) -> tuple[Table, Table | None, Task]:
 
 
 def _choose(table: Table, data: DataConfig) -> Task:
+    if len(table.columns) < 2:
+        raise UserError(f'{table.name}: one column, {table.columns[0]!r}; expected a text and its label (is the separator a comma, a semicolon or a bar?)')
     guessed = {what for what, given in (('text', data.text_columns), ('label', data.label_column)) if not given}
     text, label = data.text_columns, data.label_column
     taken = {table.column(name, TEXT_FLAG) for name in text}
@@ -151,7 +153,13 @@ def _find_labels(table: Table, column: int, separator: str) -> tuple[tuple[str, 
             f'is it another column ({LABEL_FLAG}), or numbers to predict (--config.data.regression=True)?'
         )
     numeric = all(map(table_files.is_number, found))
-    return tuple(sorted(found, key=(lambda label: (float(label), label)) if numeric else None)), f'found in {table.name}, sorted'
+    origin = f'found in {table.name}, sorted'
+    if numeric and any(float(label) % 1 for label in found):
+        origin += '; numbers are taken for classes here, to predict them as numbers: --config.data.regression=True'
+    spelt = {label.lower(): label for label in found}
+    if twins := sorted(label for label in found if spelt[label.lower()] != label):
+        origin += f'; {twins[0]!r} and {spelt[twins[0].lower()]!r} are two labels that differ in capitals alone'
+    return tuple(sorted(found, key=(lambda label: (float(label), label)) if numeric else None)), origin
 
 
 def label_ids(table: Table, task: Task) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Reads labelled tables: csv, tsv, jsonl (each also .gz) and tfds:NAME[:split], with the file and line of every row for messages.
 
 Separated text:
-- .csv: comma (or semicolon, where the first line has no comma), quotes as in RFC 4180, so a cell may hold commas and line ends.
+- .csv: comma, semicolon or bar, the first of them that cuts the first rows into equally many cells; quotes as in RFC 4180, so a cell may hold separators and
+  line ends.
 - .tsv: tab, no quoting: a quotation mark is a character like any other. A .csv in which each of the first lines has a tab is read in the
   same way.
 - UTF-8, with or without a byte order mark; blank lines are skipped.
@@ -111,7 +112,10 @@ def read_text(path: str) -> str:
         return data.decode('utf-8-sig')
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b'\n') + 1
-        raise UserError(f'{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8; convert the file (iconv -t utf-8)') from error
+        here = f'{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8'
+        if data.startswith((b'\xff\xfe', b'\xfe\xff')):
+            raise UserError(f'{here}; the file is UTF-16, convert it: iconv -f utf-16 -t utf-8, or save it anew as "CSV UTF-8" in Excel') from error
+        raise UserError(f'{here}; convert the file: iconv -f cp1252 -t utf-8, say, or save it anew as "CSV UTF-8" in Excel') from error
 
 
 def _read_jsonl(path: str, text: str) -> Table:
@@ -136,7 +140,7 @@ def _read_jsonl(path: str, text: str) -> Table:
 def _read_separated(path: str, text: str, kind: str, named: tuple[str, ...], complete: bool) -> Table:
     head = [line for line in text.split('\n', 50)[:20] if line.strip()]
     tabs = kind == '.tsv' or all('\t' in line for line in head)
-    delimiter = '\t' if tabs else ';' if ',' not in head[0] and ';' in head[0] else ','
+    delimiter = '\t' if tabs else _delimiter(text, head[0])
     rows, lines = _split_tabs(text) if tabs else _split_quoted(path, text, delimiter)
     header = _has_header(path, rows, named)
     columns = tuple(cell.strip() for cell in rows[0]) if header else tuple(map(str, range(len(rows[0]))))
@@ -159,6 +163,20 @@ def _read_separated(path: str, text: str, kind: str, named: tuple[str, ...], com
     form += ', header' if header else ', no header'
     form += f', {longer:,} rows have more than {shortest} cells (the rest is ignored)' if longer else ''
     return Table(path, columns, rows, lines, form)
+
+
+def _delimiter(text: str, first: str) -> str:
+    """What cuts the first rows into equally many cells; where nothing does, the semicolon of a first line without commas, else the comma."""
+    part = text[:20_000]
+    for delimiter in ',;|':
+        try:
+            counts = [len(row) for row in csv.reader(io.StringIO(part, newline=''), delimiter=delimiter, strict=True) if row]
+        except csv.Error:  # of another delimiter, or the end of the part is inside a cell
+            continue
+        counts = counts[: -1 if len(part) < len(text) else None]
+        if counts and min(counts) == max(counts) > 1:
+            return delimiter
+    return ';' if ',' not in first and ';' in first else ','
 
 
 def _split_tabs(text: str) -> tuple[list[list[str]], list[int]]:
@@ -191,6 +209,10 @@ def _has_header(path: str, rows: list[list[str]], named: tuple[str, ...]) -> boo
     if all(name in first for name in names) and names:
         return True
     columns = [[row[index].strip() for row in rows[1:1000] if index < len(row)] for index in range(len(first))]
+    twice = next((cell for cell in first if cell and first.count(cell) > 1), None)
+    if twice is not None and any(cell.lower() in USUAL_NAMES for cell in first) and all(len(cell) <= 40 and not is_number(cell) for cell in first):
+        if not any(cell and cell in column for cell, column in zip(first, columns, strict=True)):
+            raise UserError(f'{path}: the header has {twice!r} twice; rename one of them')
     plain = (
         len(set(first)) == len(first)
         and all(first[1:] or first)  # the first name is empty where pandas wrote its index

@@ -13,15 +13,16 @@ example of ids, for a BERT, of a pair at seq_len 8 with [CLS] 101 and [SEP] 102:
     sequence_ids     1    1    1   1    1     1   1 0
 """
 
-import functools
+import dataclasses
 import hashlib
 import os
 from typing import Any
 
 import numpy as np
 
-from t5x_lite.config import Config, DataConfig
+from t5x_lite.config import AugmentConfig, Config, DataConfig
 from t5x_lite.data import held_out, random, table_columns, tokenizers
+from t5x_lite.data.augmenting import Augmenter, Synonyms, digest
 from t5x_lite.data.in_epochs import InEpochs, checked_buckets, subset
 from t5x_lite.data.text_rows import TextRows, encode_texts as encode_texts
 from t5x_lite.errors import UserError
@@ -35,13 +36,15 @@ class LabelledExamples(InEpochs):
       num_labels: of the classifier's outputs; 1 for regression.
       resolved: the guessed fields as 'data.text_columns', 'data.label_column', 'data.labels', 'model.num_labels': with these in a run's
         config.json, a later evaluation or prediction does not need the training table.
-      fingerprint: hexadecimal digits of the tokens, labels and label names.
+      fingerprint: hexadecimal digits of the tokens, labels and label names, and of how they are changed while training.
+      labels, texts: of the rows of this split, whatever is changed in them.
 
     Raises:
       UserError: anything wrong with the tables, with file and line.
     """
 
     in_folds = True
+    augments = True  # config.data.augment is for it
 
     def __init__(self, config: Config, split: str, seed: int, seq_len: int, max_predictions: int = 0, corpus: Any = None):
         del max_predictions, corpus  # of the objectives on prepared corpora
@@ -72,18 +75,74 @@ class LabelledExamples(InEpochs):
         places = [table.column(name, table_columns.TEXT_FLAG) for name in task.text]
         texts = [[table_columns.text_cell(table, row, column) for row in rows] for column in places]
         self.tokenizer_path = find_tokenizer(config)
-        tokenizer = tokenizers.load(self.tokenizer_path)
-        self._rows = TextRows(tokenizer, texts, seq_len, data.layout)
-        self.texts = [*zip(*texts, strict=True)]  # of baselines
+        self._tokenizer, self._layout = tokenizers.load(self.tokenizer_path), data.layout
+        self._rows = TextRows(self._tokenizer, texts, seq_len, data.layout)
+        self.texts = [*zip(*texts, strict=True)]
+        self._augment, self._augmenter = data.augment, None
+        if split == 'train' and data.augment != AugmentConfig():
+            self._augmenter = Augmenter(data.augment, seed)
+            if data.augment.synonyms and data.augment.file:
+                self.take_synonyms(data.augment.file)
         self._empty = sum(not text.strip() for column in texts for text in column)
 
     def row_lengths(self) -> np.ndarray:
-        return self._rows.lengths
+        """Of the examples of an epoch, before they are changed."""
+        return np.tile(self._rows.lengths, 1 + self._augment.copies * (self._augmenter is not None))
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
-        parts = repr(self.label_names).encode(), self.labels.tobytes(), self._rows.lengths.tobytes(), self._rows.ids.tobytes()
+        parts = [repr(self.label_names).encode(), self.labels.tobytes(), self._rows.lengths.tobytes(), self._rows.ids.tobytes()]
+        if self._augmenter is not None:
+            settings = dataclasses.replace(self._augment, file='')
+            synonyms = self._augmenter.synonyms
+            parts.append(repr((settings, synonyms.fingerprint if synonyms else '')).encode())
         return hashlib.sha256(b''.join(parts)).hexdigest()[:16]
+
+    @property
+    def text_digest(self) -> str:
+        """Of what synonyms are made for."""
+        return digest([text for texts in self.texts for text in texts], self._augment.candidates)
+
+    def take_synonyms(self, path: str) -> None:
+        """
+        Raises:
+          UserError: there is no such file, or it was made for other texts.
+        """
+        synonyms = Synonyms.load(path)
+        if synonyms.texts != self.text_digest:
+            raise UserError(f'{path}: these synonyms were made for other texts than those of this run; leave config.data.augment.file out to have them made')
+        self._augmenter.synonyms = synonyms
+
+    def rows_of(self, indices) -> np.ndarray:
+        """int64: the rows of the table, in the order of `texts`, that examples are made of."""
+        return self._positions(np.asarray(indices, np.int64)) % len(self.texts)
+
+    def changed(self, indices) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """(texts as they are, texts as they are read) of examples; the same where nothing is changed."""
+        rows = self.rows_of(indices)
+        as_they_are = [self.texts[row] for row in rows]
+        return list(zip(as_they_are, self._changed(np.asarray(indices, np.int64)), strict=True))
+
+    def _changed(self, indices: np.ndarray) -> list[tuple[str, ...]]:
+        examples = self._positions(indices)
+        rows = examples % len(self.texts)
+        texts = [self.texts[row] for row in rows]
+        if self._augmenter is None:
+            return texts
+        made = self._augmenter(texts, rows, examples, indices // len(self))
+        first = len(self.texts) if self._augment.copies else 0  # examples below it stay as they are
+        return [new if example >= first else old for new, old, example in zip(made, texts, examples.tolist(), strict=True)]
+
+    def _encoded(self, indices: np.ndarray) -> tuple[TextRows, np.ndarray]:
+        """Rows of tokens, and which of them the examples are."""
+        if self._augmenter is None:
+            return self._rows, self._positions(indices)
+        columns = [list(column) for column in zip(*self._changed(indices), strict=True)]
+        return TextRows(self._tokenizer, columns, self.seq_len, self._layout), np.arange(len(indices))
+
+    def width(self, indices) -> int:
+        rows, numbers = self._encoded(np.asarray(indices, np.int64))
+        return self._bucket(int(rows.lengths[numbers].max(initial=0)))
 
     def get(self, indices, width: int = 0) -> dict[str, np.ndarray]:
         """Features of int64 [n] indices, padded to `width` columns.
@@ -91,9 +150,9 @@ class LabelledExamples(InEpochs):
         Hosts ask for different rows of one batch and must agree on its width: take `width(indices of the whole batch)`. 0 measures these
         rows alone.
         """
-        rows = self._positions(np.asarray(indices, np.int64))
-        features = self._rows.features(rows, width or self._width(rows))
-        features['labels'] = self.labels[rows]
+        rows, numbers = self._encoded(np.asarray(indices, np.int64))
+        features = rows.features(numbers, width or self._bucket(int(rows.lengths[numbers].max(initial=0))))
+        features['labels'] = self.labels[self.rows_of(indices)]
         return features
 
     def describe(self) -> str:
@@ -113,9 +172,14 @@ class LabelledExamples(InEpochs):
         cut = int(self._rows.cut.sum())
         lines.append(
             f'tokens: {lengths.mean():.1f} an example, at most {lengths.max()}; '
-            f'{cut:,} of {len(self):,} cut at {self.seq_len} ({cut / len(self):.1%})'
-            + (f'; {self._empty:,} texts are empty' if self._empty else '')
+            f'{cut:,} of {len(lengths):,} cut at {self.seq_len} ({cut / len(lengths):.1%})'
+            + (f'; {self._empty:,} text{" is" if self._empty == 1 else "s are"} empty' if self._empty else '')
         )
+        if self._augmenter is not None:
+            shares = ', '.join(f'{name} {share:.0%}' for name in ('deletion', 'swap', 'synonyms') if (share := getattr(self._augment, name)))
+            copies = self._augment.copies
+            how = f'{copies} changed beside each as it is, {len(self):,} in an epoch' if copies else 'each is changed, anew in every epoch'
+            lines.append(f'training texts are changed: {shares} of the words; {how}')
         lines.append(f'tokenizer: {self.tokenizer_path}')
         return '\n'.join(lines)
 

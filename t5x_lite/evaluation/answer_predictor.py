@@ -1,7 +1,6 @@
 """Answers to questions about texts, as spans of them."""
 
-from collections.abc import Iterable, Iterator
-import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from t5x_lite.data.tokenizers import Tokenizer
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import reading
-from t5x_lite.evaluation.predictor import WIDTHS
+from t5x_lite.evaluation.predictor import WIDTHS, Texts, chunks
 
 _SHOWN = 5  # of the best answers
 
@@ -48,9 +47,9 @@ class AnswerPredictor:
             if not part.strip():
                 raise UserError(f'the {what} is empty; give a question and the text that answers it')
 
-    def __call__(self, texts: Iterable[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
-        texts, data = iter(texts), self._config.data
-        while chunk := list(itertools.islice(texts, self._batch_size)):
+    def __call__(self, texts: Texts) -> Iterator[dict[str, Any]]:
+        data = self._config.data
+        for chunk in chunks(texts, self._batch_size):
             for pair in chunk:
                 self.check(pair)
             asked = [Question(str(place), '', context, question, (), '') for place, (question, context) in enumerate(chunk)]

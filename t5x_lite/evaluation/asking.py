@@ -17,7 +17,7 @@ from t5x_lite.tasks.text_formats import Example
 def as_taught(config: Config, decode: DecodeConfig) -> bool:
     """Whether the model learnt from tasks, and is asked as it was then: without demonstrations."""
     source = resolve(config.data.source, 'config.data.source', 'get') if config.data.source else None
-    return source is task_examples.TaskExamples and not decode.shots
+    return isinstance(source, type) and issubclass(source, task_examples.TaskExamples) and not decode.shots
 
 
 def prompts_of(config: Config, task: Task, decode: DecodeConfig) -> tuple[few_shot.FewShot, DecodeConfig]:

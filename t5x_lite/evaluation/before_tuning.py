@@ -22,10 +22,10 @@ def baselines(train: DataFunction, validation: DataFunction, most_rows: int = MO
         return ''
     parts, said = [], []
     for source in sources:
-        rows = np.arange(len(source))
+        rows = np.arange(len(source.texts))
         if len(rows) > most_rows:
             rows = np.sort(random.permute(np.arange(most_rows), len(rows), random.key(0, 'before_tuning')))
-            said.append(f'{most_rows:,} of the {len(source):,} {source.split} rows')
+            said.append(f'{most_rows:,} of the {len(source.texts):,} {source.split} rows')
         parts += [[tuple(text[:_MOST_CHARACTERS] for text in source.texts[row]) for row in rows], source.labels[rows]]
     numbers = sources[0].labels.ndim == 1 and np.issubdtype(sources[0].labels.dtype, np.floating)
     lines = bag_of_words.say(bag_of_words.measure(*parts, 0 if numbers else sources[0].num_labels))

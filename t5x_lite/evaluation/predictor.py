@@ -1,7 +1,6 @@
 """Answers for texts: words for masks, labels with probabilities, numbers."""
 
 from collections.abc import Iterable, Iterator
-import itertools
 import re
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite.config import Config, DecodeConfig, Decoding, Positions
-from t5x_lite.data.text_rows import encode_texts
+from t5x_lite.data.text_rows import TextRows, encode_texts
 from t5x_lite.data.tokenizers import Tokenizer
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
@@ -22,8 +21,24 @@ from t5x_lite.training.step import dummy_batch
 WIDTHS = (16, 32, 64, 128, 256, 512, 1024)  # of batches, so that few shapes are compiled
 
 
+Texts = Iterable[tuple[str, ...] | None]  # None: nothing more has arrived, what is there should be answered
+
+
+def chunks(texts: Texts, size: int) -> Iterator[list[tuple[str, ...]]]:
+    """Texts to be answered together: `size` of them, or as many as have arrived."""
+    chunk: list[tuple[str, ...]] = []
+    for text in texts:
+        if text is not None:
+            chunk.append(text)
+        if chunk and (text is None or len(chunk) == size):
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
 class Predictor:
-    """`predictor(texts)` yields an answer, a JSON-able dict, for each text or pair of texts.
+    """`predictor(texts)` yields an answer, a JSON-able dict, for each text or pair of texts; 'cut' in it says how many tokens were read of a longer one.
 
     Args:
       config: of the run, complete.
@@ -49,9 +64,8 @@ class Predictor:
         most = config.model.max_positions if config.model.positions == Positions.learned else config.data.seq_len
         self._longest = config.model.max_positions if self._fills_masks else min(most, config.data.seq_len)
 
-    def __call__(self, texts: Iterable[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
-        texts = iter(texts)
-        while chunk := list(itertools.islice(texts, self._batch_size)):
+    def __call__(self, texts: Texts) -> Iterator[dict[str, Any]]:
+        for chunk in chunks(texts, self._batch_size):
             yield from self._answer(chunk)
 
     def _answer(self, texts: list[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
@@ -65,9 +79,15 @@ class Predictor:
         padded = {name: np.pad(value, [(0, want - have) for want, have in zip(shape, value.shape)]) for name, value in batch.items()}
         outputs = self._apply(self._params, padded)
         if self._fills_masks:
-            yield from self._words(texts, batch['tokens'], outputs['mlm_logits'])
+            answers = self._words(texts, batch['tokens'], outputs['mlm_logits'])
         else:
-            yield from self._labels(texts, np.asarray(outputs['logits'])[: len(texts)])
+            answers = self._labels(texts, np.asarray(outputs['logits'])[: len(texts)])
+        full = batch['sequence_ids'].sum(1) == limit
+        for text, answer, perhaps in zip(texts, answers, full, strict=True):
+            yield answer | {'cut': limit} if perhaps and self._is_cut(text) else answer
+
+    def _is_cut(self, text: tuple[str, ...]) -> bool:
+        return bool(TextRows(self._tokenizer, [[part] for part in text], self._longest, self._config.data.layout).cut[0])
 
     def _encoded(self, texts: list[tuple[str, ...]], longest: int) -> dict[str, np.ndarray]:
         return encode_texts(texts, self._tokenizer, longest, layout=self._config.data.layout)
@@ -158,9 +178,9 @@ class TextPredictor:
         if (whole := filled(prompt, answer)) != prompt:
             yield f'\n{whole}'
 
-    def __call__(self, texts: Iterable[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
-        texts, number = iter(texts), 0
-        while chunk := list(itertools.islice(texts, self._generator.batch_size)):
+    def __call__(self, texts: Texts) -> Iterator[dict[str, Any]]:
+        number = 0
+        for chunk in chunks(texts, self._generator.batch_size):
             for row, text in enumerate(chunk, number):
                 self.check(text, row)
             texts_of_chunk = [text for text, in chunk]
@@ -245,4 +265,6 @@ def show(answer: dict[str, Any]) -> str:
         lines.append(f'  {answer["value"]:.4f}')
     else:
         lines += [f'  {name:<24} {p:6.1%}' for name, p in answer['probabilities'].items()]
+    if 'cut' in answer:
+        lines.append(f'  (of this text only {answer["cut"]:,} tokens were read)')
     return '\n'.join(lines)

@@ -1,7 +1,6 @@
 """Tags for the words of a text."""
 
-from collections.abc import Iterable, Iterator
-import itertools
+from collections.abc import Iterator
 import re
 from typing import Any
 
@@ -14,7 +13,7 @@ from t5x_lite.data.tokenizers import Tokenizer
 from t5x_lite.data.word_pieces import Pieces
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
-from t5x_lite.evaluation.predictor import WIDTHS
+from t5x_lite.evaluation.predictor import WIDTHS, Texts, chunks
 
 _OPENING, _CLOSING = '([{<"\'«„“”‘’¿¡`', ')]}>"\'»“”‘’.,;:!?…`'
 
@@ -69,9 +68,8 @@ class TagPredictor:
         if len(text) > 1:
             raise UserError(f'{len(text)} texts in {" | ".join(text)[:80]!r}, and words are tagged of one at a time; leave the second out')
 
-    def __call__(self, texts: Iterable[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
-        texts = iter(texts)
-        while chunk := list(itertools.islice(texts, self._batch_size)):
+    def __call__(self, texts: Texts) -> Iterator[dict[str, Any]]:
+        for chunk in chunks(texts, self._batch_size):
             for text in chunk:
                 self.check(text)
             places = [words_of(text) for text, in chunk]

@@ -5,7 +5,7 @@
 
 import functools
 
-from t5x_lite.tasks import pronouns, questions, synthetic, text_formats
+from t5x_lite.tasks import dialogues, pronouns, questions, synthetic, text_formats
 from t5x_lite.tasks.sources import Files, Tfds
 from t5x_lite.tasks.task import Mixture, Task
 
@@ -137,9 +137,9 @@ MIXTURES = (
 BUILTIN = (*GLUE, *SUPER_GLUE, *OTHERS, *WMT, *MIXTURES)
 
 
-def of_table(train: str, validation: str, inputs: str, targets: str, metrics: tuple[str, ...]) -> Task:
-    """The task that flags describe: config.data.train and .validation, and the templates of config.data.tasks."""
-    preprocess = functools.partial(text_formats.from_template, inputs=inputs, targets=targets)
+def of_table(train: str, validation: str, inputs: str, targets: str, metrics: tuple[str, ...], turns: bool = False) -> Task:
+    """The task that flags describe: config.data.train and .validation, and the templates of config.data.tasks; `turns`: rows are dialogues."""
+    preprocess = functools.partial(dialogues.from_template if turns else text_formats.from_template, inputs=inputs, targets=targets)
     content = text_formats.columns_of(inputs)
     text_formats.columns_of(targets)  # broken braces should show before a file is read
     return Task('table', Files(train, validation), preprocess, metrics, content=content)

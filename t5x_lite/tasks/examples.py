@@ -46,6 +46,7 @@ class TaskExamples:
         if tokenizer.end_id is None:
             raise UserError(f'the tokenizer {self._tokenizer_path} has no token that ends a text (</s>, [SEP]); tasks need one')
         self._pad, self._start = tokenizer.pad_id or 0, tokenizer.start_id
+        self._keep_end = config.data.tasks.keep_end
         self._tokenize(examples, tokenizer, config.data.tasks.too_long)
         pack = config.data.tasks.pack
         self._rows = self._plan(random.key(seed, 'tasks.pack', task.name)) if pack else packing.alone(len(examples))
@@ -55,8 +56,8 @@ class TaskExamples:
         """Tokens of targets at most, where config.data.target_len leaves it open."""
         return config.data.target_len or seq_len
 
-    @staticmethod
-    def parts(config: Config, split: str, seed: int, seq_len: int, max_predictions: int) -> list[tuple['TaskExamples', float, str]]:
+    @classmethod
+    def parts(cls, config: Config, split: str, seed: int, seq_len: int, max_predictions: int) -> list[tuple['TaskExamples', float, str]]:
         """(source, weight, name) of each task of the config.
 
         Weights are of rows, and rates of examples: a task's weight is its rate times its rows per example. Of tasks that are learnt, those at rate 0
@@ -84,7 +85,7 @@ class TaskExamples:
             rates = {task.name: len(found[task.name]) for task in tasks}
         made = []
         for task in tasks:
-            source = TaskExamples(task, found[task.name], config, split, seed, seq_len, max_predictions)
+            source = cls(task, found[task.name], config, split, seed, seq_len, max_predictions)
             made.append((source, rates[task.name] * len(source) / source.num_examples, task.name))
         return made
 
@@ -102,7 +103,7 @@ class TaskExamples:
         both = [part for side in (self._inputs, self._targets) for part in (side.flat(rows.members), side.lengths[rows.members])]
         options = {'start_id': self._start, 'pad_id': self._pad}
         if self._layout == Layout.decoder:
-            return features.of_decoder(rows, *both, self.seq_len, **options)
+            return features.of_decoder(rows, *both, self.seq_len, prefix=self.reads_inputs, **options)
         return features.of_encoder_decoder(rows, *both, self.seq_len, self._targets_at_most, **options)
 
     def describe(self) -> str:
@@ -122,19 +123,23 @@ class TaskExamples:
                 room = min(self._targets_at_most, self.seq_len - 1) if self._layout == Layout.decoder else self._targets_at_most
                 self._keep(kept['targets'], targets, room, 1, number, too_long, tokenizer.end_id)
                 room = self.seq_len - len(kept['targets'][-1]) if self._layout == Layout.decoder else self.seq_len
-                self._keep(kept['inputs'], inputs, room, 0, number, too_long, tokenizer.end_id)
+                ends = self.ends_inputs or self._layout == Layout.encoder_decoder
+                self._keep(kept['inputs'], inputs, room, 0, number, too_long, tokenizer.end_id if ends else None)
         self._inputs, self._targets = (features.Sequences.of(sequences) for sequences in kept.values())
 
-    def _keep(self, into: list[list[int]], tokens: list[int], room: int, side: int, number: int, too_long: TooLong, end: int) -> None:
-        if len(tokens) >= room:
+    def _keep(self, into: list[list[int]], tokens: list[int], room: int, side: int, number: int, too_long: TooLong, end: int | None) -> None:
+        """`end`: what stands after them, if anything."""
+        room -= end is not None
+        if len(tokens) > room:
             if too_long == TooLong.refuse:
                 what, flag = (('inputs', 'seq_len'), ('targets', 'target_len'))[side]
                 raise UserError(
-                    f'task {self.task.name}: {what} of {self.split} example {number} have {len(tokens) + 1:,} tokens, and there is room for {room}; '
-                    f'raise --config.data.{flag}, or cut such with --config.data.tasks.too_long=truncate'
+                    f'task {self.task.name}: {what} of {self.split} example {number} have {len(tokens) + (end is not None):,} tokens, and there is room for '
+                    f'{room + (end is not None)}; raise --config.data.{flag}, or cut such with --config.data.tasks.too_long=truncate'
                 )
             self._cut[side] += 1
-        into.append([*tokens[: room - 1], end])
+            tokens = tokens[len(tokens) - room :] if side == 0 and self._keep_end else tokens[:room]
+        into.append(tokens if end is None else [*tokens, end])
 
     def _plan(self, root: int) -> packing.Rows:
         if self._layout == Layout.decoder:
@@ -152,6 +157,20 @@ class TaskExamples:
         return rows
 
 
+class Continuations(TaskExamples):
+    """Examples as a text that goes on, for models that learnt to continue texts (GPT): inputs and targets follow each other with nothing between them, and
+    inputs are read from the left, as in pre-training. Targets bring their own space: config.data.tasks.targets=' {reply}'. Of an encoder-decoder as
+    `TaskExamples`.
+
+        inputs 'A: Hi. B:' 5 6 7, targets ' Hello.' 8 9, end 3, start 2        TaskExamples has one more 3 after the 7, and a prefix
+        tokens          2 5 6 7 8 9
+        targets         5 6 7 8 9 3
+        target_weights  0 0 0 1 1 1
+    """
+
+    reads_inputs = ends_inputs = False
+
+
 def of_config(config: Config) -> list[Task]:
     """The tasks of a config: config.data.tasks.names, or the one that its templates make of config.data.train."""
     data, tasks = config.data, config.data.tasks
@@ -164,7 +183,7 @@ def of_config(config: Config) -> list[Task]:
         )
     if not (data.train or data.validation):
         raise UserError('--config.data.train is empty; give the table that config.data.tasks.inputs and .targets are templates of')
-    return [builtin.of_table(data.train, data.validation, tasks.inputs, tasks.targets, tasks.metrics)]
+    return [builtin.of_table(data.train, data.validation, tasks.inputs, tasks.targets, tasks.metrics, tasks.turns)]
 
 
 def examples_of(config: Config, task: Task, split: str) -> list[Example]:

@@ -358,20 +358,21 @@ def plan_merge(initial: Any, loaded: Any, fresh: tuple[str, ...], source: str) -
     """Checks that parameters of `loaded` fit the tree of `initial` (abstract or not).
 
     Returns:
-      the paths that `loaded` lacks and a pattern of `fresh` allows to start at random.
+      the paths that `loaded` lacks, or has for another number of classes, and a pattern of `fresh` allows to start at random.
 
     Raises:
       UserError: for a shape that differs (name and both shapes), or an absent parameter that no pattern of `fresh` allows.
     """
     available, patterns, absent = paths.leaves(loaded), [re.compile(pattern) for pattern in fresh], []
     for path, leaf in paths.leaves(initial).items():
-        if path in available:
+        free = any(pattern.fullmatch(path) for pattern in patterns)
+        if path in available and (available[path].shape == leaf.shape or not free):
             if available[path].shape != leaf.shape:
                 raise UserError(
                     f'{source}: parameter {path} has shape {tuple(available[path].shape)}, the model of this config {tuple(leaf.shape)}; '
                     'make config.model match, or take the architecture from there with --config.init_architecture'
                 )
-        elif any(pattern.fullmatch(path) for pattern in patterns):
+        elif free:
             absent.append(path)
         else:
             raise UserError(f'{source} has no parameter {path}, {nearest(path, available)}; to let it start at random, name it in --config.init_fresh')

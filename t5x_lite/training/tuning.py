@@ -229,11 +229,12 @@ def _matches(pattern: str, names: Sequence[str], field: str) -> list[str]:
     return found
 
 
-def _bottom(count: int, named: dict[str, list[str]]) -> list[str]:
-    """The embeddings, and what belongs to the first `count` layers of each stack."""
+def _bottom(layers: float, named: dict[str, list[str]]) -> list[str]:
+    """The embeddings, and what belongs to the first `layers` of each stack, or to that share (below 1) of its depth, rounded, halves up."""
     found = [path for path in named if _EMBEDDINGS.fullmatch(path)]
     for path, names in named.items():
         if paths.is_stacked(path):
+            count = int(layers * len(names) + 0.5) if layers < 1 else int(layers)
             if count > len(names):
                 raise UserError(f'config.tune.freeze_layers={count}, and the stack of {_parts(path)[0].rstrip("/") or "the model"} has {len(names)} layers; lower it')
             found += names[:count]

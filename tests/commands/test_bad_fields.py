@@ -38,6 +38,8 @@ VALUES = [
     ('data__stages', ((0, 16, 8, 2), (0, 32, 8, 2)), 'config.data.stages start at steps [0, 0]', 'rise'),
     ('data__stages', ((0, 16, 8, 2), (4, 64, 8, 2)), 'config.data.stages[1]', 'sequences of 64', 'max_positions=32'),
     ('data__stages', ((0, 16, 0, 2),), 'config.data.stages[0]', 'batch size is 0'),
+    ('tune__freeze_layers', 1.5, 'config.tune.freeze_layers is 1.5', 'a share of them below 1'),
+    ('tune__freeze_layers', -0.5, 'config.tune.freeze_layers is -0.5', 'at least 0'),
     ('optim__learning_rate', -1e-3, 'config.optim.learning_rate is -0.001'),
     ('optim__learning_rate', float('nan'), 'config.optim.learning_rate is nan'),
     ('optim__learning_rate', float('inf'), 'config.optim.learning_rate is inf'),

@@ -84,7 +84,7 @@ def test_describe_counts(make):
         "text 'text' (guessed)",
         "label 'label' (guessed)",
         'x (2), y (1)',
-        '1 texts are empty',
+        '1 text is empty',
         'at most 5',
         '0 of 3 cut',
     ):

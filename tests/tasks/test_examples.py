@@ -229,3 +229,42 @@ def test_what_is_wrong_with_a_config(config):
     tasks.temperature = 0.0
     with pytest.raises(UserError, match='tasks.temperature is 0.0; it must be above 0'):
         finalize(config)
+
+
+def _table(config, tmp_path, source, layout, rows):
+    (tmp_path / 'rows.csv').write_text('text,label\n' + ''.join(f'{text},{label}\n' for text, label in rows))
+    data = config.data
+    data.source, data.layout, data.train, data.validation = source, layout, str(tmp_path / 'rows.csv'), str(tmp_path / 'rows.csv')
+    data.tasks.names, data.tasks.files, data.tasks.inputs, data.tasks.targets, data.tasks.pack = (), (), '{text}', '{label}', False
+    return DataFunction(config, 'validation').batch(0)
+
+
+def test_continuations_go_on_where_inputs_end(config, tmp_path):
+    name = 't5x_lite.tasks.examples:Continuations'
+    batch = _table(config, tmp_path, name, Layout.decoder, [('w1 w2 w3', 'w4 w5')])
+    word = VOCAB.index
+    assert batch['tokens'][0, :7].tolist() == [START, word('w1'), word('w2'), word('w3'), word('w4'), word('w5'), PAD]
+    assert batch['targets'][0, :7].tolist() == [word('w1'), word('w2'), word('w3'), word('w4'), word('w5'), END, PAD]
+    assert batch['target_weights'][0, :7].tolist() == [0, 0, 0, 1, 1, 1, 0] and 'prefix' not in batch
+    taught = _table(config, tmp_path, 't5x_lite.tasks.examples:TaskExamples', Layout.decoder, [('w1 w2 w3', 'w4 w5')])
+    assert taught['tokens'][0, :7].tolist() == [START, word('w1'), word('w2'), word('w3'), END, word('w4'), word('w5')] and taught['prefix'].any()
+    ours, theirs = (_table(config, tmp_path, source, Layout.encoder_decoder, [('w1', 'w4')]) for source in (name, 't5x_lite.tasks.examples:TaskExamples'))
+    same(ours, theirs)
+
+
+@pytest.mark.parametrize('layout', [Layout.decoder, Layout.encoder_decoder])
+@pytest.mark.parametrize('source', ['Continuations', 'TaskExamples'])
+def test_which_part_of_long_inputs_is_kept(config, tmp_path, layout, source):
+    config.data.seq_len = config.data.target_len = 8
+    rows = [(' '.join(WORDS[:20]), 'w30 w31')]
+    ends = layout == Layout.encoder_decoder or source == 'TaskExamples'
+    room = (8 - 3 if layout == Layout.decoder else 8) - ends
+    for keep_end, kept in ((False, WORDS[:room]), (True, WORDS[20 - room : 20])):
+        config.data.tasks.keep_end = keep_end
+        batch = _table(config, tmp_path, f't5x_lite.tasks.examples:{source}', layout, rows)
+        read = batch['targets' if layout == Layout.decoder else 'tokens'][0].tolist()
+        assert read[: room + ends] == [VOCAB.index(word) for word in kept] + [END] * ends
+        assert read[room + ends :] == ([VOCAB.index('w30'), VOCAB.index('w31'), END] if layout == Layout.decoder else []), 'all of the targets'
+    config.data.tasks.too_long = TooLong.refuse
+    with pytest.raises(UserError, match=rf'inputs of \w+ example 0 have {20 + ends} tokens, and there is room for {room + ends}; raise --config.data.seq_len'):
+        _table(config, tmp_path, f't5x_lite.tasks.examples:{source}', layout, rows)

@@ -339,6 +339,12 @@ def test_merging_names_what_does_not_fit():
         checkpoint.merge(ours, {'encoder': {'kernel': np.zeros((4, 2))}, 'heads': {'bias': np.zeros(3)}}, (), 'runs/a')
     merged, fresh = checkpoint.merge(ours, {'encoder': {'kernel': np.ones((4, 2))}}, ('head/.*',), 'runs/a')
     assert fresh == ['head/bias'] and float(merged['encoder']['kernel'].sum()) == 8 and merged['head']['bias'] is ours['head']['bias']
+    # A head for another number of classes begins anew; one for as many goes on.
+    theirs = {'encoder': {'kernel': np.ones((4, 2))}, 'head': {'bias': np.ones(5)}}
+    assert checkpoint.merge(ours, theirs, ('head/.*',), 'runs/a')[1] == ['head/bias']
+    theirs['head']['bias'] = np.ones(3)
+    merged, fresh = checkpoint.merge(ours, theirs, ('head/.*',), 'runs/a')
+    assert not fresh and float(merged['head']['bias'].sum()) == 3
 
 
 def test_a_long_reason_keeps_its_end_where_tensorstore_says_it():

@@ -16,6 +16,7 @@ LAYER = 'encoder/layers/{}/.*'
 STRATEGIES = {
     'full': (TuneConfig(), {'embeddings', 0, 1, 2, 3, 'heads'}),
     'bottom': (TuneConfig(freeze_layers=3), {3, 'heads'}),
+    'half': (TuneConfig(freeze_layers=0.5), {2, 3, 'heads'}),
     'all layers': (TuneConfig(freeze_layers=4), {'heads'}),
     'head only': (TuneConfig(train=('(mlm|nsp)/.*', 'encoder/pooler/.*')), {'heads'}),
     'embeddings': (TuneConfig(freeze=('encoder/embeddings/.*',)), {0, 1, 2, 3, 'heads'}),
@@ -125,3 +126,14 @@ def test_frozen_layers_cost_no_gradient():
 def test_rules_that_fit_nothing(tune, said, initial):
     with pytest.raises(UserError, match=said):
         tuning.plan(tune, initial)
+
+
+def test_a_share_of_the_layers(initial):
+    """Of 4 layers, rounded, halves up: 8 of 12 is 3 of 4."""
+    for share, count in ((0.1, 0), (0.125, 1), (0.5, 2), (0.6, 2), (0.625, 3), (8 / 12, 3), (0.99, 4)):
+        found, same = tuning.plan(TuneConfig(freeze_layers=share), initial), tuning.plan(TuneConfig(freeze_layers=count), initial)
+        if count:
+            assert found == same, share
+        else:
+            kept = found.parts[0].layers
+            assert not any('/embeddings/' in path for path in kept) and kept['encoder/layers/mlp/wi/kernel'] is None, 'the embeddings alone'
