@@ -215,7 +215,7 @@ def _fill_in(config: Config, saved: Config) -> None:
     if heads.wants_body(config.model):
         config.model.body = heads.body_of(saved.model)
         config.data.layout = _layout(config)
-    for name in ('labels', 'text_columns', 'label_column', 'label_separator', 'tag_scheme', 'tag_scheme_out'):
+    for name in ('labels', 'text_columns', 'label_column', 'label_separator', 'tag_scheme', 'tag_scheme_out', 'choice_columns', 'choice_labels'):
         setattr(config.data, name, getattr(config.data, name) or getattr(saved.data, name))
 
 

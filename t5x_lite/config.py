@@ -192,7 +192,7 @@ class ModelConfig:
     project_all_positions: bool = False  # MLM logits at every position instead of the masked ones only (same loss, more work)
     body: str = ''  # what a head is put on, dotted name of 'bert_flax.bert:Bert' or the like; '': what the module says, else that of `init_from`
     pooling: Pooling = Pooling.auto  # of heads over a whole sequence
-    num_labels: int = 0  # fine-tuning heads; 1 is regression. 0: found in the data
+    num_labels: int = 0  # fine-tuning heads; 1 is regression; of ChoiceHead, choices of a question. 0: found in the data
     crf: bool = False  # tags of tokens are scored together, with learnt transitions between them (Lample et al., 2016)
 
 
@@ -288,6 +288,9 @@ class DataConfig:
     tag_scheme: str = ''  # how the files mark entities: IOB1, IOB2, BIOES, ...; none: tags are no entities (parts of speech); '': guessed, and said
     tag_scheme_out: str = ''  # the scheme that is learnt and predicted; '': IOB2
     every_piece: bool = False  # each piece of a word is labelled, not the first alone
+    # Questions with choices: text_columns are the question's, of which a second stands right before each choice (SWAG's beginning of a sentence).
+    choice_columns: tuple[str, ...] = ()  # one a choice, or one of jsonl that holds lists; (): guessed, and said
+    choice_labels: str = ''  # what label_column says of the right one: from_0, from_1 (its number), letter or text; '': guessed, and said
     # Questions about texts: `train` and `validation` are json files of SQuAD's form. Tokens are counted.
     stride: int = 128  # from the beginning of a window of a text to that of the next
     max_question: int = 64  # of a question that are read

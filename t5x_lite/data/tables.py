@@ -60,7 +60,7 @@ class LabelledExamples(InEpochs):
         if others is not None and split == 'train':
             table_columns.label_ids(others, task)  # A wrong label in the validation table should not wait for the first evaluation.
         if not data.validation:
-            held_out = _held_out(labels, data, seed, table.name)
+            held_out = set_aside(labels, data, seed, table.name)
             rows = rows[held_out] if split == 'validation' else rows[~held_out]
             self._notes[0] += (
                 f'; {"here are" if split == "validation" else "without"} the {held_out.sum():,} set aside for validation by seed {seed}'
@@ -144,7 +144,7 @@ def find_tokenizer(config: Config) -> str:
     raise UserError(f'no tokenizer: {where}; give --config.data.tokenizer=DIR with {tokenizers.MAY_HOLD}')
 
 
-def _held_out(labels: np.ndarray, data: DataConfig, seed: int, name: str) -> np.ndarray:
+def set_aside(labels: np.ndarray, data: DataConfig, seed: int, name: str) -> np.ndarray:
     """bool [n]: the rows set aside for validation, each class in proportion, and at least one row of each left to learn from."""
     fraction = data.validation_fraction
     if not 0 < fraction < 1:

@@ -229,6 +229,9 @@ def show(answer: dict[str, Any]) -> str:
         return '\n'.join(lines + [f'  {found["log_prob"]:9.3f}  {found["filled" if "filled" in found else "text"]}' for found in answer['answers']])
     if 'choices' in answer:
         for found in answer['choices']:
+            if 'probability' in found:
+                lines.append(f'  {found["probability"]:6.1%}  {found["text"]}')
+                continue
             score = found['calibrated'] if 'calibrated' in found else found['log_prob']
             lines.append(f'  {score:9.3f}' + (f'  {found["tokens"]:3d} tokens' if 'tokens' in found else '') + f'  {found["text"]}')
         return '\n'.join(lines)

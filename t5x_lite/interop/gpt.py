@@ -58,7 +58,7 @@ class _Gpt:
     """
 
     always = ('body',)
-    private = frozenset()
+    private = labelled = frozenset()
     body, heads = _MODULE, frozenset()
     head, depth = 'lm_head.weight', 'n_layer'
     loss, source = 't5x_lite.training.losses:LmLoss', 't5x_lite.data.language_modelling:CausalLm'

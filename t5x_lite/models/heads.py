@@ -148,6 +148,39 @@ class SequenceHead(Head):
         return outputs | {'logits': self.classifier('BD,DC->BC', self._dropped(summary_BD, dropout)).astype(jnp.float32)}
 
 
+class ChoiceHead(Head):
+    """Multiple choice: one number for each of N choices of a row, the same linear layer over the summary of each (Radford et al., 2018, section 3.3; Devlin et
+    al., 2018, section 4.4).
+
+    Features are [B, N, L]: a choice with what it is a choice for is a sequence of its own, and none sees another. Logits [B, N]; a choice without tokens is
+    none, for questions with fewer than others, and has no probability. config.model.num_labels is N where work is counted, and changes nothing else.
+    """
+
+    reads = ('pooling',)
+
+    def setup(self):
+        self._make_body()
+        self.classifier = self._layer(1)
+
+    def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
+        choices = batch['tokens'].shape[1] if batch['tokens'].ndim == 3 else 1
+        rows = batch['tokens'].shape[0]
+        each = {name: value.reshape(rows * choices, value.shape[-1]) for name, value in batch.items() if value.ndim == batch['tokens'].ndim}
+        if dropout is not None:  # every choice drops out by itself
+            numbers = jax.lax.broadcasted_iota(jnp.uint32, (rows, choices), 1)
+            dropout = dropout.replace(rows=(dropout.rows[:, None] * jnp.uint32(choices) + numbers).reshape(-1))
+        outputs, summary_ED = self._summary(each, dropout)
+        logits_BN = self.classifier('BD,DC->BC', self._dropped(summary_ED, dropout)).astype(jnp.float32).reshape(rows, choices)
+        there_BN = jnp.any(each['sequence_ids'] > 0, axis=1).reshape(rows, choices)
+        return outputs | {'logits': jnp.where(there_BN, logits_BN, jnp.float32(crf.NEVER))}
+
+    @classmethod
+    def forward_flops(cls, config: ModelConfig, length: int, predictions: int) -> int:
+        """Of one question with its choices."""
+        del predictions
+        return max(1, config.num_labels) * (cls.body_class(config).states_flops(config, length) + 2 * config.d_model * (config.d_model + 1))
+
+
 class TokenHead(Head):
     """A linear layer over every token: logits [B, L, C], and with config.model.crf a conditional random field over the tokens where `tagged` is set.
 

@@ -1,4 +1,4 @@
-"""Classes, numbers and sets of labels from labelled examples: the loss, and the scores of a whole held-out set."""
+"""Classes, numbers, sets of labels and choices from labelled examples: the losses, and the scores of a whole held-out set."""
 
 import jax
 import jax.numpy as jnp
@@ -46,3 +46,18 @@ class LabelledLoss:
         if np.issubdtype(labels.dtype, np.floating):
             return metrics.regression(labels, logits[:, 0])
         return metrics.classification(labels, logits.argmax(axis=-1), logits.shape[-1])
+
+
+class ChoiceLoss:
+    """Cross-entropy over the choices of a question, of which `ChoiceHead` gives absent ones no probability."""
+
+    def __init__(self, config: Config):
+        del config  # nothing in it changes this loss
+
+    def weights(self, batch: Batch) -> dict[str, jax.Array]:
+        return {'loss': jnp.sum(example_weights(batch))}
+
+    def __call__(self, outputs: dict[str, jax.Array], batch: Batch) -> tuple[dict[str, jax.Array], Metrics]:
+        logits, labels, weights = outputs['logits'], batch['labels'], example_weights(batch)
+        total = jnp.sum(cross_entropy(logits, labels) * weights)
+        return {'loss': total}, {'cross_entropy': (total, jnp.sum(weights)), 'accuracy': weighted_accuracy(logits, labels, weights)}

@@ -195,7 +195,7 @@ class Trainer:
                 state, self._program = grown(self._program, program, state), program
                 print(f'from step {stage_first + 1:,} on {_learning(program)} learn', flush=True)
             for step, host_batch in data.loader(stage_first, stage_last, rows):
-                length = host_batch['tokens'].shape[1]
+                length = host_batch['tokens'].shape[-1]
                 size = data.stage_at(step).batch_size
                 batch = partitioning.to_devices(host_batch, partitioning.batch_shardings(host_batch, mesh, length), rows, size)
                 function = self._step_function(state, batch, console, compile_seconds)
