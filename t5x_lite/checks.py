@@ -7,6 +7,7 @@ from typing import Any
 
 from t5x_lite.config import Config, Decoding, Layout, Positions, Rates, Whole
 from t5x_lite.config_values import from_dict, to_dict
+from t5x_lite.data import class_weights
 from t5x_lite.errors import UserError
 from t5x_lite.stages import stages
 
@@ -37,7 +38,7 @@ def finalize(config: Config) -> Config:
     """
     config = from_dict(Config, to_dict(config))
     tasks = config.data.tasks
-    texts = [(config.data, name) for name in ('path', 'text_columns', 'labels', 'choice_columns')] + [(tasks, name) for name in ('names', 'files', 'metrics')]
+    texts = [(config.data, name) for name in ('path', 'text_columns', 'labels', 'choice_columns', 'class_weights')] + [(tasks, name) for name in ('names', 'files', 'metrics')]
     for part, name in (*texts, (config, 'init_fresh')):
         value = getattr(part, name)
         if len(value) == 1 and isinstance(value[0], str) and ',' in value[0]:
@@ -155,6 +156,8 @@ def _language_checks(config: Config) -> Iterator[tuple[bool, str]]:
         not (data.regression and data.label_separator),
         f'config.data.regression is for one number a row, config.data.label_separator={data.label_separator!r} for sets of labels; leave one of them out',
     )
+    yield 0 < data.label_threshold < 1, f'config.data.label_threshold is {data.label_threshold}; it must lie between 0 and 1'
+    yield not (wrong := class_weights.wrong(data.class_weights)), wrong
     tune = config.tune
     yield 0 < tune.layer_decay <= 1, f'config.tune.layer_decay is {tune.layer_decay}; it must be above 0 and at most 1 (1: all layers alike)'
     for pattern, factor in tune.rates:

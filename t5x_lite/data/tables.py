@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from t5x_lite.config import Config, DataConfig
-from t5x_lite.data import random, table_columns, tokenizers
+from t5x_lite.data import class_weights, random, table_columns, tokenizers
 from t5x_lite.data.in_epochs import InEpochs, checked_buckets, subset
 from t5x_lite.data.text_rows import TextRows, encode_texts as encode_texts
 from t5x_lite.errors import UserError
@@ -33,7 +33,7 @@ class LabelledExamples(InEpochs):
     Attributes:
       label_names: names of the classes in the order of their ids, () for regression.
       num_labels: of the classifier's outputs; 1 for regression.
-      resolved: the guessed fields as 'data.text_columns', 'data.label_column', 'data.labels', 'model.num_labels': with these in a run's
+      resolved: the guessed fields as 'data.text_columns', 'data.label_column', 'data.labels', 'data.class_weights', 'model.num_labels': with these in a run's
         config.json, a later evaluation or prediction does not need the training table.
       fingerprint: hexadecimal digits of the tokens, labels and label names.
 
@@ -69,6 +69,8 @@ class LabelledExamples(InEpochs):
             rows = subset(rows, data.max_examples, seed, table.name)
             self._notes[0] += f'; a subset of {len(rows):,} by seed {seed}'
         self.labels = labels[rows]  # int32 [n] classes, float32 [n] targets or float32 [n, num_labels] of 0 and 1
+        if not task.regression:
+            self.resolved['data.class_weights'] = class_weights.resolved(data, self._counts(), task.labels, len(rows) if task.separator else 0)
         places = [table.column(name, table_columns.TEXT_FLAG) for name in task.text]
         texts = [[table_columns.text_cell(table, row, column) for row in rows] for column in places]
         self.tokenizer_path = find_tokenizer(config)
@@ -76,6 +78,10 @@ class LabelledExamples(InEpochs):
         self._rows = TextRows(tokenizer, texts, seq_len, data.layout)
         self.texts = [*zip(*texts, strict=True)]  # of baselines
         self._empty = sum(not text.strip() for column in texts for text in column)
+
+    def _counts(self) -> np.ndarray:
+        """How many examples each label has."""
+        return self.labels.sum(0).astype(int) if self._task.separator else np.bincount(self.labels, minlength=self.num_labels)
 
     def row_lengths(self) -> np.ndarray:
         return self._rows.lengths
@@ -104,10 +110,10 @@ class LabelledExamples(InEpochs):
         if task.regression:
             lines.append(f'targets: mean {self.labels.mean():.4g}, from {self.labels.min():.4g} to {self.labels.max():.4g}')
         else:
-            counts = self.labels.sum(0).astype(int) if task.separator else np.bincount(self.labels, minlength=self.num_labels)
-            shown = [f'{name} ({count:,})' for name, count in zip(task.labels[:20], counts, strict=False)]
+            shown = [f'{name} ({count:,})' for name, count in zip(task.labels[:20], self._counts(), strict=False)]
             shown += [f'... {self.num_labels - 20} more'] * (self.num_labels > 20)
             lines.append(f'{self.num_labels} labels: {", ".join(shown)}; {task.labels_from}')
+            lines += class_weights.say(self.resolved['data.class_weights'], task.labels) if self.split == 'train' else []
             if task.separator:
                 lines.append(f'labels an example: {self.labels.sum(1).mean():.2f}, none of them in {int((self.labels.sum(1) == 0).sum()):,} rows')
         cut = int(self._rows.cut.sum())

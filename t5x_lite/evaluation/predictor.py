@@ -106,7 +106,7 @@ class Predictor:
             if self._config.data.label_separator:
                 chances = 1 / (1 + np.exp(-row.astype(np.float64)))
                 ranked = sorted(zip(names, chances.tolist()), key=lambda pair: -pair[1])
-                labels = [name for name, logit in zip(names, row) if logit > 0]
+                labels = [name for name, chance in zip(names, chances) if chance > self._config.data.label_threshold]
                 yield {'text': ' | '.join(text), 'labels': labels, 'probabilities': {name: round(p, 6) for name, p in ranked}}
                 continue
             weights = np.exp(row - row.max())

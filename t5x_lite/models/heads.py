@@ -79,6 +79,9 @@ class Head(nn.Module):
         layout = cls.body_class(config).layout
         if config.crf and 'crf' not in cls.reads:
             raise UserError(f'config.model.crf scores the tags of tokens together, and {cls.__name__} has none; leave it out, or take TokenHead')
+        sizes = {len(config.crf_legal), *map(len, config.crf_legal)}
+        if config.crf_legal and config.num_labels and sizes != {config.num_labels + 2}:
+            raise UserError(f'config.model.crf_legal is of other tags than the {config.num_labels} of this run; leave it out, it is found in the data')
         if config.pooling != Pooling.auto and 'pooling' not in cls.reads:
             raise UserError(f'config.model.pooling={config.pooling.name} is of heads over a whole sequence, not of {cls.__name__}; leave it out')
         return layout
@@ -186,7 +189,7 @@ class TokenHead(Head):
 
     Outputs beside logits, of the softmax or the field alike, so that neither losses nor answers know which it is:
 
-        tags [B, L] int32             the best; with a field the best sequence, not the best at each token
+        tags [B, L] int32             the best; with a field the best sequence, not the best at each token, of those that config.model.crf_legal allows
         probabilities [B, L, C]       of each tag at each token, given the row; of a field its marginals
         log_likelihood [B]            of `labels`, a sum over the tagged tokens of a row; only where the batch has labels
 
@@ -210,7 +213,10 @@ class TokenHead(Head):
         tagged_BL = (batch['tagged'] if 'tagged' in batch else batch['sequence_ids']) > 0
         if self.config.crf:
             scores = self.crf()
-            found = {'tags': crf.viterbi(logits_BLC, tagged_BL, scores)[0], 'probabilities': crf.marginals(logits_BLC, tagged_BL, scores)}
+            best = scores  # training and probabilities are of all sequences, decoding of the legal ones
+            if self.config.crf_legal:
+                best = crf.constrained(scores, jnp.asarray([[mark == '1' for mark in row] for row in self.config.crf_legal]))
+            found = {'tags': crf.viterbi(logits_BLC, tagged_BL, best)[0], 'probabilities': crf.marginals(logits_BLC, tagged_BL, scores)}
             if 'labels' in batch:
                 found['log_likelihood'] = crf.log_likelihood(logits_BLC, batch['labels'], tagged_BL, scores)
             return found
