@@ -32,7 +32,7 @@ _RATES = {'hidden_dropout_prob': ('dropout', 0.1), 'attention_probs_dropout_prob
 _ONLY = {'position_embedding_type': 'absolute', 'is_decoder': False, 'add_cross_attention': False, 'tie_word_embeddings': True}
 _OURS = {
     'norm_place': NormPlace.post, 'norm': Norm.layer, 'positions': Positions.learned, 'gated': False, 'use_bias': True, 'scale_attention': True,
-    'causal': False, 'local_window': 0,
+    'causal': False, 'local_window': 0, 'head_bias': True,
 }  # fmt: skip
 
 

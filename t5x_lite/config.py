@@ -193,6 +193,7 @@ class ModelConfig:
     body: str = ''  # what a head is put on, dotted name of 'bert_flax.bert:Bert' or the like; '': what the module says, else that of `init_from`
     pooling: Pooling = Pooling.auto  # of heads over a whole sequence
     num_labels: int = 0  # fine-tuning heads; 1 is regression; of ChoiceHead, choices of a question. 0: found in the data
+    head_bias: bool = True  # of a head's layer; GPT-2 in transformers classifies without
     crf: bool = False  # tags of tokens are scored together, with learnt transitions between them (Lample et al., 2016)
     crf_legal: tuple[str, ...] = ()  # which tag may follow which, where only legal ones are decoded: found in the data (data.legal_tags)
 

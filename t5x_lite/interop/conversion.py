@@ -15,6 +15,7 @@ from t5x_lite.training import adapters, checkpoint
 
 # The loss and the source of examples of a head, so that files of one's own are all that evaluation needs.
 _OF_HEADS = {
+    heads.SequenceHead: ('t5x_lite.tasks.classification:LabelledLoss', 't5x_lite.data.tables:LabelledExamples'),
     heads.TokenHead: ('t5x_lite.tasks.tagging:TaggingLoss', 't5x_lite.data.tagged:TaggedExamples'),
     heads.ChoiceHead: ('t5x_lite.tasks.classification:ChoiceLoss', 't5x_lite.data.choices:ChoiceExamples'),
     heads.SpanHead: ('t5x_lite.evaluation.span_loss:SpanLoss', 't5x_lite.data.question_examples:QuestionExamples'),
@@ -33,7 +34,7 @@ def to_native(source: str, output: str) -> Config:
     model, params = folder.load(source)
     config, fields = Config(model=model), folder.read_fields(source)
     family = folder.family_of(fields, source)
-    if family.loss:  # a language model: as it was trained, so that a corpus is all that training and evaluation need
+    if family.loss and not issubclass(resolve(model.module), heads.Head):  # a language model: as it was trained, so that a corpus is all that training and evaluation need
         config.loss, config.data.source = family.loss, family.source
         config.data.seq_len, config.data.concatenate = model.max_positions, True
     config.data.seq_len = min(config.data.seq_len, model.max_positions)

@@ -96,7 +96,7 @@ def load(path: str, module: str | None = None) -> tuple[ModelConfig, Params]:
             config.body, groups = family.body, groups & set(required)  # a pooler may lie there that the head does not use
         if family.labelled & groups:
             config.num_labels = len(label_names(fields, where))
-        rules, sizes = [rule for rule in rules if rule.group in groups | set(required)], family.sizes(config)
+        rules, sizes = [rule for rule in family.rules(config) if rule.group in groups | set(required)], family.sizes(config)
         _check_names(family, rules, source, config, path)
         return config, _read(rules, weights, source, sizes, config)
 

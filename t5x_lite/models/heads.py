@@ -101,7 +101,7 @@ class Head(nn.Module):
 
     def _layer(self, outputs: int) -> Einsum:
         config = self.config
-        return Einsum((config.d_model, outputs), ('embed', 'labels'), compute_dtype(config), initializer(config, config.d_model))
+        return Einsum((config.d_model, outputs), ('embed', 'labels'), compute_dtype(config), initializer(config, config.d_model), config.head_bias)
 
     def _dropped(self, x: jax.Array, dropout: DropoutKey | None) -> jax.Array:
         return _dropout(x, self.config.dropout, dropout if dropout is None else dropout.fold(_HEAD_KEY), 0)
