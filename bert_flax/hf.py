@@ -59,8 +59,8 @@ _LAYER, _OUR_LAYER = 'encoder.layer.{}.', 'encoder/layers/'
 class Bert:
     """How a BERT folder maps to `bert_flax.bert` and back.
 
-    Axes: V vocabulary, D width, E width as the output of a product, F feed-forward, L positions, S segments, P pair classes (2), C labels, O one, T the two ends of a
-    span.
+    Axes: V vocabulary, D width, E width as the output of a product, F feed-forward, L positions, S segments, P pair classes (2), C labels, O one (of a choice),
+    T two (ends of a span).
     """
 
     modules = {

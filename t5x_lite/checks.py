@@ -38,7 +38,8 @@ def finalize(config: Config) -> Config:
     """
     config = from_dict(Config, to_dict(config))
     tasks = config.data.tasks
-    texts = [(config.data, name) for name in ('path', 'text_columns', 'labels', 'choice_columns', 'class_weights')] + [(tasks, name) for name in ('names', 'files', 'metrics')]
+    texts = [(config.data, name) for name in ('path', 'text_columns', 'labels', 'choice_columns', 'class_weights')]
+    texts += [(tasks, name) for name in ('names', 'files', 'metrics')]
     for part, name in (*texts, (config, 'init_fresh')):
         value = getattr(part, name)
         if len(value) == 1 and isinstance(value[0], str) and ',' in value[0]:

@@ -135,7 +135,7 @@ def _predictor(config: Config, params: Any, workdir: str) -> Predictor | TextPre
     if issubclass(resolve(config.model.module), heads.ChoiceHead):
         return ChoicePredictor(config, params, tokenizer, _choices(), _BATCH_SIZE.value)
     if _CHOICES.value is not None:
-        raise UserError(f'--choices ranks continuations of a language model, or what a multiple choice run chooses from, and {config.model.module} is neither; leave it out')
+        raise UserError(f'--choices is of language models and of multiple choice, and {config.model.module} is neither; leave the flag out')
     if issubclass(resolve(config.model.module), heads.TokenHead):
         return TagPredictor(config, params, tokenizer, _BATCH_SIZE.value)
     if issubclass(resolve(config.model.module), heads.SpanHead):

@@ -1,4 +1,4 @@
-"""configs/classify.py, configs/choice.py and configs/ner.py on weights of BERT, GPT and T5: the body is found, nothing of it starts at random, and answers come out."""
+"""Configs classify, choice and ner on weights of BERT, GPT and T5: the body is found, nothing of it starts at random, and answers come out."""
 
 import shutil
 

@@ -118,7 +118,8 @@ class ChoiceExamples(InEpochs):
         places = [table.column(name, TEXT_FLAG) for name in task.text]
         texts = [tuple(table_columns.text_cell(table, row, column) for column in places) for row in rows]
         self.tokenizer_path = tables.find_tokenizer(config)
-        self._rows = ChoiceRows(tokenizers.load(self.tokenizer_path), [(text, choices[row]) for text, row in zip(texts, rows, strict=True)], seq_len, data.layout)
+        questions = [(text, choices[row]) for text, row in zip(texts, rows, strict=True)]
+        self._rows = ChoiceRows(tokenizers.load(self.tokenizer_path), questions, seq_len, data.layout)
         self._choices = np.array([sum(choice is not None for choice in choices[row]) for row in rows])
         self.resolved = {
             'data.text_columns': task.text, 'data.choice_columns': task.choices, 'data.label_column': task.label, 'data.choice_labels': task.kind,
@@ -146,8 +147,9 @@ class ChoiceExamples(InEpochs):
         lines.append(f'columns: {task.say("question", " and ".join(map(repr, task.text)))}, {task.say("choices", listed)}, {label}')
         counts = np.bincount(self.labels, minlength=self._rows.most)
         least, most = int(self._choices.min()), int(self._choices.max())
+        right = ', '.join(f'number {place} ({count:,})' for place, count in enumerate(counts, 1))
         lines.append(
-            f'{least if least == most else f"{least} to {most}"} choices; right is {", ".join(f"number {n + 1} ({count:,})" for n, count in enumerate(counts))}; '
+            f'{least if least == most else f"{least} to {most}"} choices; right is {right}; '
             f'guessing reaches {float((1 / self._choices).mean()):.4f}, always the same number {counts.max() / len(self):.4f}'
         )
         cut = int(self._rows.cut.sum())

@@ -44,7 +44,7 @@ class ChoicePredictor:
         if self._given and len(text) != needed:
             raise UserError(f'{len(text)} texts in {shown}; give {question}, whose choices --choices names')
         if not self._given and len(text) < needed + 2:
-            raise UserError(f'{len(text)} texts in {shown}; give {question} and its choices: --choices="this|that", or in an --input behind it, separated by tabs')
+            raise UserError(f'{len(text)} texts in {shown}; give {question} and its choices: --choices="this|that", or behind tabs in an --input')
         if not all(part.strip() for part in text):
             raise UserError(f'an empty text in {shown}; give {question} and two or more choices')
 

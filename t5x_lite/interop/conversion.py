@@ -34,7 +34,8 @@ def to_native(source: str, output: str) -> Config:
     model, params = folder.load(source)
     config, fields = Config(model=model), folder.read_fields(source)
     family = folder.family_of(fields, source)
-    if family.loss and not issubclass(resolve(model.module), heads.Head):  # a language model: as it was trained, so that a corpus is all that training and evaluation need
+    if family.loss and not issubclass(resolve(model.module), heads.Head):
+        # A language model: as it was trained, so that a corpus is all that training and evaluation need.
         config.loss, config.data.source = family.loss, family.source
         config.data.seq_len, config.data.concatenate = model.max_positions, True
     config.data.seq_len = min(config.data.seq_len, model.max_positions)

@@ -41,7 +41,7 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def class_cross_entropy(logits: jax.Array, targets: jax.Array, class_weights: Sequence[float] = (), smoothing: float = 0.0) -> jax.Array:
-    """What each target costs, float32 [...]: sums of it over sums of `target_weights` are torch's cross_entropy(weight=class_weights, label_smoothing=smoothing).
+    """What each target costs, float32 [...]; its sum over that of `target_weights` is torch's cross_entropy(weight=class_weights, label_smoothing=smoothing).
 
     With smoothing s over C classes and weights w, a target y costs (1 - s) w[y] (-log p[y]) + s / C x the sum over c of w[c] (-log p[c]) (Szegedy et al., 2016,
     section 7).

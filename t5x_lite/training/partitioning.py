@@ -127,7 +127,7 @@ def _mirrors(shape: tuple[int, ...], name: str, of_parameter: tuple[int, ...]) -
 
 
 def batch_shardings(batch: dict[str, Any], mesh: Mesh, length: int) -> dict[str, NamedSharding]:
-    """Rows over data x fsdp; features of [B, length, ...] or, of choices, [B, N, length], and those of a decoder beside an encoder, also over the sequence axis."""
+    """Rows over data x fsdp; features of [B, length, ...], of choices [B, N, length], and those of a decoder beside an encoder, also over the sequence axis."""
     targets = {name for name in batch if name.startswith('decoder_') or 'decoder_tokens' in batch and name in ('targets', 'target_weights')}
 
     def sharding(name: str, value: Any) -> NamedSharding:

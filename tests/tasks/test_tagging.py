@@ -127,7 +127,7 @@ def test_illegal_tags_never_come_out_of_a_field(tmp_path, scheme):
         module = make_program(one, partitioning.make_mesh(one, small.one_device())).module
         params = jax.jit(lambda module=module: module.init(jax.random.key(1), dummy_batch())['params'])()
         rng = np.random.default_rng(2)
-        params = jax.tree.map(lambda leaf: np.asarray(leaf) + rng.normal(scale=1.0, size=leaf.shape).astype(np.float32), params)
+        params = jax.tree.map(lambda leaf, rng=rng: np.asarray(leaf) + rng.normal(scale=1.0, size=leaf.shape).astype(np.float32), params)
         found[name] = jax.tree.map(np.asarray, jax.jit(lambda params, module=module: module.apply({'params': params}, batch))(params))
     wrong = dict.fromkeys(found, 0)
     for name, outputs in found.items():

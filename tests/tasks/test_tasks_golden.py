@@ -1,13 +1,11 @@
-"""Texts, answers and tags as the reference implementations have them, case by case."""
+"""Texts and answers as the reference implementations have them, case by case."""
 
 import functools
 
 import pytest
 
-from t5x_lite.errors import UserError
-from t5x_lite.evaluation import metrics_text
-from t5x_lite.tasks import answers, languages, named_entities, pronouns, questions, text_formats
-from t5x_lite.tasks.sources import Files, Made, TaggedWords
+from t5x_lite.tasks import answers, languages, pronouns, questions, text_formats
+from t5x_lite.tasks.sources import Files, Made
 from t5x_lite.tasks.task import Task
 from tests import golden
 
