@@ -172,8 +172,7 @@ class Trainer:
             seconds = time.perf_counter() - began
             console.pause(seconds)
             log_compile['compile_seconds'] = log_compile.get('compile_seconds', 0.0) + seconds
-            size, length = batch['tokens'].shape
-            print(f'compiled the step for {size} x {length} in {seconds:.1f} s', flush=True)
+            print(f'compiled the step for {" x ".join(map(str, batch["tokens"].shape))} in {seconds:.1f} s', flush=True)
         return self._compiled[shapes]
 
     def _loop(self, state: TrainState, first: int, window: Window, checkpoints: checkpoint.Checkpoints, log: MetricsLog) -> None:
