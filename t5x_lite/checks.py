@@ -7,7 +7,6 @@ from typing import Any
 
 from t5x_lite.config import Config, Decoding, Layout, Positions, Rates, Whole
 from t5x_lite.config_values import from_dict, to_dict
-from t5x_lite.data import class_weights
 from t5x_lite.errors import UserError
 from t5x_lite.stages import stages
 
@@ -158,7 +157,6 @@ def _language_checks(config: Config) -> Iterator[tuple[bool, str]]:
         f'config.data.regression is for one number a row, config.data.label_separator={data.label_separator!r} for sets of labels; leave one of them out',
     )
     yield 0 < data.label_threshold < 1, f'config.data.label_threshold is {data.label_threshold}; it must lie between 0 and 1'
-    yield not (wrong := class_weights.wrong(data.class_weights)), wrong
     tune = config.tune
     yield 0 < tune.layer_decay <= 1, f'config.tune.layer_decay is {tune.layer_decay}; it must be above 0 and at most 1 (1: all layers alike)'
     for pattern, factor in tune.rates:

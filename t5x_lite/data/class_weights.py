@@ -27,9 +27,9 @@ def resolved(data: DataConfig, counts: np.ndarray, names: Sequence[str], example
       examples: of sets of labels, how many there are; 0: each example has one class.
 
     Raises:
-      UserError: not a number for each class.
+      UserError: something else than `balanced` or a number for each class.
     """
-    given = tuple(data.class_weights)
+    given = _checked(data)
     if given != BALANCED:
         if given and len(given) != len(names):
             raise UserError(
@@ -47,20 +47,22 @@ def numbers(config: Config) -> tuple[float, ...]:
     Raises:
       UserError: something else than numbers.
     """
-    given = config.data.class_weights
-    if tuple(given) == BALANCED:
+    given = _checked(config.data)
+    if given == BALANCED:
         raise UserError('config.data.class_weights=balanced is found from training examples, and there are none here; give numbers')
     return tuple(map(float, given))
 
 
-def wrong(given: Sequence[str]) -> str:
-    """What is wrong with the field, '' where nothing is."""
-    if tuple(given) in ((), BALANCED):
-        return ''
-    bad = [text for text in given if not is_number(text) or float(text) < 0]
-    if bad:
-        return f'config.data.class_weights has {bad[0]!r}; expected balanced, or numbers of at least 0, one a label'
-    return '' if any(map(float, given)) else 'config.data.class_weights are all 0, and nothing would count; give some class a weight'
+def _checked(data: DataConfig) -> tuple[str, ...]:
+    given = tuple(data.class_weights)
+    if given in ((), BALANCED):
+        return given
+    wrong = [text for text in given if not is_number(text) or float(text) < 0]
+    if wrong:
+        raise UserError(f'config.data.class_weights has {wrong[0]!r}; expected balanced, or numbers of at least 0, one a label')
+    if not any(map(float, given)):
+        raise UserError('config.data.class_weights are all 0, and nothing would count; give some class a weight')
+    return given
 
 
 def say(given: Sequence[str], names: Sequence[str]) -> list[str]:
