@@ -32,7 +32,7 @@ _RATES = {'hidden_dropout_prob': ('dropout', 0.1), 'attention_probs_dropout_prob
 _ONLY = {'position_embedding_type': 'absolute', 'is_decoder': False, 'add_cross_attention': False, 'tie_word_embeddings': True}
 _OURS = {
     'norm_place': NormPlace.post, 'norm': Norm.layer, 'positions': Positions.learned, 'gated': False, 'use_bias': True, 'scale_attention': True,
-    'causal': False, 'local_window': 0,
+    'causal': False, 'local_window': 0, 'head_bias': True,
 }  # fmt: skip
 
 
@@ -52,13 +52,15 @@ def _embedding(name: str, path: str, shape: str) -> tuple[Rule]:
     return (Rule('encoder', f'embeddings.{name}_embeddings.weight', shape, f'encoder/embeddings/{path}/embedding', shape),)
 
 
+_CHOICES = 't5x_lite.models.heads:ChoiceHead'
 _LAYER, _OUR_LAYER = 'encoder.layer.{}.', 'encoder/layers/'
 
 
 class Bert:
     """How a BERT folder maps to `bert_flax.bert` and back.
 
-    Axes: V vocabulary, D width, E width as the output of a product, F feed-forward, L positions, S segments, P pair classes (2), C labels.
+    Axes: V vocabulary, D width, E width as the output of a product, F feed-forward, L positions, S segments, P pair classes (2), C labels, O one (of a choice),
+    T two (ends of a span).
     """
 
     modules = {
@@ -67,8 +69,11 @@ class Bert:
         'BertModel': 'bert_flax.bert:Bert',
         'BertForSequenceClassification': 'bert_flax.bert:BertForClassification',
         'BertForTokenClassification': 't5x_lite.models.heads:TokenHead',
+        'BertForMultipleChoice': _CHOICES,
+        'BertForQuestionAnswering': 't5x_lite.models.heads:SpanHead',
     }
-    body, heads = 'bert_flax.bert:Bert', frozenset({'t5x_lite.models.heads:SequenceHead', 't5x_lite.models.heads:TokenHead'})
+    body = 'bert_flax.bert:Bert'
+    heads = frozenset({'t5x_lite.models.heads:SequenceHead', 't5x_lite.models.heads:TokenHead', _CHOICES, 't5x_lite.models.heads:SpanHead'})
     # Groups of rules that a folder of an architecture must hold; a group of which some is there must be whole in any folder.
     required = {
         'BertForPreTraining': ('encoder', 'pooler', 'mlm', 'nsp'),
@@ -76,9 +81,11 @@ class Bert:
         'BertModel': ('encoder',),  # the pooler is optional there
         'BertForSequenceClassification': ('encoder', 'pooler', 'classifier'),
         'BertForTokenClassification': ('encoder', 'classifier'),
+        'BertForMultipleChoice': ('encoder', 'pooler', 'choice'),
+        'BertForQuestionAnswering': ('encoder', 'span'),
     }
     always = ('encoder',)
-    private = frozenset({'classifier'})
+    private, labelled = frozenset({'classifier', 'choice', 'span'}), frozenset({'classifier'})
     _rules = (
         *_embedding('word', 'word', 'VD'),
         *_embedding('position', 'position', 'LD'),
@@ -98,6 +105,8 @@ class Bert:
         Rule('mlm', 'cls.predictions.bias', 'V', 'mlm/output_bias', 'V'),
         *_dense('nsp', 'cls.seq_relationship', 'nsp', 'PD'),
         *_dense('classifier', 'classifier', 'classifier', 'CD'),
+        *_dense('choice', 'classifier', 'classifier', 'OD'),  # of the same name, and one number for whatever is chosen from
+        *_dense('span', 'qa_outputs', 'span', 'TD'),
     )
     # Second names of a weight: files may hold either or both, and both must then agree. We write the first, as transformers does.
     tied = {
@@ -109,7 +118,8 @@ class Bert:
     loss = source = ''
 
     def rules(self, config: ModelConfig) -> tuple[Rule, ...]:
-        return self._rules
+        other = {'': '', _CHOICES: 'classifier'}[config.module] if config.module in ('', _CHOICES) else 'choice'
+        return tuple(rule for rule in self._rules if rule.group != other)
 
     def exports(self, config: ModelConfig) -> bool:
         return True
@@ -131,7 +141,7 @@ class Bert:
     def sizes(self, config: ModelConfig) -> dict[str, int]:
         return {
             'N': config.num_layers, 'V': config.vocab_size, 'D': config.d_model, 'E': config.d_model, 'F': config.d_ff,
-            'L': config.max_positions, 'S': config.num_segments, 'P': 2, 'C': config.num_labels,
+            'L': config.max_positions, 'S': config.num_segments, 'P': 2, 'C': config.num_labels, 'O': 1, 'T': 2,
         }  # fmt: skip
 
     def architecture(self, stated: list[str], groups: set[str]) -> str:
@@ -145,6 +155,10 @@ class Bert:
 
     def export_architecture(self, groups: set[str]) -> str:
         """The smallest that holds these groups."""
+        if 'choice' in groups:
+            return 'BertForMultipleChoice'
+        if 'span' in groups:
+            return 'BertForQuestionAnswering'
         if 'classifier' in groups:  # sentences are classified through the pooler (`fields`), tokens without
             return 'BertForSequenceClassification' if 'pooler' in groups else 'BertForTokenClassification'
         if 'mlm' in groups:

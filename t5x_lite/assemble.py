@@ -10,7 +10,7 @@ import jax
 from t5x_lite.checks import finalize
 from t5x_lite.config import ARCHITECTURE, AugmentConfig, Config, Layout, ModelConfig, TuneConfig
 from t5x_lite.config_values import from_json, to_dict
-from t5x_lite.data import tables, tokenizers
+from t5x_lite.data import class_weights, tables, tagged, tokenizers
 from t5x_lite.data.corpus import Corpus
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.dotted_names import resolve
@@ -229,8 +229,12 @@ def _fill_in(config: Config, saved: Config) -> None:
     if heads.wants_body(config.model):
         config.model.body = heads.body_of(saved.model)
         config.data.layout = _layout(config)
-    for name in ('labels', 'text_columns', 'label_column', 'label_separator', 'tag_scheme', 'tag_scheme_out'):
+    for name in ('labels', 'text_columns', 'label_column', 'label_separator', 'tag_scheme', 'tag_scheme_out', 'choice_columns', 'choice_labels'):
         setattr(config.data, name, getattr(config.data, name) or getattr(saved.data, name))
+    if tuple(config.data.class_weights) == class_weights.BALANCED:
+        config.data.class_weights = saved.data.class_weights
+    if config.model.crf:
+        config.model.crf_legal = tagged.legal(tagged.tag_set(config)) if config.data.legal_tags else ()
 
 
 def _tokenizer(config: Config) -> str:

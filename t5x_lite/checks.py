@@ -38,8 +38,9 @@ def finalize(config: Config) -> Config:
     """
     config = from_dict(Config, to_dict(config))
     tasks = config.data.tasks
-    # Not text_columns: a column's name may hold a comma.
-    texts = [(config.data, name) for name in ('path', 'labels')] + [(tasks, name) for name in ('names', 'files', 'metrics')]
+    # Not those that name columns: a name may hold a comma.
+    texts = [(config.data, name) for name in ('path', 'labels', 'class_weights')]
+    texts += [(tasks, name) for name in ('names', 'files', 'metrics')]
     for part, name in (*texts, (config, 'init_fresh')):
         value = getattr(part, name)
         if len(value) == 1 and isinstance(value[0], str) and ',' in value[0]:
@@ -178,6 +179,7 @@ def _language_checks(config: Config) -> Iterator[tuple[bool, str]]:
         not augment.copies or bool(augment.deletion or augment.swap or augment.synonyms),
         f'config.data.augment.copies={augment.copies} would repeat examples unchanged; give deletion, swap or synonyms too, or more epochs',
     )
+    yield 0 < data.label_threshold < 1, f'config.data.label_threshold is {data.label_threshold}; it must lie between 0 and 1'
     tune = config.tune
     yield 0 < tune.layer_decay <= 1, f'config.tune.layer_decay is {tune.layer_decay}; it must be above 0 and at most 1 (1: all layers alike)'
     layers = tune.freeze_layers

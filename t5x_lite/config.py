@@ -192,8 +192,10 @@ class ModelConfig:
     project_all_positions: bool = False  # MLM logits at every position instead of the masked ones only (same loss, more work)
     body: str = ''  # what a head is put on, dotted name of 'bert_flax.bert:Bert' or the like; '': what the module says, else that of `init_from`
     pooling: Pooling = Pooling.auto  # of heads over a whole sequence
-    num_labels: int = 0  # fine-tuning heads; 1 is regression. 0: found in the data
+    num_labels: int = 0  # fine-tuning heads; 1 is regression; of ChoiceHead, choices of a question. 0: found in the data
+    head_bias: bool = True  # of a head's layer; GPT-2 in transformers classifies without
     crf: bool = False  # tags of tokens are scored together, with learnt transitions between them (Lample et al., 2016)
+    crf_legal: tuple[str, ...] = ()  # which tag may follow which, where only legal ones are decoded: found in the data (data.legal_tags)
 
 
 @dataclasses.dataclass
@@ -296,6 +298,9 @@ class DataConfig:
     labels: tuple[str, ...] = ()  # label names in the order of their ids; (): found in `train`, sorted
     regression: bool = False
     label_separator: str = ''  # between the labels of an example that may have any number of them: 'toxic|insult'; '': each has one
+    label_threshold: float = 0.5  # of those, labels whose probability is above this are given
+    # What classes (or tags) weigh in the loss: balanced, or a number a label in their order; of sets of labels, what one that is there weighs. (): alike
+    class_weights: tuple[str, ...] = ()
     baselines: bool = True  # what a majority vote and a bag of words reach is printed before fine-tuning starts
     tokenizer: str = ''  # a tokenizer folder; '': the one beside `path` or `init_from`
     length_buckets: tuple[int, ...] = ()  # pad a batch to the first that holds it; (): always seq_len
@@ -304,7 +309,11 @@ class DataConfig:
     # Tagged words: `train` and `validation` are column files (CoNLL), text_columns and label_column the numbers of the word's and the tag's column from 0.
     tag_scheme: str = ''  # how the files mark entities: IOB1, IOB2, BIOES, ...; none: tags are no entities (parts of speech); '': guessed, and said
     tag_scheme_out: str = ''  # the scheme that is learnt and predicted; '': IOB2
+    legal_tags: bool = True  # of a conditional random field: what the scheme forbids is never decoded
     every_piece: bool = False  # each piece of a word is labelled, not the first alone
+    # Questions with choices: text_columns are the question's, of which a second stands right before each choice (SWAG's beginning of a sentence).
+    choice_columns: tuple[str, ...] = ()  # one a choice, or one of jsonl that holds lists; (): guessed, and said
+    choice_labels: str = ''  # what label_column says of the right one: from_0, from_1 (its number), letter or text; '': guessed, and said
     # Questions about texts: `train` and `validation` are json files of SQuAD's form. Tokens are counted.
     stride: int = 128  # from the beginning of a window of a text to that of the next
     max_question: int = 64  # of a question that are read
@@ -446,7 +455,7 @@ class Config:
     init_fresh: tuple[str, ...] = ()
     loss: str = ''  # dotted name, 'bert_flax.losses:MlmNspLoss'
     z_loss: float = 0.0  # times log(Z)^2, of language-model losses: keeps logits from drifting (T5: 1e-4)
-    label_smoothing: float = 0.0  # of language-model losses, spread over the other pieces
+    label_smoothing: float = 0.0  # of language-model losses, spread over the other pieces; of classes, tags and choices, spread over all of them
     ema_decay: float = 0.0  # exponential moving average of the weights, used by evaluation when above 0
     deterministic: bool = False  # bitwise repeatable on a GPU too, slower
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -464,7 +473,7 @@ class Config:
 # what is in them, wherever they lie.)
 FREE_ON_RESUME = (
     'data.path', 'data.train', 'data.augment.file', 'data.baselines', 'data.tasks.files', 'data.tokenizer', 'data.layout', 'data.workers', 'data.prefetch',
-    'data.max_answer', 'data.no_answer_threshold', 'mesh', 'checkpoint', 'decode', 'log',
+    'data.max_answer', 'data.no_answer_threshold', 'data.label_threshold', 'data.legal_tags', 'model.crf_legal', 'mesh', 'checkpoint', 'decode', 'log',
     'model.scan_layers', 'model.remat', 'model.attention', 'deterministic',
 )  # fmt: skip
 

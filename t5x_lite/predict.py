@@ -4,6 +4,7 @@
     python -m t5x_lite.predict --workdir=runs/reviews --text="I want my money back"
     python -m t5x_lite.predict --workdir=runs/pairs --text="first text" --text_b="second text"
     python -m t5x_lite.predict --workdir=runs/squad --text="a question" --text_b="a text that answers it"
+    python -m t5x_lite.predict --workdir=runs/swag --text="She opened the door and" --choices="went in.|ate it."
     python -m t5x_lite.predict --workdir=runs/reviews --input=new.txt --output=labels.jsonl     # a text a line; - reads standard input
     python -m t5x_lite.predict --workdir=runs/reviews --input=- --output=-      # stays open, answers each line as it comes, as JSON
     python -m t5x_lite.predict --workdir=runs/gpt --text="Once upon a time" --config.decode.method=sample --config.decode.temperature=0.8
@@ -38,6 +39,7 @@ from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import asking
 from t5x_lite.evaluation.answer_predictor import AnswerPredictor
+from t5x_lite.evaluation.choice_predictor import ChoicePredictor
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.generation import Generator
 from t5x_lite.evaluation.predictor import Predictor, TextPredictor, Texts, show
@@ -56,7 +58,9 @@ _TEXT_B = flags.DEFINE_string('text_b', None, 'The second text of a pair.')
 _INPUT = flags.DEFINE_string('input', None, 'A file with a text a line (two texts: separated by a tab); - is standard input.')
 _OUTPUT = flags.DEFINE_string('output', None, 'A jsonl file for the answers; - is standard output, a line as soon as it is known.')
 _STEP = flags.DEFINE_integer('step', None, 'The checkpoint to use; the newest by default.')
-_CHOICES = flags.DEFINE_string('choices', None, 'Continuations, separated by |, to rank by their probability instead of generating one.')
+_CHOICES = flags.DEFINE_string(
+    'choices', None, 'Continuations, separated by |, to rank by their probability instead of generating one; of a multiple choice run, the choices.'
+)
 _ADAPTER = flags.DEFINE_list(
     'adapter', [], 'Runs that hold what they learnt beside a base: that of the run --workdir, or --workdir itself. Their answers stand side by side.'
 )
@@ -76,12 +80,12 @@ def _arriving() -> Iterator[bytes | None]:
         yield rest
 
 
-def _inputs(predictor: Predictor | AnswerPredictor | TagPredictor | TextPredictor) -> Iterator[tuple[str, ...] | None]:
+def _inputs(predictor: Predictor | AnswerPredictor | ChoicePredictor | TagPredictor | TextPredictor) -> Iterator[tuple[str, ...] | None]:
     """Texts that can be answered, None where no more wait; what cannot is refused by file and line, before anything after it is read."""
     if _TEXT.value is not None:
         yield (_TEXT.value,) if _TEXT_B.value is None else (_TEXT.value, _TEXT_B.value)
         return
-    separator = '\t' if isinstance(predictor, Predictor | AnswerPredictor) else None  # a prompt is a whole line
+    separator = '\t' if isinstance(predictor, Predictor | AnswerPredictor | ChoicePredictor) else None  # a prompt is a whole line
     number = 0
     try:
         if _INPUT.value == '-' and sys.stdin is None:
@@ -147,8 +151,10 @@ def _predictor(config: Config, params: Any, workdir: str) -> Predictor | TextPre
         generator = Generator(config, Evaluator.place_on(program, params), tokenizer, program.mesh, _BATCH_SIZE.value)
         shots, decode = _shots(config)
         return TextPredictor(generator, decode, config.seed, _choices(), shots)
+    if issubclass(resolve(config.model.module), heads.ChoiceHead):
+        return ChoicePredictor(config, params, tokenizer, _choices(), _BATCH_SIZE.value)
     if _CHOICES.value is not None:
-        raise UserError(f'--choices ranks continuations of a language model, and {config.model.module} is none; leave the flag out')
+        raise UserError(f'--choices is of language models and of multiple choice, and {config.model.module} is neither; leave the flag out')
     if issubclass(resolve(config.model.module), heads.TokenHead):
         return TagPredictor(config, params, tokenizer, _BATCH_SIZE.value)
     if issubclass(resolve(config.model.module), heads.SpanHead):

@@ -54,6 +54,9 @@ def batch_of(config: Config, length: int, size: int, predictions: int) -> dict[s
     if source == 'QuestionExamples':
         numbers, weights = jax.ShapeDtypeStruct((size,), np.int32), jax.ShapeDtypeStruct((size,), np.float32)
         return batch | {'answer_starts': numbers, 'answer_ends': numbers, 'answer_weights': weights}
+    if source == 'ChoiceExamples':
+        whole = jax.ShapeDtypeStruct((size, 4, length), np.int32)
+        return batch | dict.fromkeys(('tokens', 'token_types', 'sequence_ids'), whole) | {'labels': jax.ShapeDtypeStruct((size,), np.int32)}
     if source == 'TaggedExamples':
         return batch | dict.fromkeys(('labels', 'tagged', 'words'), whole) | {'word_tags': numbers}
     weights = jax.ShapeDtypeStruct((size, predictions), np.float32)

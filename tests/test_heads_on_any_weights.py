@@ -1,4 +1,4 @@
-"""configs/classify.py and configs/ner.py on weights of BERT, GPT and T5: the body is found, nothing of it starts at random, and answers come out."""
+"""Configs classify, choice and ner on weights of BERT, GPT and T5: the body is found, nothing of it starts at random, and answers come out."""
 
 import shutil
 
@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from configs import classify, ner
+from configs import choice, classify, ner
 from t5x_lite import dry_run
 from t5x_lite.assemble import assemble
 from t5x_lite.config import Layout
 from t5x_lite.data import tokenizers
+from t5x_lite.evaluation.choice_predictor import ChoicePredictor
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.predictor import Predictor
 from t5x_lite.evaluation.tag_predictor import TagPredictor
@@ -77,6 +78,26 @@ def test_classes(name, tmp_path):
     again, longer = predictor([('the cat',), ('the cat sings loudly',)])
     assert one['probabilities'].keys() == {'x', 'y', 'z'} and sum(one['probabilities'].values()) == pytest.approx(1, abs=1e-5)
     assert all(again['probabilities'][label] == pytest.approx(chance, abs=1e-5) for label, chance in one['probabilities'].items()), longer
+
+
+@pytest.mark.parametrize('name', ['bert_encoder', 'gpt', 't5'])
+def test_choices(name, tmp_path):
+    source, body, layout = SOURCES[name]
+    rows = ''.join(f'the {word} {number}\tcat\t{word}\t{"tree" if number % 2 else ""}\t{word}\n' for number in range(20) for word in ('dog', 'man'))
+    text = 'question\tchoice1\tchoice2\tchoice3\tlabel\n' + rows
+    run, program, params, fresh = one_step(prepared(choice.get_config(), tmp_path, source, 't.tsv', text))
+    assert (run.config.model.body, run.config.data.layout, run.config.model.num_labels, run.config.data.choice_labels) == (body, layout, 3, 'text')
+    assert {path.split('/')[0] for path in fresh} <= {'classifier', 'encoder'} and 'classifier/kernel' in fresh
+    scores = Evaluator(program, run.validation)(params)
+    assert 0 <= scores['accuracy'] <= 1 and 0 < scores['cross_entropy'] < 10
+    params = jax.tree.map(np.asarray, params)
+    predictor = ChoicePredictor(run.config, params, tokenizers.load(run.tokenizer_path), batch_size=4)
+    (first,), (again, five) = predictor([('the dog', 'cat', 'dog')]), predictor([('the dog', 'cat', 'dog'), ('the man', 'cat', 'dog', 'man', 'tree', 'red')])
+    chances = {found['text']: found['probability'] for found in first['choices']}
+    assert first['choice'] == first['choices'][0]['text'] and sum(chances.values()) == pytest.approx(1, abs=1e-5)
+    assert {found['text']: found['probability'] for found in again['choices']} == pytest.approx(chances, abs=1e-5) and len(five['choices']) == 5
+    given = ChoicePredictor(run.config, params, tokenizers.load(run.tokenizer_path), ('cat', 'dog'))
+    assert {found['text']: found['probability'] for found in next(given([('the dog',)]))['choices']} == pytest.approx(chances, abs=1e-5)
 
 
 @pytest.mark.parametrize('name, crf', [('bert_encoder', True), ('gpt', True), ('t5', False)])

@@ -25,8 +25,12 @@ def decode_example(batch: dict[str, np.ndarray], row: int, tokenizer, labels: Se
         sequence 1 inputs: the <extra_id_0> sat down [SEP]
         sequence 1 targets: <extra_id_0> cat [SEP]
         padding: 3 of 9 inputs, 1 of 4 targets
+
+    Of a question with choices, the segments of each choice.
     """
-    if 'decoder_tokens' in batch:
+    if batch['tokens'].ndim == 3:
+        lines = _choices(batch, row, tokenizer)
+    elif 'decoder_tokens' in batch:
         lines = _sides(batch, row, tokenizer)
     elif 'targets' in batch:
         lines = _sequences(batch, row, tokenizer)
@@ -44,6 +48,15 @@ def decode_example(batch: dict[str, np.ndarray], row: int, tokenizer, labels: Se
         label = batch['labels'][row]
         lines.append(f'label: {label}' + (f' ({labels[label]})' if labels else ''))
     return '\n'.join(lines)
+
+
+def _choices(batch, row, tokenizer):
+    lines = []
+    for number in range(batch['tokens'].shape[1]):
+        one = {name: batch[name][row][number : number + 1] for name in ('tokens', 'token_types', 'sequence_ids')}
+        lines.append(f'choice {number}:' + ('' if one['sequence_ids'].any() else ' none'))
+        lines += [f'  {line}' for line in _segments(one, 0, tokenizer)] if one['sequence_ids'].any() else []
+    return lines
 
 
 def _named(labels, label) -> str:

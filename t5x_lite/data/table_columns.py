@@ -95,7 +95,7 @@ def _guess_label(table: Table, taken: set[int], regression: bool) -> int:
     for name in table_files.LABEL_NAMES:
         if name in lower:
             return lower[name]
-    cells = {index: [_label_text(cell) for cell in table.cells(index)] for index in free}
+    cells = {index: [label_text(cell) for cell in table.cells(index)] for index in free}
     if regression:
         numeric = [index for index in free if all(map(table_files.is_number, cells[index]))]
         fractions = [index for index in numeric if any('.' in cell and float(cell) % 1 for cell in cells[index])]
@@ -183,7 +183,7 @@ def label_ids(table: Table, task: Task) -> np.ndarray:
     return out
 
 
-def _label_text(cell: Any) -> str:
+def label_text(cell: Any) -> str:
     if isinstance(cell, bytes):
         return cell.decode('utf-8', 'replace').strip()
     if isinstance(cell, (bool, np.bool_)):
@@ -198,7 +198,7 @@ def _class(table: Table, row: int, column: int) -> str:
     names = table.class_names.get(table.columns[column])
     if names:
         return names[cell] if 0 <= cell < len(names) else str(cell)
-    label = _label_text(cell)
+    label = label_text(cell)
     if not label:
         raise UserError(f'{table.where(row)}: the label (column {table.columns[column]!r}) is missing; give one or remove the row')
     return label
@@ -211,12 +211,12 @@ def _classes(table: Table, row: int, column: int, separator: str) -> list[str]:
     cell = table.rows[row][column]
     if cell is None:
         raise UserError(f'{table.where(row)}: the labels (column {table.columns[column]!r}) are missing; give some, or an empty text for none')
-    parts = cell if isinstance(cell, (list, tuple)) else _label_text(cell).split(separator)
-    return [label for label in map(_label_text, parts) if label]
+    parts = cell if isinstance(cell, (list, tuple)) else label_text(cell).split(separator)
+    return [label for label in map(label_text, parts) if label]
 
 
 def _target(table: Table, row: int, column: int) -> float:
-    label = _label_text(table.rows[row][column])
+    label = label_text(table.rows[row][column])
     if not table_files.is_number(label) or abs(float(label)) > float(np.finfo(np.float32).max):
         raise UserError(f'{table.where(row)}: the target (column {table.columns[column]!r}) is {label!r}; expected a finite number')
     return float(label)

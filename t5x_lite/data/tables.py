@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from t5x_lite.config import AugmentConfig, Config, DataConfig
-from t5x_lite.data import held_out, random, table_columns, tokenizers
+from t5x_lite.data import class_weights, held_out, random, table_columns, tokenizers
 from t5x_lite.data.augmenting import Augmenter, Synonyms, digest
 from t5x_lite.data.in_epochs import InEpochs, checked_buckets, subset
 from t5x_lite.data.text_rows import TextRows, encode_texts as encode_texts
@@ -34,7 +34,7 @@ class LabelledExamples(InEpochs):
     Attributes:
       label_names: names of the classes in the order of their ids, () for regression.
       num_labels: of the classifier's outputs; 1 for regression.
-      resolved: the guessed fields as 'data.text_columns', 'data.label_column', 'data.labels', 'model.num_labels': with these in a run's
+      resolved: the guessed fields as 'data.text_columns', 'data.label_column', 'data.labels', 'data.class_weights', 'model.num_labels': with these in a run's
         config.json, a later evaluation or prediction does not need the training table.
       fingerprint: hexadecimal digits of the tokens, labels and label names, and of how they are changed while training.
       labels, texts: of the rows of this split, whatever is changed in them.
@@ -65,13 +65,15 @@ class LabelledExamples(InEpochs):
         if others is not None and split == 'train':
             table_columns.label_ids(others, task)  # A wrong label in the validation table should not wait for the first evaluation.
         if not data.validation:
-            chosen = _held_out(labels, data, seed, table.name)
+            chosen = set_aside(labels, data, seed, table.name)
             rows = rows[chosen] if split == 'validation' else rows[~chosen]
             self._notes[0] += f'; {"here are" if split == "validation" else "without"} the {chosen.sum():,} {held_out.in_words(data, seed)}'
         if split == 'train' and data.max_examples:
             rows = subset(rows, data.max_examples, seed, table.name)
             self._notes[0] += f'; a subset of {len(rows):,} by seed {seed}'
         self.labels = labels[rows]  # int32 [n] classes, float32 [n] targets or float32 [n, num_labels] of 0 and 1
+        if not task.regression:
+            self.resolved['data.class_weights'] = class_weights.resolved(data, self._counts(), task.labels, len(rows) if task.separator else 0)
         places = [table.column(name, table_columns.TEXT_FLAG) for name in task.text]
         texts = [[table_columns.text_cell(table, row, column) for row in rows] for column in places]
         self.tokenizer_path = find_tokenizer(config)
@@ -84,6 +86,10 @@ class LabelledExamples(InEpochs):
             if data.augment.synonyms and data.augment.file:
                 self.take_synonyms(data.augment.file)
         self._empty = sum(not text.strip() for column in texts for text in column)
+
+    def _counts(self) -> np.ndarray:
+        """How many examples each label has."""
+        return self.labels.sum(0).astype(int) if self._task.separator else np.bincount(self.labels, minlength=self.num_labels)
 
     def row_lengths(self) -> np.ndarray:
         """Of the examples of an epoch, before they are changed."""
@@ -163,10 +169,10 @@ class LabelledExamples(InEpochs):
         if task.regression:
             lines.append(f'targets: mean {self.labels.mean():.4g}, from {self.labels.min():.4g} to {self.labels.max():.4g}')
         else:
-            counts = self.labels.sum(0).astype(int) if task.separator else np.bincount(self.labels, minlength=self.num_labels)
-            shown = [f'{name} ({count:,})' for name, count in zip(task.labels[:20], counts, strict=False)]
+            shown = [f'{name} ({count:,})' for name, count in zip(task.labels[:20], self._counts(), strict=False)]
             shown += [f'... {self.num_labels - 20} more'] * (self.num_labels > 20)
             lines.append(f'{self.num_labels} labels: {", ".join(shown)}; {task.labels_from}')
+            lines += class_weights.say(self.resolved['data.class_weights'], task.labels) if self.split == 'train' else []
             if task.separator:
                 lines.append(f'labels an example: {self.labels.sum(1).mean():.2f}, none of them in {int((self.labels.sum(1) == 0).sum()):,} rows')
         cut = int(self._rows.cut.sum())
@@ -208,7 +214,7 @@ def find_tokenizer(config: Config) -> str:
     raise UserError(f'no tokenizer: {where}; give --config.data.tokenizer=DIR with {tokenizers.MAY_HOLD}')
 
 
-def _held_out(labels: np.ndarray, data: DataConfig, seed: int, name: str) -> np.ndarray:
+def set_aside(labels: np.ndarray, data: DataConfig, seed: int, name: str) -> np.ndarray:
     """bool [n]: the rows held out, each class in proportion, and at least one row of each left to learn from; of folds, as many rows as there are of it."""
     by_class = labels.ndim == 1 and not data.regression
     if data.folds:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from t5x_lite.config import Config
-from t5x_lite.data import held_out, tables, tagged_files, tags, text_rows, tokenizers, word_pieces
+from t5x_lite.data import class_weights, held_out, tables, tagged_files, tags, text_rows, tokenizers, word_pieces
 from t5x_lite.data.in_epochs import InEpochs, checked_buckets, subset
 from t5x_lite.data.tagged_files import Sentence
 from t5x_lite.data.tags import OUTSIDE, TagSet
@@ -37,6 +37,11 @@ def tag_set(config: Config) -> TagSet:
     if not scheme and _marks_entities([('', names)]):
         scheme = tags.detect([('config.data.labels', (name,)) for name in names]).name
     return TagSet(names, None if scheme in ('', PLAIN) else tags.scheme_of(scheme, '--config.data.tag_scheme_out'))
+
+
+def legal(tag_set: TagSet) -> tuple[str, ...]:
+    """What config.model.crf_legal says: a text a tag, of 0 and 1 for the tags that may follow, start and end as two more; () where any may follow any."""
+    return tuple(''.join('01'[ok] for ok in row.tolist()) for row in tag_set.transitions) if tag_set.scheme is not None else ()
 
 
 def cutter(config: Config, tokenizer: tokenizers.Tokenizer, seq_len: int) -> WordCutter:
@@ -93,6 +98,12 @@ class TaggedExamples(InEpochs):
             for pieces, sentence in zip(self._cut, self.sentences, strict=True)
         ]
         self._lengths = np.array([len(pieces.ids) for pieces in self._cut], np.int32)
+        every = np.concatenate(self._labels)
+        counts = np.bincount(every[every != IGNORED], minlength=len(self.tags.names))
+        self.resolved |= {
+            'data.class_weights': class_weights.resolved(data, counts, self.tags.names),
+            'model.crf_legal': legal(self.tags) if config.model.crf and data.legal_tags else (),
+        }
         # Two columns at least, so that W is the same for all batches and never 0.
         self._most_words = max(2, max(len(sentence.words) for sentence in self.sentences))
 
@@ -181,6 +192,7 @@ class TaggedExamples(InEpochs):
             counts = {kind: spans.count(kind) for kind in sorted({tags.split(name)[1] for name in self.tags.names if name != OUTSIDE})}
             lines.append(f'entities: {_some([f"{kind} ({count:,})" for kind, count in counts.items()])}')
             lines.append(f'tags in {self._source.name}{guessed}, learnt in {self._target.name}: {len(self.tags.names)}')
+        lines += class_weights.say(self.resolved['data.class_weights'], self.tags.names) if self.split == 'train' else []
         lost = sum(pieces.lost for pieces in self._cut)
         cut = sum(pieces.lost > 0 for pieces in self._cut)
         lines.append(

@@ -5,19 +5,24 @@ import numpy as np
 from t5x_lite.data import random
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.data.tables import LabelledExamples
-from t5x_lite.evaluation import bag_of_words
+from t5x_lite.data.tagged import TaggedExamples
+from t5x_lite.evaluation import bag_of_words, tag_baseline
 
 # Of a table's parts and of a text, so that baselines cost seconds.
 MOST_ROWS, _MOST_CHARACTERS = 10_000, 5_000
 
 
 def baselines(train: DataFunction, validation: DataFunction, most_rows: int = MOST_ROWS) -> str:
-    """Lines of what a majority vote and a bag of words reach on the held-out rows of a labelled table; '' for a run on anything else.
+    """Lines of what can be had without a model on the held-out part of the run's own data: of a labelled table a majority vote and a bag of words, of tagged
+    words each word's most frequent tag; '' for a run on anything else.
 
     Args:
       most_rows: of larger parts that many rows are read, drawn at random, always the same; and that is said.
     """
     sources = [data.sources(data.stages[0])[0] for data in (train, validation)]
+    if all(isinstance(source, TaggedExamples) for source in sources):
+        parts = [[(sentence.words, sentence.tags) for sentence in source.sentences] for source in sources]
+        return bag_of_words.say({tag_baseline.MOST_FREQUENT: tag_baseline.measure(*parts, sources[0].tags)})
     if not all(isinstance(source, LabelledExamples) for source in sources):
         return ''
     parts, said = [], []

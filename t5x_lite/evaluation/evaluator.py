@@ -40,7 +40,7 @@ class Evaluator:
         sums: dict[str, np.ndarray] = {}
         collected: list[dict[str, np.ndarray]] = []
         for batch in self._data.evaluation_batches(self._step, rows):
-            placed = partitioning.to_devices(batch, partitioning.batch_shardings(batch, mesh, batch['tokens'].shape[1]), rows, size)
+            placed = partitioning.to_devices(batch, partitioning.batch_shardings(batch, mesh, batch['tokens'].shape[-1]), rows, size)
             metrics, outputs = self._compiled(params, placed)
             for name, pair in jax.device_get(metrics).items():
                 sums[name] = sums.get(name, np.zeros(2)) + np.asarray(pair, np.float64)

@@ -10,12 +10,12 @@ Papers on CoNLL-2003 report the micro average of the first. A ratio whose denomi
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-Span = tuple[str, int, int]
+Span = tuple[str, Hashable, Hashable]  # a type, and what tells entities of it apart: first word and the one after the last
 AVERAGES = ('micro', 'macro', 'weighted')
 
 

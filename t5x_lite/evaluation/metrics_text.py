@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from t5x_lite.evaluation import metrics
+from t5x_lite.evaluation import metrics, metrics_tags
 
 Scores = dict[str, float]
 _ARTICLES = re.compile(r'\b(a|an|the)\b')
@@ -230,13 +230,17 @@ def record(targets: Sequence[Mapping[str, Any]], predictions: Sequence[str]) -> 
 
 
 def entities(targets: Sequence[Sequence[tuple[str, str]]], predictions: Sequence[Sequence[tuple[str, str]]]) -> Scores:
-    """Micro F1 over the (type, text) of named entities; one named twice counts twice. Without positions, so not quite CoNLL's."""
+    """Micro F1 over the (type, text) of named entities; one named twice counts twice. Without positions, so not quite CoNLL's (`metrics_tags`)."""
     _same_length(targets, predictions)
-    shared = [collections.Counter(target) & collections.Counter(found) for target, found in zip(targets, predictions, strict=True)]
-    hits = sum(counts.total() for counts in shared)
-    named, given = sum(map(len, targets)), sum(map(len, predictions))
-    ratio = {'entity_precision': (hits, given), 'entity_recall': (hits, named), 'entity_f1': (2 * hits, named + given)}
-    return {name: 100 * part / whole if whole else 0.0 for name, (part, whole) in ratio.items()}
+    found = metrics_tags.count(*([_numbered(sentence) for sentence in side] for side in (targets, predictions)))
+    micro = metrics_tags.average(found, 'micro')
+    return {f'entity_{name}': 100 * getattr(micro, name) for name in ('precision', 'recall', 'f1')}
+
+
+def _numbered(named: Sequence[tuple[str, str]]) -> list[tuple[str, str, int]]:
+    """Each with the number of those before it that are the same, so that sets count them."""
+    seen: collections.Counter[tuple[str, str]] = collections.Counter()
+    return [(kind, text, seen.update([(kind, text)]) or seen[kind, text]) for kind, text in named]
 
 
 def mean_of_groups(scores: Mapping[str, float], names: Sequence[Sequence[str]]) -> float:

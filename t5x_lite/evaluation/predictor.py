@@ -126,7 +126,7 @@ class Predictor:
             if self._config.data.label_separator:
                 chances = 1 / (1 + np.exp(-row.astype(np.float64)))
                 ranked = sorted(zip(names, chances.tolist()), key=lambda pair: -pair[1])
-                labels = [name for name, logit in zip(names, row) if logit > 0]
+                labels = [name for name, chance in zip(names, chances) if chance > self._config.data.label_threshold]
                 yield {'text': ' | '.join(text), 'labels': labels, 'probabilities': {name: round(p, 6) for name, p in ranked}}
                 continue
             weights = np.exp(row - row.max())
@@ -249,6 +249,9 @@ def show(answer: dict[str, Any]) -> str:
         return '\n'.join(lines + [f'  {found["log_prob"]:9.3f}  {found["filled" if "filled" in found else "text"]}' for found in answer['answers']])
     if 'choices' in answer:
         for found in answer['choices']:
+            if 'probability' in found:
+                lines.append(f'  {found["probability"]:6.1%}  {found["text"]}')
+                continue
             score = found['calibrated'] if 'calibrated' in found else found['log_prob']
             lines.append(f'  {score:9.3f}' + (f'  {found["tokens"]:3d} tokens' if 'tokens' in found else '') + f'  {found["text"]}')
         return '\n'.join(lines)

@@ -6,14 +6,22 @@ import numpy as np
 
 from t5x_lite.config import Config
 from t5x_lite.data.question_examples import QuestionExamples
+from t5x_lite.errors import UserError
 from t5x_lite.evaluation import metrics_reading, metrics_text, reading
 from t5x_lite.training.losses import Batch, Metrics, cross_entropy, example_weights
 
 
 class SpanLoss:
-    """The mean of the cross-entropies of an answer's first and last token (Devlin et al., 2018, section 4.2), over the windows of the global batch."""
+    """The mean of the cross-entropies of an answer's first and last token (Devlin et al., 2018, section 4.2), over the windows of the global batch.
+
+    Raises:
+      UserError: a field of classes.
+    """
 
     def __init__(self, config: Config):
+        for name, given in (('data.class_weights', config.data.class_weights), ('label_smoothing', config.label_smoothing)):
+            if given:
+                raise UserError(f'config.{name} is of classes, and answers are places in a text; leave it out')
         self._config, self._held_out = config, None
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:

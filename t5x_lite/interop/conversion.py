@@ -10,8 +10,16 @@ from t5x_lite.config_values import from_json
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.interop import bases, folder
-from t5x_lite.models.heads import TokenHead
+from t5x_lite.models import heads
 from t5x_lite.training import adapters, checkpoint
+
+# The loss and the source of examples of a head, so that files of one's own are all that evaluation needs.
+_OF_HEADS = {
+    heads.SequenceHead: ('t5x_lite.tasks.classification:LabelledLoss', 't5x_lite.data.tables:LabelledExamples'),
+    heads.TokenHead: ('t5x_lite.tasks.tagging:TaggingLoss', 't5x_lite.data.tagged:TaggedExamples'),
+    heads.ChoiceHead: ('t5x_lite.tasks.classification:ChoiceLoss', 't5x_lite.data.choices:ChoiceExamples'),
+    heads.SpanHead: ('t5x_lite.evaluation.span_loss:SpanLoss', 't5x_lite.data.question_examples:QuestionExamples'),
+}
 
 
 def to_native(source: str, output: str) -> Config:
@@ -26,16 +34,17 @@ def to_native(source: str, output: str) -> Config:
     model, params = folder.load(source)
     config, fields = Config(model=model), folder.read_fields(source)
     family = folder.family_of(fields, source)
-    if family.loss:  # a language model: as it was trained, so that a corpus is all that training and evaluation need
+    if family.loss and not issubclass(resolve(model.module), heads.Head):
+        # A language model: as it was trained, so that a corpus is all that training and evaluation need.
         config.loss, config.data.source = family.loss, family.source
         config.data.seq_len, config.data.concatenate = model.max_positions, True
     config.data.seq_len = min(config.data.seq_len, model.max_positions)
     if model.num_labels:
         config.data.labels = folder.label_names(fields)
-        config.data.regression = model.num_labels == 1
-        if issubclass(resolve(model.module), TokenHead):
-            config.loss, config.data.source = 't5x_lite.tasks.tagging:TaggingLoss', 't5x_lite.data.tagged:TaggedExamples'
-            config.data.regression = False
+        config.data.regression = model.num_labels == 1 and not issubclass(resolve(model.module), heads.TokenHead)
+    for head, found in _OF_HEADS.items():
+        if issubclass(resolve(model.module), head):
+            config.loss, config.data.source = found
     partial = f'{os.path.abspath(output)}.partial-{os.getpid()}'  # renamed when whole
     try:
         checkpoint.save_params(partial, config, params, source)

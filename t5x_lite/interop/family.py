@@ -60,7 +60,8 @@ class Family(Protocol):
     heads: frozenset[str]  # dotted names of heads that, on this body, transformers has too
     required: Mapping[str, tuple[str, ...]]  # architecture -> groups of rules without which its folder is broken
     always: tuple[str, ...]  # groups without which any folder is broken
-    private: frozenset[str]  # groups of labels' heads, whose names other architectures use for other things: read only where required
+    private: frozenset[str]  # groups of heads, whose names other architectures use for other things: read only where required
+    labelled: frozenset[str]  # those of them whose outputs config.json names
     tied: Mapping[str, str]  # second name of a weight -> its name in `rules`
     head: str  # the one among these that may be a weight of its own (config.tie_embeddings); '' where none may
     depth: str  # the fields that count layers, for messages

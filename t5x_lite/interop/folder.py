@@ -94,9 +94,9 @@ def load(path: str, module: str | None = None) -> tuple[ModelConfig, Params]:
         config.module = module or family.modules[architecture]
         if config.module in family.heads:
             config.body, groups = family.body, groups & set(required)  # a pooler may lie there that the head does not use
-        if family.private & groups:
+        if family.labelled & groups:
             config.num_labels = len(label_names(fields, where))
-        rules, sizes = [rule for rule in rules if rule.group in groups | set(required)], family.sizes(config)
+        rules, sizes = [rule for rule in family.rules(config) if rule.group in groups | set(required)], family.sizes(config)
         _check_names(family, rules, source, config, path)
         return config, _read(rules, weights, source, sizes, config)
 
@@ -147,7 +147,7 @@ def save(
         for layer, name in enumerate(rule.names(sizes)):
             names.setdefault(family.written(name, architecture), []).append((rule, layer))
     fields = {'architectures': [architecture], **fields, 'dtype': 'float32'}
-    if family.private & groups:
+    if family.labelled & groups:
         fields |= _label_fields(tuple(labels), config.num_labels)
 
     shapes = {name: parts[0][0].their_shape(sizes) for name, parts in names.items()}

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import logging
 
-from t5x_lite.config import Activation, Init, ModelConfig, Norm, NormPlace, Positions
+from t5x_lite.config import Activation, Init, ModelConfig, Norm, NormPlace, Pooling, Positions
 from t5x_lite.errors import UserError
 from t5x_lite.interop.family import Rule
 from t5x_lite.interop.fields import (
@@ -17,6 +17,7 @@ from t5x_lite.interop.fields import (
 )  # fmt: skip
 
 _MODULE = 't5x_lite.models.language_model:Decoder'
+_CLASSES, _TAGS = 't5x_lite.models.heads:SequenceHead', 't5x_lite.models.heads:TokenHead'
 _SIZES = {'vocab_size': 'vocab_size', 'n_embd': 'd_model', 'n_layer': 'num_layers', 'n_head': 'num_heads', 'n_positions': 'max_positions'}
 _RATES = {'resid_pdrop': 'dropout', 'embd_pdrop': 'dropout', 'attn_pdrop': 'attention_dropout'}
 # Fields that would change what the model computes, and the only value that ours has for each.
@@ -51,15 +52,25 @@ _LAYERS = (
 )
 
 
+# Heads of transformers: classes are read off the last token, without a bias (config.model.head_bias), tags off every token with one.
+_HEADS = {
+    _CLASSES: (Rule('score', 'score.weight', 'CD', 'classifier/kernel', 'DC'),),
+    _TAGS: (
+        Rule('classifier', 'classifier.weight', 'CD', 'classifier/kernel', 'DC'),
+        Rule('classifier', 'classifier.bias', 'C', 'classifier/bias', 'C'),
+    ),
+}
+
+
 class _Gpt:
     """What the two share.
 
-    Axes: V vocabulary, D width, E heads x head size (which is D), F feed-forward, L positions.
+    Axes: V vocabulary, D width, E heads x head size (which is D), F feed-forward, L positions, C labels.
     """
 
     always = ('body',)
-    private = frozenset()
-    body, heads = _MODULE, frozenset()
+    private = labelled = frozenset(rule.group for rules in _HEADS.values() for rule in rules)
+    body = _MODULE
     head, depth = 'lm_head.weight', 'n_layer'
     loss, source = 't5x_lite.training.losses:LmLoss', 't5x_lite.data.language_modelling:CausalLm'
     # Of a family: architectures, the model_type, its name in messages, the names of its two tables and of its activation, and its fields of ours.
@@ -74,8 +85,12 @@ class _Gpt:
     ours: dict[str, Any]
 
     @property
+    def heads(self) -> frozenset[str]:
+        return frozenset(_HEADS) & frozenset(self.modules.values())
+
+    @property
     def required(self) -> dict[str, tuple[str, ...]]:
-        return dict.fromkeys(self.modules, self.always)
+        return {name: (*self.always, *{rule.group for rule in _HEADS[module]}) if module in _HEADS else self.always for name, module in self.modules.items()}
 
     @property
     def tied(self) -> dict[str, str]:
@@ -87,7 +102,8 @@ class _Gpt:
             Rule('body', self.places, 'LD', 'embeddings/position/embedding', 'LD'),
             *_LAYERS,
             *(_norm('ln_f', 'decoder/final_norm') if config.norm_place == NormPlace.pre else ()),
-            *(() if config.tie_embeddings else (Rule('body', self.head, 'VD', 'embeddings/output/kernel', 'DV'),)),
+            *(() if config.tie_embeddings or config.module in _HEADS else (Rule('body', self.head, 'VD', 'embeddings/output/kernel', 'DV'),)),
+            *(rule for module, rules in _HEADS.items() for rule in rules if config.module in ('', module)),
         )
 
     def canonical(self, name: str) -> str | None:
@@ -96,19 +112,21 @@ class _Gpt:
         return None if name == 'position_ids' or re.fullmatch(r'h\.\d+\.attn\.(bias|masked_bias)', name) else name
 
     def written(self, name: str, architecture: str) -> str:
-        return name if name == self.head else f'transformer.{name}'
+        return name if name == self.head or name.split('.')[0] in self.private else f'transformer.{name}'
 
     def sizes(self, config: ModelConfig) -> dict[str, int]:
         return {
             'N': config.num_layers, 'V': config.vocab_size, 'D': config.d_model, 'E': config.d_model, 'F': config.d_ff, 'L': config.max_positions,
+            'C': config.num_labels,
         }  # fmt: skip
 
     def architecture(self, stated: list[str], groups: set[str]) -> str:
-        """The body is all that we take: other heads are left out, and the folder is a language model."""
+        """Of what we lack the body is all that we take: other heads are left out, and the folder is a language model."""
         return next((name for name in stated if name in self.modules), next(iter(self.modules)))
 
     def export_architecture(self, groups: set[str]) -> str:
-        return next(iter(self.modules))
+        module = next((module for module, rules in _HEADS.items() if rules[0].group in groups), _MODULE)
+        return next(name for name, known in self.modules.items() if known == module)
 
     def model_config(self, fields: dict[str, Any], where: str) -> ModelConfig:
         """`fields` of the config.json at `where`, as ours; `module` is not its business.
@@ -130,6 +148,7 @@ class _Gpt:
             init_stddev=number(fields, 'initializer_range', where, 0.02),
             tie_embeddings=flag(fields, 'tie_word_embeddings', where, True),
             d_ff=self.hidden(fields, values['d_model'], where),
+            head_bias=self.modules[self.architecture(fields.get('architectures') or [], set())] != _CLASSES,
             **self.ours,
             **self.more(fields, where),
             **values,
@@ -145,6 +164,13 @@ class _Gpt:
         Raises:
           UserError: transformers cannot compute this model.
         """
+        if config.module == _CLASSES and config.head_bias:
+            raise UserError(
+                f'config.model.head_bias=True cannot be exported: {self.title} in transformers classifies without a bias; '
+                'fine-tune with --config.model.head_bias=False'
+            )
+        if config.pooling not in (Pooling.auto, Pooling.last):
+            raise UserError(f'config.model.pooling={config.pooling.name} cannot be exported: {self.title} in transformers classifies by the last token')
         check_exportable(config, self.title, _OURS, no_dropout=('hidden_dropout', 'output_dropout'))
         check_heads(config, self.title)
         values = {name: getattr(config, ours) for name, ours in (_SIZES | _RATES).items()}
@@ -170,7 +196,9 @@ class _Gpt:
 class Gpt2(_Gpt):
     """Norms before blocks and after the last (Radford et al., 2019)."""
 
-    modules = dict.fromkeys(('GPT2LMHeadModel', 'GPT2Model', 'GPT2DoubleHeadsModel'), _MODULE)
+    modules = dict.fromkeys(('GPT2LMHeadModel', 'GPT2Model', 'GPT2DoubleHeadsModel'), _MODULE) | {
+        'GPT2ForSequenceClassification': _CLASSES, 'GPT2ForTokenClassification': _TAGS,
+    }  # fmt: skip
     model_type, title = 'gpt2', 'GPT-2'
     words, places, act = 'wte.weight', 'wpe.weight', 'activation_function'
     released = 'gelu_new'
@@ -190,7 +218,9 @@ class Gpt2(_Gpt):
 class Gpt1(_Gpt):
     """Norms after blocks (Radford et al., 2018)."""
 
-    modules = dict.fromkeys(('OpenAIGPTLMHeadModel', 'OpenAIGPTModel', 'OpenAIGPTDoubleHeadsModel'), _MODULE)
+    modules = dict.fromkeys(('OpenAIGPTLMHeadModel', 'OpenAIGPTModel', 'OpenAIGPTDoubleHeadsModel'), _MODULE) | {
+        'OpenAIGPTForSequenceClassification': _CLASSES,
+    }  # fmt: skip
     model_type, title = 'openai-gpt', 'GPT-1'
     words, places, act = 'tokens_embed.weight', 'positions_embed.weight', 'afn'
     released = 'gelu'

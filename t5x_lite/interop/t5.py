@@ -76,7 +76,7 @@ class T5:
     modules = dict.fromkeys(('T5ForConditionalGeneration', 'T5Model', 'T5WithLMHeadModel'), _MODULE)
     required = dict.fromkeys(modules, ('body',))
     always = ('body',)
-    private = frozenset()
+    private = labelled = frozenset()
     body, heads = _MODULE, frozenset()
     tied = dict.fromkeys(('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight', 'lm_head.weight'), 'shared.weight')
     head, depth = 'lm_head.weight', 'num_layers and num_decoder_layers'

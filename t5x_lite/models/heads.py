@@ -79,6 +79,9 @@ class Head(nn.Module):
         layout = cls.body_class(config).layout
         if config.crf and 'crf' not in cls.reads:
             raise UserError(f'config.model.crf scores the tags of tokens together, and {cls.__name__} has none; leave it out, or take TokenHead')
+        sizes = {len(config.crf_legal), *map(len, config.crf_legal)}
+        if config.crf_legal and config.num_labels and sizes != {config.num_labels + 2}:
+            raise UserError(f'config.model.crf_legal is of other tags than the {config.num_labels} of this run; leave it out, it is found in the data')
         if config.pooling != Pooling.auto and 'pooling' not in cls.reads:
             raise UserError(f'config.model.pooling={config.pooling.name} is of heads over a whole sequence, not of {cls.__name__}; leave it out')
         return layout
@@ -98,7 +101,7 @@ class Head(nn.Module):
 
     def _layer(self, outputs: int) -> Einsum:
         config = self.config
-        return Einsum((config.d_model, outputs), ('embed', 'labels'), compute_dtype(config), initializer(config, config.d_model))
+        return Einsum((config.d_model, outputs), ('embed', 'labels'), compute_dtype(config), initializer(config, config.d_model), config.head_bias)
 
     def _dropped(self, x: jax.Array, dropout: DropoutKey | None) -> jax.Array:
         return _dropout(x, self.config.dropout, dropout if dropout is None else dropout.fold(_HEAD_KEY), 0)
@@ -148,12 +151,45 @@ class SequenceHead(Head):
         return outputs | {'logits': self.classifier('BD,DC->BC', self._dropped(summary_BD, dropout)).astype(jnp.float32)}
 
 
+class ChoiceHead(Head):
+    """Multiple choice: one number for each of N choices of a row, the same linear layer over the summary of each (Radford et al., 2018, section 3.3; Devlin et
+    al., 2018, section 4.4).
+
+    Features are [B, N, L]: a choice with what it is a choice for is a sequence of its own, and none sees another. Logits [B, N]; a choice without tokens is
+    none, for questions with fewer than others, and has no probability. config.model.num_labels is N where work is counted, and changes nothing else.
+    """
+
+    reads = ('pooling',)
+
+    def setup(self):
+        self._make_body()
+        self.classifier = self._layer(1)
+
+    def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
+        choices = batch['tokens'].shape[1] if batch['tokens'].ndim == 3 else 1
+        rows = batch['tokens'].shape[0]
+        each = {name: value.reshape(rows * choices, value.shape[-1]) for name, value in batch.items() if value.ndim == batch['tokens'].ndim}
+        if dropout is not None:  # every choice drops out by itself
+            numbers = jax.lax.broadcasted_iota(jnp.uint32, (rows, choices), 1)
+            dropout = dropout.replace(rows=(dropout.rows[:, None] * jnp.uint32(choices) + numbers).reshape(-1))
+        outputs, summary_ED = self._summary(each, dropout)
+        logits_BN = self.classifier('BD,DC->BC', self._dropped(summary_ED, dropout)).astype(jnp.float32).reshape(rows, choices)
+        there_BN = jnp.any(each['sequence_ids'] > 0, axis=1).reshape(rows, choices)
+        return outputs | {'logits': jnp.where(there_BN, logits_BN, jnp.float32(crf.NEVER))}
+
+    @classmethod
+    def forward_flops(cls, config: ModelConfig, length: int, predictions: int) -> int:
+        """Of one question with its choices."""
+        del predictions
+        return max(1, config.num_labels) * (cls.body_class(config).states_flops(config, length) + 2 * config.d_model * (config.d_model + 1))
+
+
 class TokenHead(Head):
     """A linear layer over every token: logits [B, L, C], and with config.model.crf a conditional random field over the tokens where `tagged` is set.
 
     Outputs beside logits, of the softmax or the field alike, so that neither losses nor answers know which it is:
 
-        tags [B, L] int32             the best; with a field the best sequence, not the best at each token
+        tags [B, L] int32             the best; with a field the best sequence, not the best at each token, of those that config.model.crf_legal allows
         probabilities [B, L, C]       of each tag at each token, given the row; of a field its marginals
         log_likelihood [B]            of `labels`, a sum over the tagged tokens of a row; only where the batch has labels
 
@@ -177,7 +213,10 @@ class TokenHead(Head):
         tagged_BL = (batch['tagged'] if 'tagged' in batch else batch['sequence_ids']) > 0
         if self.config.crf:
             scores = self.crf()
-            found = {'tags': crf.viterbi(logits_BLC, tagged_BL, scores)[0], 'probabilities': crf.marginals(logits_BLC, tagged_BL, scores)}
+            best = scores  # training and probabilities are of all sequences, decoding of the legal ones
+            if self.config.crf_legal:
+                best = crf.constrained(scores, jnp.asarray([[mark == '1' for mark in row] for row in self.config.crf_legal]))
+            found = {'tags': crf.viterbi(logits_BLC, tagged_BL, best)[0], 'probabilities': crf.marginals(logits_BLC, tagged_BL, scores)}
             if 'labels' in batch:
                 found['log_likelihood'] = crf.log_likelihood(logits_BLC, batch['labels'], tagged_BL, scores)
             return found

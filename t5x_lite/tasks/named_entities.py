@@ -1,38 +1,26 @@
 """Named entities as text, and back: 'ner: EU rejects German call' -> 'ORG: EU; MISC: German'."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import re
 from typing import Any
 
+from t5x_lite.data import tags
 from t5x_lite.errors import UserError
 from t5x_lite.tasks.text_formats import Example
 
 NONE = 'none'  # the target of a sentence without any
 
 
-def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """(type, start, stop) of IOB1 or IOB2 tags; the two differ in whether a first 'B-' is written, which changes nothing here.
-
-    An entity begins at 'B-X', and at 'I-X' that follows another type or 'O'.
-    """
-    found: list[tuple[str, int, int]] = []
-    for place, tag in enumerate(tags):
-        mark, _, kind = tag.partition('-')
-        if tag == 'O':
-            continue
-        if mark not in ('B', 'I') or not kind:
-            raise UserError(f'tag {tag!r} is not O, B-TYPE or I-TYPE')
-        if mark == 'I' and found and found[-1][0] == kind and found[-1][2] == place:
-            found[-1] = (kind, found[-1][1], place + 1)
-        else:
-            found.append((kind, place, place + 1))
-    return found
-
-
 def from_tags(example: Mapping[str, Any]) -> Example:
-    """{'tokens', 'tags'}: words joined by spaces; entities in their order."""
-    tokens = list(example['tokens'])
-    named = [(kind, ' '.join(tokens[start:stop])) for kind, start, stop in spans(example['tags'])]
+    """{'tokens', 'tags'}: words joined by spaces; entities in their order, read off tags of any scheme as conlleval does.
+
+    Raises:
+      UserError: a tag that is none, or has no type that could be named.
+    """
+    tokens, found = list(example['tokens']), tags.spans(example['tags'])
+    if any(kind == tags.UNTYPED for kind, _, _ in found):
+        raise UserError(f'tags {" ".join(example["tags"])[:60]!r} have no type to name entities by; write them as B-TYPE')
+    named = [(kind, ' '.join(tokens[start:stop])) for kind, start, stop in found]
     targets = '; '.join(f'{kind}: {text}' for kind, text in named) or NONE
     return {'inputs': f'ner: {" ".join(tokens)}', 'targets': targets, 'entities': named}
 

@@ -5,35 +5,49 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite.config import Config
-from t5x_lite.data import tagged, tags, word_pieces
+from t5x_lite.data import class_weights, tagged, tags, word_pieces
 from t5x_lite.data.word_pieces import IGNORED, Pieces
+from t5x_lite.errors import UserError
 from t5x_lite.evaluation import metrics_tags
-from t5x_lite.training.losses import Batch, Metrics, example_weights
+from t5x_lite.training.losses import Batch, Metrics, class_cross_entropy, example_weights, target_weights
 
 
 class TaggingLoss:
     """- log p of the tags: of each tagged token with a softmax, of each sentence with a conditional random field (config.model.crf), whichever `TokenHead` has.
 
-    Divided by the tagged tokens or by the sentences of the global batch, so that a learning rate means the same with batches of any size.
+    Divided by the tagged tokens or by the sentences of the global batch, so that a learning rate means the same with batches of any size. With
+    config.data.class_weights and config.label_smoothing, each tagged token of a softmax costs and weighs as `losses.class_cross_entropy` says.
+
+    Raises:
+      UserError: one of these with a conditional random field, which scores whole sentences.
     """
 
     def __init__(self, config: Config):
         self._config, self._sentences, self._width = config, config.model.crf, config.data.seq_len
+        self._class_weights, self._smoothing = class_weights.numbers(config), config.label_smoothing
+        for name, given in (('data.class_weights', self._class_weights), ('label_smoothing', self._smoothing)):
+            if given and self._sentences:
+                raise UserError(f'config.{name} is of single tags, and config.model.crf scores those of a sentence together; leave one of them out')
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         tagged_BL = batch['labels'] != IGNORED
+        if self._class_weights:
+            return {'loss': jnp.sum(jnp.sum(target_weights(batch['labels'], self._class_weights), axis=1) * example_weights(batch))}
         counted_B = (jnp.any(tagged_BL, axis=1) if self._sentences else jnp.sum(tagged_BL, axis=1)).astype(jnp.float32)
         return {'loss': jnp.sum(counted_B * example_weights(batch))}
 
     def __call__(self, outputs: dict[str, jax.Array], batch: Batch) -> tuple[dict[str, jax.Array], Metrics]:
         weights_B = example_weights(batch)
-        total = -jnp.sum(outputs['log_likelihood'] * weights_B)
+        plain = total = -jnp.sum(outputs['log_likelihood'] * weights_B)
+        if self._class_weights or self._smoothing:
+            each_BL = class_cross_entropy(outputs['logits'], batch['labels'], self._class_weights, self._smoothing)
+            total = jnp.sum(jnp.sum(each_BL, axis=1) * weights_B)
         tagged_BL = batch['labels'] != IGNORED
         right_B = jnp.sum((outputs['tags'] == batch['labels']) & tagged_BL, axis=1).astype(jnp.float32)
         tokens_B = jnp.sum(tagged_BL, axis=1).astype(jnp.float32)
-        name = 'crf_loss' if self._sentences else 'cross_entropy'
+        name, count = ('crf_loss', self.weights(batch)['loss']) if self._sentences else ('cross_entropy', jnp.sum(tokens_B * weights_B))
         return {'loss': total}, {
-            name: (total, self.weights(batch)['loss']),
+            name: (plain, count),
             'token_accuracy': (jnp.sum(right_B * weights_B), jnp.sum(tokens_B * weights_B)),
         }
 

@@ -8,6 +8,7 @@ A loss is a class, made with the config of the run, whose objects have
 and the run minimises the sum over terms of sum / weight. So k microbatches, shards or packed rows give the numbers of one batch.
 """
 
+from collections.abc import Sequence
 import math
 from typing import Any, Protocol
 
@@ -37,6 +38,33 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     classes = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
     picked = jnp.sum(jnp.where(classes == targets[..., None], shifted, jnp.float32(0)), axis=-1)
     return jnp.log(jnp.sum(jnp.exp(shifted), axis=-1)) - picked
+
+
+def class_cross_entropy(logits: jax.Array, targets: jax.Array, class_weights: Sequence[float] = (), smoothing: float = 0.0) -> jax.Array:
+    """What each target costs, float32 [...]; its sum over that of `target_weights` is torch's cross_entropy(weight=class_weights, label_smoothing=smoothing).
+
+    With smoothing s over C classes and weights w, a target y costs (1 - s) w[y] (-log p[y]) + s / C x the sum over c of w[c] (-log p[c]) (Szegedy et al., 2016,
+    section 7).
+
+    Args:
+      logits: [..., C]; targets: int [...], one that is no class costs nothing.
+      class_weights: w; (): all 1.
+    """
+    weights = tuple(class_weights) or (1.0,) * logits.shape[-1]
+    found = (targets >= 0) & (targets < logits.shape[-1])
+    total = cross_entropy(logits, jnp.where(found, targets, 0)) * target_weights(targets, weights)
+    if not smoothing:
+        return total
+    logits = logits.astype(jnp.float32)
+    each = jax.nn.logsumexp(logits, axis=-1, keepdims=True) - logits
+    every = jnp.sum(each * jnp.expand_dims(jnp.asarray(weights, jnp.float32), tuple(range(logits.ndim - 1))), axis=-1)
+    return (1 - smoothing) * total + smoothing / logits.shape[-1] * jnp.where(found, every, jnp.float32(0))
+
+
+def target_weights(targets: jax.Array, class_weights: Sequence[float]) -> jax.Array:
+    """float32, what each of `targets` [...] weighs: 0 for one that is no class."""
+    found = (targets >= 0) & (targets < len(class_weights))
+    return jnp.where(found, jnp.asarray(class_weights, jnp.float32)[jnp.where(found, targets, 0)], jnp.float32(0))
 
 
 class LmLoss:

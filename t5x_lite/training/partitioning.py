@@ -127,10 +127,12 @@ def _mirrors(shape: tuple[int, ...], name: str, of_parameter: tuple[int, ...]) -
 
 
 def batch_shardings(batch: dict[str, Any], mesh: Mesh, length: int) -> dict[str, NamedSharding]:
-    """Rows over data x fsdp; features of [B, length, ...], and those of a decoder beside an encoder, also over the sequence axis."""
+    """Rows over data x fsdp; features of [B, length, ...], of choices [B, N, length], and those of a decoder beside an encoder, also over the sequence axis."""
     targets = {name for name in batch if name.startswith('decoder_') or 'decoder_tokens' in batch and name in ('targets', 'target_weights')}
 
     def sharding(name: str, value: Any) -> NamedSharding:
+        if value.ndim == 3:
+            return NamedSharding(mesh, PartitionSpec(('data', 'fsdp'), None, 'sequence'))
         along = value.ndim > 1 and (value.shape[1] == length or name in targets)
         return NamedSharding(mesh, PartitionSpec(('data', 'fsdp'), 'sequence') if along else PartitionSpec(('data', 'fsdp')))
 

@@ -174,8 +174,7 @@ class Trainer:
             seconds = time.perf_counter() - began
             console.pause(seconds)
             log_compile['compile_seconds'] = log_compile.get('compile_seconds', 0.0) + seconds
-            size, length = batch['tokens'].shape
-            print(f'compiled the step for {size} x {length} in {seconds:.1f} s', flush=True)
+            print(f'compiled the step for {" x ".join(map(str, batch["tokens"].shape))} in {seconds:.1f} s', flush=True)
         return self._compiled[shapes]
 
     def _loop(self, state: TrainState, first: int, window: Window, checkpoints: checkpoint.Checkpoints, log: MetricsLog) -> None:
@@ -197,7 +196,7 @@ class Trainer:
                 state, self._program = grown(self._program, program, state), program
                 print(f'from step {stage_first + 1:,} on {_learning(program)} learn', flush=True)
             for step, host_batch in data.loader(stage_first, stage_last, rows):
-                length = host_batch['tokens'].shape[1]
+                length = host_batch['tokens'].shape[-1]
                 size = data.stage_at(step).batch_size
                 batch = partitioning.to_devices(host_batch, partitioning.batch_shardings(host_batch, mesh, length), rows, size)
                 function = self._step_function(state, batch, console, compile_seconds)

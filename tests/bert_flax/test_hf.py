@@ -90,8 +90,8 @@ def test_one_weight_under_two_names_is_refused(tmp_path):
 
 
 def test_heads_of_other_tasks_are_left_out_and_said(tmp_path, caplog):
-    """A multiple choice's head has the names of a sentence classifier's: it is not taken for one."""
-    path = edit(CLASSIFIER, tmp_path, add=lambda values: {'qa_outputs.bias': np.zeros(2, np.float32)}, architectures=['BertForMultipleChoice'])
+    """Heads have each other's names: without a word of what they are, they are taken for none."""
+    path = edit(CLASSIFIER, tmp_path, add=lambda values: {'qa_outputs.bias': np.zeros(2, np.float32)}, architectures=['BertForSomethingElse'])
     config, params = folder.load(str(path))
     assert (config.module, config.num_labels, params.keys()) == ('bert_flax.bert:Bert', 0, {'encoder'})
     assert 'heads are left out' in caplog.text and 'qa_outputs.bias' in caplog.text
@@ -108,6 +108,25 @@ def test_a_token_classifier_and_back(tmp_path):
     assert_same_tree(folder.load(str(tmp_path / 'out'))[1], params)
 
 
+@pytest.mark.parametrize('name, module, head', [
+    ('BertForMultipleChoice', 't5x_lite.models.heads:ChoiceHead', {'classifier.weight': (1, 32), 'classifier.bias': (1,)}),
+    ('BertForQuestionAnswering', 't5x_lite.models.heads:SpanHead', {'qa_outputs.weight': (2, 32), 'qa_outputs.bias': (2,)}),
+])  # fmt: skip
+def test_choices_and_spans_and_back(name, module, head, tmp_path):
+    """Neither has labels, and how many choices a question has is not the folder's business."""
+    new = {key: np.random.default_rng(0).normal(size=shape).astype(np.float32) for key, shape in head.items()}
+    path = edit(CLASSIFIER, tmp_path, add=lambda values: new, architectures=[name])
+    config, params = folder.load(str(path))
+    assert (config.module, config.body, config.num_labels) == (module, 'bert_flax.bert:Bert', 0)
+    assert params.keys() == {'encoder', 'span' if 'qa_outputs.bias' in head else 'classifier'}
+    folder.save(str(tmp_path / 'out'), dataclasses.replace(config, num_labels=4), params)
+    fields = folder.read_fields(str(tmp_path / 'out'))
+    assert fields['architectures'] == [name] and 'id2label' not in fields
+    written = library.load_file(tmp_path / 'out' / 'model.safetensors')
+    assert all(np.array_equal(written[key], value) for key, value in new.items())
+    assert_same_tree(folder.load(str(tmp_path / 'out'))[1], params)
+
+
 def test_heads_of_ours_are_exported_where_transformers_has_them(tmp_path):
     config, params = folder.load(str(CLASSIFIER))
     ours = dataclasses.replace(config, module='t5x_lite.models.heads:SequenceHead', body='bert_flax.bert:Bert')
@@ -116,8 +135,8 @@ def test_heads_of_ours_are_exported_where_transformers_has_them(tmp_path):
         assert folder.read_fields(str(tmp_path / f'out{number}'))['architectures'] == ['BertForSequenceClassification']
     with pytest.raises(UserError, match='config.model.pooling=mean cannot be exported'):
         folder.save(str(tmp_path / 'mean'), dataclasses.replace(ours, pooling=Pooling.mean), params)
-    with pytest.raises(UserError, match='SequenceHead.* on t5x_lite.models.language_model:Decoder has no counterpart'):
-        folder.save(str(tmp_path / 'gpt'), dataclasses.replace(ours, body='t5x_lite.models.language_model:Decoder'), params)
+    with pytest.raises(UserError, match='SequenceHead.* on t5x_lite.models.language_model:EncoderDecoder has no counterpart'):
+        folder.save(str(tmp_path / 't5'), dataclasses.replace(ours, body='t5x_lite.models.language_model:EncoderDecoder'), params)
 
 
 def test_a_stated_head_that_is_absent_is_an_error(tmp_path):

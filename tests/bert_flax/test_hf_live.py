@@ -27,6 +27,8 @@ LIVE = {
         dict(hidden_act='gelu', hidden_size=32, num_attention_heads=2, vocab_size=50, num_labels=5),
     ),
     'tags': ('BertForTokenClassification', dict(hidden_act='gelu', hidden_size=32, num_attention_heads=2, vocab_size=50, num_labels=4)),
+    'choices': ('BertForMultipleChoice', dict(hidden_act='gelu', hidden_size=32, num_attention_heads=2, vocab_size=50)),
+    'spans': ('BertForQuestionAnswering', dict(hidden_act='gelu', hidden_size=32, num_attention_heads=2, vocab_size=50)),
 }
 
 
@@ -50,6 +52,8 @@ def test_live_comparison(name, transformers, tmp_path):
         'token_type_ids': random.integers(0, 2, (4, 13)),
         'attention_mask': (np.arange(13) < np.array([13, 7, 1, 12])[:, None]).astype(np.int64),
     }
+    if architecture == 'BertForMultipleChoice':
+        arrays = {key: value.reshape(2, 2, 13) for key, value in arrays.items()}
     folder.save(str(tmp_path / 'ours'), config, params, max_shard_bytes=20_000)
     again, info = getattr(transformers, architecture).from_pretrained(tmp_path / 'ours', output_loading_info=True)
     assert not any(info[key] for key in ('missing_keys', 'unexpected_keys', 'mismatched_keys')), info
@@ -57,7 +61,13 @@ def test_live_comparison(name, transformers, tmp_path):
     for model in (theirs, again.eval()):
         with torch.no_grad():
             out = model(**{key: torch.tensor(value) for key, value in arrays.items()}, output_hidden_states=True)
+        if architecture == 'BertForMultipleChoice':
+            near(outputs['logits'], out.logits.numpy())
+            continue
         near(real(arrays, outputs['hidden']), real(arrays, out.hidden_states[-1]))
+        if architecture == 'BertForQuestionAnswering':
+            near(real(arrays, outputs['start_logits']), real(arrays, out.start_logits))
+            near(real(arrays, outputs['end_logits']), real(arrays, out.end_logits))
         for ours, key in (('pooled', 'pooler_output'), ('nsp_logits', 'seq_relationship_logits')):
             if getattr(out, key, None) is not None:
                 near(outputs[ours], getattr(out, key).numpy())

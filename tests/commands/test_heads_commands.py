@@ -31,7 +31,7 @@ def tagger(place):
 def test_what_a_tagging_run_says(tagger):
     workdir, said = tagger
     assert 'tags in IOB2 (guessed), learnt in IOB2: 5' in said and 'at random: classifier/bias, classifier/kernel, crf/' in said
-    assert 'baseline' not in said
+    assert "baseline, each word's most frequent tag: f1 0." in said
     config = from_json(str(workdir / 'config.json'))
     assert config.model.body == 'bert_flax.bert:Bert' and config.data.labels == ('O', 'B-LOC', 'I-LOC', 'B-PER', 'I-PER')
     line = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()][-1]
@@ -69,6 +69,30 @@ def test_sets_of_labels_and_baselines(place):
     quiet = forked.run('train', *SMALL, *flags, f'--workdir={place}/quiet', '--config.data.baselines=False').success
     assert 'baseline' not in quiet
     assert 'baseline' not in forked.run('train', *SMALL, *flags, f'--workdir={place}/sets').success, 'a finished run'
+
+
+def test_choices_from_the_command_line(place):
+    """From a table to an answer; the run needs nothing but itself, and mistakes are one line."""
+    rows = ''.join(f'the {word} {number},a {word},a tree,a house,{"ABC"[number % 3]}\n' for number in range(12) for word in ('dog', 'man'))
+    (place / 'choices.csv').write_text('question,option_a,option_b,option_c,answer\n' + rows)
+    run, flags = place / 'choices', (*SMALL, '--config=configs/choice.py', f'--config.data.train={place}/choices.csv')
+    said = forked.run('train', *flags, f'--workdir={run}').success
+    assert "which says its letter (guessed)" in said and 'guessing reaches 0.3333' in said
+    assert 'choices have no names that questions share' in forked.run(
+        'train', *flags, f'--workdir={place}/never', '--config.data.class_weights=balanced').error
+    assert 't5x_lite.models.heads:ChoiceHead' == from_json(str(run / 'config.json')).model.module
+    (place / 'held.csv').write_text('question,option_a,option_b,option_c,answer\nthe man,a man,a tree,a house,b\n')
+    (place / 'choices.csv').unlink()
+    assert '  accuracy  ' in forked.run('evaluate', f'--workdir={run}', f'--config.data.validation={place}/held.csv').success
+    shown = forked.run('predict', f'--workdir={run}', '--text=the man', '--choices=a man|a dog').success.splitlines()
+    assert shown[0] == 'the man' and {line.split('%  ')[1] for line in shown[1:]} == {'a man', 'a dog'}
+    (place / 'asked.txt').write_text('the man\ta man\ta dog\nthe dog\ta man\ta dog\ta tree\n')
+    forked.run('predict', f'--workdir={run}', f'--input={place}/asked.txt', f'--output={place}/answers.jsonl').success
+    answers = [json.loads(line) for line in (place / 'answers.jsonl').read_text().splitlines()]
+    assert [len(answer['choices']) for answer in answers] == [2, 3] and answers[0].keys() == {'text', 'choice', 'choices'}
+    assert all(sum(each['probability'] for each in answer['choices']) == pytest.approx(1, abs=1e-5) for answer in answers)
+    assert '--choices="this|that"' in forked.run('predict', f'--workdir={run}', '--text=the man').error
+    assert '--choices=a: one choice' in forked.run('predict', f'--workdir={run}', '--text=the man', '--choices=a').error
 
 
 def _answer(place, run, text):

@@ -80,3 +80,19 @@ def test_encoder_decoders(tmp_path):
         'label: 1 (yes)',
     ]
     assert real_share(batch) == 8 / 11
+
+
+def test_choices(tmp_path):
+    tokenizer = tokenizers.load(FakeCorpus(tmp_path, [[[5]]], 20).tokenizer_path)
+    batch = {
+        'tokens': np.array([[[2, 5, 3, 7, 3], [2, 5, 3, 3, 0], [0, 0, 0, 0, 0]]]),
+        'token_types': np.array([[[0, 0, 0, 1, 1], [0, 0, 0, 1, 0], [0, 0, 0, 0, 0]]]),
+        'sequence_ids': np.array([[[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [0, 0, 0, 0, 0]]]),
+        'labels': np.array([1]),
+    }
+    assert decode_example(batch, 0, tokenizer).splitlines() == [
+        'choice 0:', '  segment 0: [CLS] w5 [SEP]', '  segment 1: w7 [SEP]', '  padding: 0 of 5',
+        'choice 1:', '  segment 0: [CLS] w5 [SEP]', '  segment 1: [SEP]', '  padding: 1 of 5',
+        'choice 2: none', 'label: 1',
+    ]  # fmt: skip
+    assert real_share(batch) == 9 / 15

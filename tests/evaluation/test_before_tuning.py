@@ -3,7 +3,6 @@
 import re
 
 import numpy as np
-import pytest
 
 from t5x_lite.config import Config
 from t5x_lite.data.pipeline import DataFunction
@@ -38,6 +37,11 @@ def test_large_tables_are_read_in_part_and_that_is_said(tmp_path):
     assert said.endswith(' (read: 20 of the 90 train rows)') and said == baselines(*run_of(tmp_path, text), most_rows=20)
 
 
-@pytest.mark.parametrize('source', ['t5x_lite.data.tagged:TaggedExamples'])
-def test_other_data_have_none(tmp_path, source):
-    assert baselines(*run_of(tmp_path, columns(sentences(20)), 't.conll', source)) == ''
+def test_tagged_words(tmp_path):
+    lines = baselines(*run_of(tmp_path, columns(sentences(40)), 't.conll', 't5x_lite.data.tagged:TaggedExamples'))
+    assert re.fullmatch(r"baseline, each word's most frequent tag: f1 [\d.]+, precision [\d.]+, recall [\d.]+, accuracy [\d.]+", lines), lines
+
+
+def test_other_data_have_none(tmp_path):
+    text = 'question,choice1,choice2,answer\n' + 'the man,red,green,0\nthe dog,red,green,1\n' * 10
+    assert baselines(*run_of(tmp_path, text, 't.csv', 't5x_lite.data.choices:ChoiceExamples')) == ''

@@ -1,9 +1,7 @@
 """Scores of entities and tags, by hand, against seqeval where it is installed, and against stored facts of seqeval and conlleval."""
 
 import itertools
-import json
 import math
-import pathlib
 import random
 import warnings
 
@@ -14,8 +12,8 @@ from t5x_lite.data.tags import CONLL, SCHEMES
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import metrics_tags
 from t5x_lite.evaluation.metrics_tags import Found, Scores
+from tests import golden
 
-GOLDEN = pathlib.Path(__file__).resolve().parents[2] / '..' / 'shared' / 'golden' / 'ner_chunking.json'
 THEIRS = {'IOBES': 'BIOES'}  # seqeval's name of a scheme, and ours
 
 
@@ -96,16 +94,16 @@ def test_equals_seqeval_on_thousands_of_random_tags(mode, name):
 
 # What each stored fact is run through, or why not.
 def _strict(name):
-    return lambda case: [list(span) for span in tags.spans(case['input'], SCHEMES[THEIRS.get(name, name)])]
+    return lambda given: [list(span) for span in tags.spans(given, SCHEMES[THEIRS.get(name, name)])]
 
 
-def _both(case):
-    return case['input']['y_true'], case['input']['y_pred']
+def _both(given):
+    return given['y_true'], given['y_pred']
 
 
 def _averaged(scheme):
-    def run(case):
-        found, how = found_in(*_both(case), scheme), case['input']['average']
+    def run(given):
+        found, how = found_in(*_both(given), scheme), given['average']
         if how == 'none':
             return [scores.f1 for scores in metrics_tags.by_type(found).values()]
         return metrics_tags.average(found, how)
@@ -113,14 +111,14 @@ def _averaged(scheme):
 
 
 def _f1(scheme):
-    def run(case):
-        scores = _averaged(scheme)(case)
+    def run(given):
+        scores = _averaged(scheme)(given)
         return scores.f1 if isinstance(scores, Scores) else scores[0]
     return run  # fmt: skip
 
 
-def _conlleval(case):
-    targets, predictions = _both(case)
+def _conlleval(given):
+    targets, predictions = _both(given)
     found = found_in(targets, predictions)
 
     def said(some):
@@ -138,32 +136,32 @@ def _conlleval(case):
     }
 
 
-def _report(case):
-    found = found_in(*_both(case))
+def _report(given):
+    found = found_in(*_both(given))
     rows = metrics_tags.by_type(found) | {f'{how} avg': metrics_tags.average(found, how) for how in metrics_tags.AVERAGES}
     return {name: dict(zip(('precision', 'recall', 'f1-score', 'support'), scores, strict=True)) for name, scores in rows.items()}
 
 
 RUN = {
     **{f'strict entities, scheme {name} (exclusive end)': _strict(name) for name in ('IOB1', 'IOB2', 'IOE1', 'IOE2', 'IOBES', 'BILOU')},
-    'get_entities (conll, inclusive end)': lambda case: [[kind, start, stop - 1] for kind, start, stop in tags.spans(case['input'])],
+    'get_entities (conll, inclusive end)': lambda given: [[kind, start, stop - 1] for kind, start, stop in tags.spans(given)],
     # One sentence after the other with an O between, as seqeval counts places.
-    'get_entities over several sequences (one separator position between), no types': lambda case: [
-        [kind, start, stop - 1] for kind, start, stop in tags.spans([tag for sentence in case['input'] for tag in (*sentence, 'O')])
+    'get_entities over several sequences (one separator position between), no types': lambda given: [
+        [kind, start, stop - 1] for kind, start, stop in tags.spans([tag for sentence in given for tag in (*sentence, 'O')])
     ],
     'conll F1': _f1(CONLL),
     'strict IOB2 F1': _f1(SCHEMES['IOB2']),
-    'strict IOB2 precision, recall, F, support per type (A, B, C)': lambda case: [
-        list(column) for column in zip(*metrics_tags.by_type(found_in(*_both(case), SCHEMES['IOB2'])).values(), strict=True)
+    'strict IOB2 precision, recall, F, support per type (A, B, C)': lambda given: [
+        list(column) for column in zip(*metrics_tags.by_type(found_in(*_both(given), SCHEMES['IOB2'])).values(), strict=True)
     ],
-    'strict IOB2 precision, recall, F, support': lambda case: list(_averaged(SCHEMES['IOB2'])(case)),
-    'strict, no entities': lambda case: list(_averaged(SCHEMES['IOB2'])(case)),
+    'strict IOB2 precision, recall, F, support': lambda given: list(_averaged(SCHEMES['IOB2'])(given)),
+    'strict, no entities': lambda given: list(_averaged(SCHEMES['IOB2'])(given)),
     'classification report (conll)': _report,
     'conll scores, percentages to 2 decimals': _conlleval,
     'conll scores, random BIO tags': _conlleval,
     'conll scores, random EIO tags': _conlleval,
-    'sorted set of types': lambda case: list(found_in(*_both(case), SCHEMES['IOB2'])),
-    'auto-detected scheme': lambda case: {'BIOES': 'IOBES'}.get(name := tags.detect([('', sentence) for sentence in case['input']]).name, name),
+    'sorted set of types': lambda given: list(found_in(*_both(given), SCHEMES['IOB2'])),
+    'auto-detected scheme': lambda given: {'BIOES': 'IOBES'}.get(name := tags.detect([('', sentence) for sentence in given]).name, name),
 }
 NOT_RUN = {
     'get_entities, suffix style': "tags written 'PER-B' are not read; they are refused as no tag",
@@ -180,27 +178,27 @@ DIFFERENT = {
 }
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason='../shared is absent')
+_REASON = "IOE1 where seqeval loses an entity of one word that another follows (its authors' note)"
+
+
 def test_stored_facts_of_seqeval_and_conlleval():
-    cases = json.loads(GOLDEN.read_text(encoding='utf-8'))['cases']
-    assert {case['function'] for case in cases} <= RUN.keys() | NOT_RUN.keys()
-    different, run = set(), 0
-    for case in cases:
-        function = case['function']
-        if function in NOT_RUN:
-            continue
-        ours, wanted = RUN[function](case), case['expected']
-        key = (function, tuple(case['input'])) if function.startswith('strict entities') else None
-        if key in DIFFERENT:
-            assert ours == DIFFERENT[key] != wanted
-            different.add(key)
-        else:
-            assert _close(ours, wanted, case['tolerance']), (function, case['input'], ours, wanted)
-        run += 1
-    assert different == DIFFERENT.keys() and run == 296
-    suffixes = next(case for case in cases if case['function'] == 'get_entities, suffix style')
+    golden.hold('ner_chunking', {name: _checked(name, run) for name, run in RUN.items()}, NOT_RUN, {_REASON: len(DIFFERENT)})
+    suffixes = next(case for case in golden.cases('ner_chunking') if case['function'] == 'get_entities, suffix style')
     with pytest.raises(UserError, match='is not O or one of'):
         tags.spans(suffixes['input'])
+
+
+def _checked(name, run):
+    def check(case):
+        ours, wanted = run(case['input']), case['expected']
+        key = (name, tuple(case['input'])) if name.startswith('strict entities') else None
+        if key in DIFFERENT:
+            assert ours == DIFFERENT[key] != wanted
+            return _REASON
+        assert _close(ours, wanted, case['tolerance']), ours
+        return None
+
+    return check
 
 
 def _close(ours, wanted, tolerance) -> bool:

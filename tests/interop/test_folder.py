@@ -24,7 +24,7 @@ class Toy:
     modules = {'ToyModel': 'tests.interop.test_folder:Toy'}
     required = {'ToyModel': ('body',)}
     always = ('body',)
-    private = heads = frozenset()
+    private = labelled = heads = frozenset()
     body = ''
     tied, head, depth = {}, '', 'num_layers'
     loss = source = ''

@@ -10,7 +10,8 @@ from t5x_lite.config import Layout, ModelConfig, Pooling
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.models import heads
-from t5x_lite.models.heads import SequenceHead, SpanHead, TokenHead
+from t5x_lite.models.heads import ChoiceHead, SequenceHead, SpanHead, TokenHead
+from t5x_lite.models.layers import DropoutKey
 from t5x_lite.training import paths
 from t5x_lite.training.step import dummy_batch
 from tests.models.test_language_model import GPT2, T5
@@ -103,6 +104,44 @@ def test_padding_changes_no_answer(name, pooling):
     changed = short | {'tokens': short['tokens'] + (np.arange(8)[None] == 1).astype(np.int32)}
     moved = outputs_of(module, params, changed)['logits']
     assert np.abs(moved - ours).max() > 1e-6 or (name, pooling) == ('gpt', Pooling.cls), 'a decoder sees nothing to the right of its first token'
+
+
+def choices(rows=2, number=3):
+    """Rows of a batch as choices [rows, number, L]: the last of the second row is none."""
+    flat = [batch(3, seed=seed) for seed in range(rows)]
+    found = {name: np.stack([one[name][:number] for one in flat]) for name in flat[0]}
+    for values in found.values():
+        values[1, number - 1] = 0
+    return found
+
+
+@pytest.mark.parametrize('name', BODIES)
+def test_choices_are_scored_each_by_itself(name):
+    """A choice has the logit that a sequence head with the same weights gives it alone, whatever stands beside it; one without tokens has none."""
+    head, alone = ChoiceHead(BODIES[name]), SequenceHead(with_labels(name, labels=1))
+    params, rows = made(head), choices()
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, made(alone)), 'parameters lie where a sequence head has them'
+    logits = outputs_of(head, params, rows)['logits']
+    assert logits.shape == (2, 3) and logits.dtype == np.float32 and logits[1, 2] < -1e8
+    flat = {key: value.reshape(6, 8)[:5] for key, value in rows.items()}
+    np.testing.assert_allclose(logits.reshape(6)[:5], outputs_of(alone, params, flat)['logits'][:, 0], atol=1e-5)
+    turned = outputs_of(head, params, {key: value[:, ::-1] for key, value in rows.items()})['logits']
+    np.testing.assert_allclose(turned[:, ::-1], logits, atol=1e-5)
+
+
+def test_choices_drop_out_apart_and_give_finite_gradients():
+    head = ChoiceHead(dataclasses.replace(BERT, dropout=0.5))
+    params, rows = made(head), choices()
+    rows['tokens'][0] = rows['tokens'][0][:1]
+    rows['sequence_ids'][0] = 1
+
+    def loss(params):
+        logits = head.apply({'params': params}, rows, dropout=DropoutKey.create(0, np.int32(3), np.arange(2)))['logits']
+        return jax.nn.logsumexp(logits, axis=1).sum() - logits[:, 0].sum(), logits
+
+    (_, logits), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    assert len(set(np.asarray(logits[0]).tolist())) == 3, 'equal choices, each with a mask of its own'
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
 @pytest.mark.parametrize('crf', [False, True])

@@ -10,12 +10,14 @@ from t5x_lite.checks import finalize
 from t5x_lite.config import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig
 from t5x_lite.data import tags, tokenizers
 from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.errors import UserError
 from t5x_lite.evaluation import metrics_tags, tag_predictor
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.tag_predictor import TagPredictor
+from t5x_lite.models.heads import TokenHead
 from t5x_lite.tasks.tagging import TaggingLoss
 from t5x_lite.training import partitioning
-from t5x_lite.training.step import make_program, make_train_step
+from t5x_lite.training.step import dummy_batch, make_program, make_train_step
 from tests.data.table_material import vocabulary
 from tests.data.tagged_material import columns, sentences
 from tests.training import small
@@ -79,9 +81,14 @@ def test_a_tiny_model_learns_entities(tmp_path, crf, data):
     assert len(long['words']) == 40 and len(long['entities']) == 20, 'a long text is read in parts'
 
 
-@pytest.mark.parametrize('crf, mesh', [(False, {'fsdp': 2, 'tensor': 2}), (True, {'fsdp': 2, 'tensor': 2}), (True, {'tensor': 2, 'sequence': 2})])
-def test_a_mesh_and_microbatches_change_no_number(tmp_path, crf, mesh):
-    config = run_config(tmp_path, crf, mesh={'data': 2} | mesh)
+@pytest.mark.parametrize(
+    'crf, mesh, weights', [
+        (False, {'fsdp': 2, 'tensor': 2}, ('balanced',)), (True, {'fsdp': 2, 'tensor': 2}, ()), (True, {'tensor': 2, 'sequence': 2}, ()),
+    ]
+)  # fmt: skip
+def test_a_mesh_and_microbatches_change_no_number(tmp_path, crf, mesh, weights):
+    config = run_config(tmp_path, crf, mesh={'data': 2} | mesh, class_weights=weights)
+    config.label_smoothing = 0.1 if weights else 0.0
     batches = [DataFunction(config, 'train').batch(0)] * 3
     sharded = small.train(dataclasses.replace(config, optim=dataclasses.replace(config.optim, microbatches=2)), batches=batches)
     alone = small.train(dataclasses.replace(config, mesh=MeshConfig()), devices=small.one_device(), batches=batches)
@@ -89,6 +96,51 @@ def test_a_mesh_and_microbatches_change_no_number(tmp_path, crf, mesh):
     assert small.largest_difference(sharded.state.params, alone.state.params) < 2e-4
     if crf:
         assert np.abs(alone.state.params['crf']['transitions']).max() > 0, 'transitions are learnt'
+
+
+def test_tags_weigh_as_asked(tmp_path):
+    config = run_config(tmp_path, class_weights=('balanced',))
+    weights = dict(zip(config.data.labels, map(float, config.data.class_weights), strict=True))
+    counts = {name: sum(tags.count(name) for _, tags in sentences(400)) for name in config.data.labels}
+    words = sum(counts.values())
+    assert weights == {name: pytest.approx(words / (5 * count)) if count else 1.0 for name, count in counts.items()}
+    loss, batch = TaggingLoss(config), DataFunction(config, 'train').batch(0)
+    labelled = batch['labels'][batch['labels'] != -1]
+    np.testing.assert_allclose(loss.weights(batch)['loss'], sum(weights[config.data.labels[label]] for label in labelled), rtol=1e-6)
+    for field in ({'label_smoothing': 0.1}, {}):
+        with pytest.raises(UserError, match='is of single tags, and config.model.crf scores those of a sentence together'):
+            TaggingLoss(dataclasses.replace(run_config(tmp_path, crf=True, class_weights=() if field else ('balanced',)), **field))
+    with pytest.raises(UserError, match='config.data.class_weights has 2 numbers for 5 labels; give one each, in the order O, B-LOC'):
+        run_config(tmp_path, class_weights=('1', '2'))
+
+
+@pytest.mark.parametrize('scheme', ['IOB1', 'IOB2', 'BIOES'])
+def test_illegal_tags_never_come_out_of_a_field(tmp_path, scheme):
+    """Not even of random weights, with which nearly every sentence would be illegal; the likelihood that training sees is of all sequences."""
+    config = run_config(tmp_path, crf=True, tag_scheme_out=scheme)
+    assert len(config.model.crf_legal) == config.model.num_labels + 2
+    free = run_config(tmp_path, crf=True, tag_scheme_out=scheme, legal_tags=False)
+    assert free.model.crf_legal == ()
+    batch = next(DataFunction(config, 'validation').evaluation_batches())
+    found = {}
+    for name, one in (('legal', config), ('free', free)):
+        module = make_program(one, partitioning.make_mesh(one, small.one_device())).module
+        params = jax.jit(lambda module=module: module.init(jax.random.key(1), dummy_batch())['params'])()
+        rng = np.random.default_rng(2)
+        params = jax.tree.map(lambda leaf, rng=rng: np.asarray(leaf) + rng.normal(scale=1.0, size=leaf.shape).astype(np.float32), params)
+        found[name] = jax.tree.map(np.asarray, jax.jit(lambda params, module=module: module.apply({'params': params}, batch))(params))
+    wrong = dict.fromkeys(found, 0)
+    for name, outputs in found.items():
+        for row, tagged in zip(outputs['tags'], batch['tagged'], strict=True):
+            named = [config.data.labels[tag] for tag in row[tagged > 0]]
+            try:
+                tags.check(named, tags.scheme_of(scheme))
+            except UserError:
+                wrong[name] += 1
+    assert wrong['legal'] == 0 < 5 < wrong['free'], wrong
+    np.testing.assert_array_equal(found['legal']['log_likelihood'], found['free']['log_likelihood'])
+    with pytest.raises(UserError, match='config.model.crf_legal is of other tags than the 3 of this run'):
+        TokenHead.layout_of(dataclasses.replace(config.model, num_labels=3))
 
 
 def test_words_that_were_cut_off_count_as_missed(tmp_path):

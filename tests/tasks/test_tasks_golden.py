@@ -1,13 +1,11 @@
-"""Texts, answers and tags as the reference implementations have them, case by case."""
+"""Texts and answers as the reference implementations have them, case by case."""
 
 import functools
 
 import pytest
 
-from t5x_lite.errors import UserError
-from t5x_lite.evaluation import metrics_text
-from t5x_lite.tasks import answers, languages, named_entities, pronouns, questions, text_formats
-from t5x_lite.tasks.sources import Files, Made, TaggedWords
+from t5x_lite.tasks import answers, languages, pronouns, questions, text_formats
+from t5x_lite.tasks.sources import Files, Made
 from t5x_lite.tasks.task import Task
 from tests import golden
 
@@ -166,116 +164,3 @@ def test_names_of_languages_are_those_of_babel():
     babel = pytest.importorskip('babel')
     spoken = babel.Locale('en').languages
     assert {code: name for code, name in spoken.items() if len(code) == 2} == languages.ENGLISH_NAMES
-
-
-class Tags:
-    """Entities and their scores by way of a file of tagged words; places stand for the texts of entities, which CoNLL's scores do not look at."""
-
-    def __init__(self, folder):
-        self._path = folder / 'tags'
-
-    def read(self, sentences):
-        self._path.write_text('\n\n'.join('\n'.join(f'w {tag}' for tag in tags) for tags in sentences))
-        rows = iter(TaggedWords(str(self._path)).read('train'))
-        return [named_entities.spans(next(rows)[1]['tags']) if tags else [] for tags in sentences]
-
-    def scores(self, given, kind=None):
-        """Precision, recall, F of all entities or of one type; and how many there are, and how many found."""
-        both = [
-            [[(found[0], str(found[1:])) for found in spans if kind in (None, found[0])] for spans in self.read(given[key])] for key in ('y_true', 'y_pred')
-        ]
-        found = metrics_text.entities(*both)
-        return [*(found[f'entity_{name}'] for name in ('precision', 'recall', 'f1')), *(sum(map(len, part)) for part in both)]
-
-    def kinds(self, given):
-        return sorted({kind for key in ('y_true', 'y_pred') for spans in self.read(given[key]) for kind, *_ in spans})
-
-    def conll(self, given):
-        def rounded(kind):
-            precision, recall, f1, _, count = self.scores(given, kind)
-            return {'precision': round(precision, 2), 'recall': round(recall, 2), 'f1': round(f1, 2), 'found': count}
-
-        whole = rounded(None)
-        found = {'gold_phrases': self.scores(given)[3], 'found_phrases': whole.pop('found'), **whole}
-        return found | {'by_type': {kind: rounded(kind) for kind in self.kinds(given)}}
-
-
-OTHER_SCHEMES = ('IOE1', 'IOE2', 'IOBES', 'BILOU')
-STRICT = 'strict entities, scheme {} (exclusive end)'
-
-
-def test_conll_scores(tmp_path):
-    tags = Tags(tmp_path)
-
-    def of_report(given):
-        rows = {kind: tags.scores(given, kind) for kind in tags.kinds(given)} | {'micro avg': tags.scores(given)}
-        return {kind: {'precision': row[0] / 100, 'recall': row[1] / 100, 'f1-score': row[2] / 100, 'support': row[3]} for kind, row in rows.items()}
-
-    def by_kind(given):
-        rows = [tags.scores(given, kind) for kind in 'ABC']
-        return [[round(row[place] / (100 if place < 3 else 1), 2) for row in rows] for place in range(4)]
-
-    def same(ours, expected, case):
-        if 'conll scores' in case['function']:  # tokens and their accuracy are no scores of entities
-            expected = {name: value for name, value in expected.items() if name in ours}
-            assert len(expected) == 6
-        if 'report' in case['function']:
-            expected = {name: value for name, value in expected.items() if name in ours}
-            assert len(expected) == 4 and ours == {name: pytest.approx(value) for name, value in expected.items()}
-        else:
-            _equal(ours, expected, case)
-
-    ours = {
-        'conll scores, percentages to 2 decimals': tags.conll,
-        'conll scores, random BIO tags': tags.conll,
-        'get_entities (conll, inclusive end)': lambda given: [(kind, start, stop - 1) for kind, start, stop in tags.read([given])[0]],
-        'conll F1': lambda given: tags.scores(given)[2] / 100,  # of one type, so that all ways to average agree
-        'strict IOB2 precision, recall, F, support per type (A, B, C)': by_kind,
-        'strict, no entities': lambda given: tags.scores(given)[:4],
-        'classification report (conll)': of_report,
-        'sorted set of types': tags.kinds,
-    }
-    left = {
-        'get_entities, suffix style': 'tags are written B-TYPE',
-        'get_entities over several sequences (one separator position between), no types': 'tags without a type are refused',
-        'token TP/FP/FN/TN': 'entities are counted, not tokens',
-        'strict IOB2 F1': 'the prediction lacks its B-; conlleval, whose rule is ours, begins an entity there all the same (run under conll F1)',
-        'strict IOB2 precision, recall, F, support': 'run below where it is the micro average',
-        'auto-detected scheme': 'a file is read as IOB1 and IOB2 at once, whose difference changes nothing',
-        'conll scores, random EIO tags': 'only IOB is read',
-        **dict.fromkeys(map(STRICT.format, ('IOB1', 'IOB2')), 'run below where the tags keep to their scheme'),
-        **dict.fromkeys(map(STRICT.format, OTHER_SCHEMES), 'only IOB is read; tags with other marks are refused below'),
-    }
-    golden.hold('ner_chunking', golden.compared(ours, same), left)
-
-
-def _keeps_to(scheme, tags):
-    """Whether what the scheme allows only behind a word of the same entity or type stands there."""
-    bound = 'B' if scheme == 'IOB1' else 'I'
-    return all(tag[0] != bound or (place and tags[place - 1] != 'O' and tags[place - 1][2:] == tag[2:]) for place, tag in enumerate(tags))
-
-
-def test_tags_by_scheme(tmp_path):
-    tags, counts = Tags(tmp_path), dict.fromkeys(('equal', 'lenient', 'untyped', 'other marks', 'other schemes', 'micro'), 0)
-    for case in golden.cases('ner_chunking'):
-        function, given, expected = case['function'], case['input'], case['expected']
-        if function == 'strict IOB2 precision, recall, F, support' and given['average'] == 'micro':
-            assert [round(value / 100, 2) for value in tags.scores(given)[:3]] + tags.scores(given)[3:4] == expected
-            counts['micro'] += 1
-        if not function.startswith('strict entities'):
-            continue
-        scheme = function.split()[3]
-        if any(tag[0] not in 'BIO' for tag in given) or any(len(tag) == 1 and tag != 'O' for tag in given):
-            counts['other marks' if any(tag[0] not in 'BIO' for tag in given) else 'untyped'] += 1
-            with pytest.raises(UserError, match='is not O, B-TYPE or I-TYPE'):
-                tags.read([given])
-        elif scheme in OTHER_SCHEMES:
-            counts['other schemes'] += 1  # its rule for B and I is not ours
-        elif _keeps_to(scheme, given):
-            counts['equal'] += 1
-            _equal(tags.read([given])[0], expected, case)
-        else:
-            # What breaks its scheme is dropped there; conlleval, and so we, begin an entity.
-            counts['lenient'] += 1
-            assert [list(found) for found in tags.read([given])[0]] != expected
-    assert all(counts.values()), counts

@@ -196,11 +196,13 @@ def test_named_entities():
     found = named_entities.from_tags({'tokens': words, 'tags': ['I-PER', 'I-PER', 'O', 'I-LOC', 'O', 'I-PER']})
     assert (found['inputs'], found['targets']) == ('ner: Ann Lee of Rome met Bo', 'PER: Ann Lee; LOC: Rome; PER: Bo')
     assert named_entities.parse(found['targets']) == found['entities']
-    assert named_entities.spans(['I-A', 'B-A', 'I-A', 'I-B']) == [('A', 0, 1), ('A', 1, 3), ('B', 3, 4)]
+    side_by_side = named_entities.from_tags({'tokens': 'a b c d'.split(), 'tags': ['I-A', 'B-A', 'I-A', 'I-B']})
+    assert side_by_side['targets'] == 'A: a; A: b c; B: d'
     assert named_entities.from_tags({'tokens': ['no'], 'tags': ['O']})['targets'] == 'none'
     assert named_entities.parse('none') == []
     assert named_entities.parse('ORG: A; B') == [('ORG', 'A; B')]
     for text in ('', 'Ann', 'PER: ', 'maybe PER: Ann'):
         assert named_entities.parse(text) is None, text
-    with pytest.raises(UserError, match="tag 'PER'"):
-        named_entities.spans(['PER'])
+    for wrong, words in (('PER', "tag 'PER'"), ('B', 'have no type to name entities by')):
+        with pytest.raises(UserError, match=words):
+            named_entities.from_tags({'tokens': ['Ann'], 'tags': [wrong]})

@@ -58,7 +58,7 @@ def train(run: Config, steps: int = 3, devices=None, batches=None) -> Outcome:
     batches = batches or [batch(seed=step) for step in range(steps)]
     with jax.set_mesh(mesh):
         state = program.init()
-        rows, length = batches[0]['tokens'].shape
+        rows, length = len(batches[0]['tokens']), batches[0]['tokens'].shape[-1]
         shardings = partitioning.batch_shardings(batches[0], mesh, length)
         step = jax.jit(
             make_train_step(program), donate_argnums=0, in_shardings=(program.shardings, shardings), out_shardings=(program.shardings, None)
