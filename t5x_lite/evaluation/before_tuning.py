@@ -4,6 +4,7 @@ import numpy as np
 
 from t5x_lite.data import random
 from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.data.several import SeveralData
 from t5x_lite.data.tables import LabelledExamples
 from t5x_lite.evaluation import bag_of_words
 
@@ -11,12 +12,15 @@ from t5x_lite.evaluation import bag_of_words
 MOST_ROWS, _MOST_CHARACTERS = 10_000, 5_000
 
 
-def baselines(train: DataFunction, validation: DataFunction, most_rows: int = MOST_ROWS) -> str:
+def baselines(train: DataFunction | SeveralData, validation: DataFunction | SeveralData, most_rows: int = MOST_ROWS) -> str:
     """Lines of what a majority vote and a bag of words reach on the held-out rows of a labelled table; '' for a run on anything else.
 
     Args:
       most_rows: of larger parts that many rows are read, drawn at random, always the same; and that is said.
     """
+    if isinstance(train, SeveralData):
+        each = {name: baselines(data, validation.single[name], most_rows) for name, data in train.single.items()}
+        return '\n'.join(f'{name}: {line}' for name, said in each.items() for line in said.splitlines())
     sources = [data.sources(data.stages[0])[0] for data in (train, validation)]
     if not all(isinstance(source, LabelledExamples) for source in sources):
         return ''

@@ -13,6 +13,8 @@ from t5x_lite.training.losses import Batch, Metrics, cross_entropy, example_weig
 class SpanLoss:
     """The mean of the cross-entropies of an answer's first and last token (Devlin et al., 2018, section 4.2), over the windows of the global batch."""
 
+    percentages = True  # are its scores
+
     def __init__(self, config: Config):
         self._config, self._held_out = config, None
 
