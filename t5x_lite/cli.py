@@ -215,10 +215,13 @@ def _with_config(argv: list[str]) -> list[str]:
 def _load_config(path: str) -> Config:
     """The config behind --config, with its heads as flags have them."""
     config = _config_of(path)
-    # A head begins with its config, wherever that stands on the command line.
-    for name, value in sorted(_OF_HEADS.items(), key=lambda flag: '.' in flag[0]):
+    # A head begins with its config, or its module, wherever that stands on the command line.
+    for name, value in sorted(_OF_HEADS.items(), key=lambda flag: ('.' in flag[0], not flag[0].endswith(_MODULE))):
         config.heads = _with_flag(config, name, value)
     return config
+
+
+_MODULE = '.model.module'
 
 
 def _with_flag(config: Config, name: str, value: str) -> tuple[HeadConfig, ...]:
@@ -229,6 +232,8 @@ def _with_flag(config: Config, name: str, value: str) -> tuple[HeadConfig, ...]:
         made = several.head_of(head, _config_of(value, flag))
         known = [each.name for each in config.heads]
         return tuple(made if each.name == head else each for each in config.heads) + ((made,) if head not in known else ())
+    if field == _MODULE[1:] and head not in [each.name for each in config.heads]:
+        config.heads += (HeadConfig(head),)
     if not config.heads:
         raise UserError(f'{flag}: there is no head {head!r} yet; begin it with the config that it would have alone, --config.heads.{head}=configs/FILE.py')
     part, kind = several.find(config, head, flag), type_of(f'heads.{name}')

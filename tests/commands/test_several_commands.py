@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import shutil
 
 import pytest
@@ -151,6 +152,12 @@ def test_flags_of_every_type():
     changed = parsed(*BEGUN, '--config.heads.mood.data.train=elsewhere')
     assert not differences(changed, parsed(*BEGUN)), 'where files lie may differ'
     assert differences(parsed(*BEGUN, '--config.heads.mood.weight=2'), parsed(*BEGUN)) == ['heads.mood.weight (1.0 there, 2.0 here)']
+
+
+def test_a_config_written_as_flags_is_the_same():
+    config = parsed(*BEGUN, '--config.heads.tags.model.crf', '--config.heads.mood.data.text_columns=a', '--config.heads.mood.data.length_buckets=(8, 16)')
+    written = [shlex.split(flag)[0] for flag in dry_run.as_flags(config) if flag.startswith('--config.heads.')]
+    assert written and parsed(*written).heads == config.heads
 
 
 def with_flags(place, *more):
