@@ -7,16 +7,18 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from t5x_lite import several
 from t5x_lite.checks import finalize
 from t5x_lite.config import ARCHITECTURE, AugmentConfig, Config, Layout, ModelConfig, TuneConfig
 from t5x_lite.config_values import from_json, to_dict
 from t5x_lite.data import class_weights, tables, tagged, tokenizers
 from t5x_lite.data.corpus import Corpus
 from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.data.several import SeveralData, data_function
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.interop import bases
-from t5x_lite.models import heads
+from t5x_lite.models import heads, several as several_heads
 from t5x_lite.training import adapters, checkpoint, paths
 from t5x_lite.training.step import dummy_batch
 
@@ -25,8 +27,8 @@ class Run:
     config: Config  # complete: everything that was left to the data or to `init_from` is filled in
     initial: dict[str, Any] | None  # parameters to start from, as nested dicts of numpy arrays
     tokenizer_path: str  # '' where there are no data
-    train: DataFunction | None  # None where there are no data
-    validation: DataFunction | None
+    train: DataFunction | SeveralData | None  # None where there are no data
+    validation: DataFunction | SeveralData | None
     base: dict[str, Any] | None = None  # of `initial`, where not everything of it is to change: see training/learnt.py
     notes: tuple[str, ...] = ()  # for people
 
@@ -76,6 +78,8 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
     if config.model.module:
         if architecture is not None and heads.wants_body(config.model):
             config.model.body = heads.body_of(architecture)
+        elif config.heads and not config.model.body:
+            config.model.body = several_heads.find_body(config)
         config.data.layout = _layout(config)
         if initial is not None and not config.init_fresh:
             _check_kind(config, architecture)
@@ -85,9 +89,11 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
     if training and config.data.augment != AugmentConfig() and not getattr(resolve(config.data.source, 'config.data.source', 'get'), 'augments', False):
         raise UserError(f'config.data.augment changes the texts of labelled tables, and {config.data.source} reads none; leave it out')
 
-    tokenizer_path, has_data = _tokenizer(config), bool(config.data.path or config.data.train or config.data.validation or config.data.tasks.names)
-    if has_data and not config.data.source:
-        raise UserError('config.data.source is empty; name the class that makes examples, such as bert_flax.objectives:MlmNsp')
+    tokenizer_path, has_data = _tokenizer(config), any(map(_has_data, several.apart(config).values()))
+    for name, one in several.apart(config).items() if has_data else ():
+        with several.errors_of(name):
+            if not one.data.source:
+                raise UserError('config.data.source is empty; name the class that makes examples, such as bert_flax.objectives:MlmNsp')
     if tokenizer_path:
         tokenizer = tokenizers.load(tokenizer_path)
         size = tokenizer.vocab_size
@@ -118,17 +124,17 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
     train = validation = None
     if has_data:
         if training:
-            train = DataFunction(config, 'train')
-            source = train.sources(train.stages[0])[0]
-            for name, value in getattr(source, 'resolved', {}).items():
-                group, field = name.split('.')
-                setattr(getattr(config, group), field, value)
+            train = data_function(config, 'train')
+            for filled, data in [(head, train.single[head.name]) for head in config.heads] or [(config, train)]:
+                for name, value in getattr(data.sources(data.stages[0])[0], 'resolved', {}).items():
+                    group, field = name.split('.')
+                    setattr(getattr(filled, group), field, value)
             if config.epochs:
-                config.steps = max(1, round(config.epochs * sum(map(len, train.sources(train.stages[0]))) / config.batch_size))
+                config.steps = max(1, round(config.epochs * train.num_examples / config.batch_size))
         config = finalize(config)
         if train is not None:
-            train.config = config  # opening it anew would read the tables twice, and forget which columns were guessed
-        validation = DataFunction(config, 'validation')
+            train.complete(config)
+        validation = data_function(config, 'validation')
         for data in (train, validation):
             for corpus in data.corpora if data is not None else ():
                 corpus.verify()
@@ -137,15 +143,25 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
     return Run(config, initial, tokenizer_path, train, validation, base, notes)
 
 
+def _has_data(config: Config) -> bool:
+    return bool(config.data.path or config.data.train or config.data.validation or config.data.tasks.names)
+
+
 def _layout(config: Config) -> Layout:
     """How examples reach the model: the module says so, and a config that says otherwise is wrong. Of one that is silent, the data decide."""
     module = resolve(config.model.module, 'config.model.module', 'apply')
+    if config.heads or hasattr(module, 'of_run'):
+        several_heads.made(config)  # are they heads?
     given = config.data.layout
     if not hasattr(module, 'layout') and not hasattr(module, 'layout_of'):
         return given
     reads = module.layout_of(config.model) if hasattr(module, 'layout_of') else module.layout  # of a head, as its body does
     if given not in (Layout.auto, reads):
         raise UserError(f'config.data.layout={given.name}, and {config.model.module} reads {reads.name} examples; leave the field out')
+    if config.heads:
+        for name, one in several.apart(config).items():
+            with several.errors_of(name):
+                _layout(one)
     return reads
 
 
@@ -206,13 +222,13 @@ def load_for_use(
                 'leave --config out to use the config of the run'
             )
     config = finalize(config)
-    module = resolve(config.model.module, 'config.model.module', 'apply')(config.model)
+    module = several_heads.made(config)
     expected = nn.unbox(adapters.added_to(config.tune, jax.eval_shape(lambda: module.init(jax.random.key(0), dummy_batch())['params']), config.seed))
     available = paths.leaves(params)
     if not available.keys() & paths.leaves(expected).keys():
         raise UserError(f'{found} holds no parameter of {config.model.module} with its head; fine-tune it: --config.init_from={workdir}')
     checkpoint.plan_merge(expected, params, (), found)
-    if config.data.train or config.data.validation or config.data.tasks.names:
+    if config.heads or config.data.train or config.data.validation or config.data.tasks.names:
         config.data.tokenizer = os.path.join(found, 'tokenizer')  # init_from may be gone
     return config, paths.map_paths(lambda path, _: available[path], expected), step
 
@@ -225,21 +241,22 @@ def _fill_in(config: Config, saved: Config) -> None:
     for name in ARCHITECTURE if config.init_architecture else ('vocab_size',):
         if config.init_architecture or not getattr(config.model, name):
             setattr(config.model, name, getattr(saved.model, name))
-    config.model.num_labels = config.model.num_labels or saved.model.num_labels
     if heads.wants_body(config.model):
         config.model.body = heads.body_of(saved.model)
         config.data.layout = _layout(config)
-    for name in ('labels', 'text_columns', 'label_column', 'label_separator', 'tag_scheme', 'tag_scheme_out', 'choice_columns', 'choice_labels'):
-        setattr(config.data, name, getattr(config.data, name) or getattr(saved.data, name))
-    if tuple(config.data.class_weights) == class_weights.BALANCED:
-        config.data.class_weights = saved.data.class_weights
-    if config.model.crf:
-        config.model.crf_legal = tagged.legal(tagged.tag_set(config)) if config.data.legal_tags else ()
+    for ours, theirs in [(head, several.find(saved, head.name, f'config.heads.{head.name}')) for head in config.heads] or [(config, saved)]:
+        ours.model.num_labels = ours.model.num_labels or theirs.model.num_labels
+        for name in ('labels', 'text_columns', 'label_column', 'label_separator', 'tag_scheme', 'tag_scheme_out', 'choice_columns', 'choice_labels'):
+            setattr(ours.data, name, getattr(ours.data, name) or getattr(theirs.data, name))
+        if tuple(ours.data.class_weights) == class_weights.BALANCED:
+            ours.data.class_weights = theirs.data.class_weights
+        if ours.model.crf:
+            ours.model.crf_legal = tagged.legal(tagged.tag_set(ours)) if ours.data.legal_tags else ()
 
 
 def _tokenizer(config: Config) -> str:
-    if config.data.train or config.data.validation or config.data.tasks.names:
-        return tables.find_tokenizer(config)
+    if config.heads or config.data.train or config.data.validation or config.data.tasks.names:
+        return tables.find_tokenizer(config) if any(map(_has_data, several.apart(config).values())) else ''
     if config.data.path:
         return Corpus(config.data.path[0], 'train').tokenizer_path
     return ''

@@ -5,6 +5,7 @@ import math
 import re
 from typing import Any
 
+from t5x_lite import several
 from t5x_lite.config import Config, Decoding, Layout, Positions, Rates, Whole
 from t5x_lite.config_values import from_dict, to_dict
 from t5x_lite.errors import UserError
@@ -50,6 +51,9 @@ def finalize(config: Config) -> Config:
     for right, message in _checks(config):
         if not right:
             raise UserError(message)
+    for name, one in several.apart(config).items() if config.heads else ():
+        with several.errors_of(name):
+            finalize(one)
     return config
 
 
@@ -124,7 +128,7 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
     for pattern, decay in optim.decay:
         yield 0 <= decay < math.inf, f'config.optim.decay has {decay} for {pattern!r}; it must be at least 0'
     yield from _language_checks(config)
-    yield from _stage_checks(config)
+    yield from several.checks(config) if config.heads else _stage_checks(config)
     sizes = {name: getattr(config.mesh, name) for name in ('data', 'fsdp', 'tensor', 'sequence')}
     yield all(size == -1 or size > 0 for size in sizes.values()), f'config.mesh is {sizes}; an axis is -1 or above 0'
     yield list(sizes.values()).count(-1) <= 1, f'config.mesh is {sizes}; only one axis can take what is left (-1)'

@@ -1,6 +1,8 @@
 """What the commands share: flags in, one line out when the input is wrong."""
 
+import ast
 from collections.abc import Callable, Sequence
+import enum
 import glob
 import importlib.util
 import inspect
@@ -14,14 +16,16 @@ import typing
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from t5x_lite.config import Config
-from t5x_lite.config_values import expected, flatten, from_json, type_of
+from t5x_lite import several
+from t5x_lite.config import Config, HeadConfig
+from t5x_lite.config_values import expected, flatten, from_dict, from_json, type_of
 from t5x_lite.errors import UserError, mendable, nearest
 
 flags.disclaim_key_flags()  # what is defined here belongs to the command: --help shows it
 
 _IN_WORKDIR = ['config.json']  # the config that a command without --config takes
 _ARGV: list[str] = []  # the command line as config_flags reads it, with --config first
+_OF_HEADS: dict[str, str] = {}  # {'NAME.data.train': 'FILE'} of flags --config.heads.NAME.data.train=FILE, which config_flags does not know
 
 
 def define_config_flags(
@@ -131,6 +135,7 @@ def _joined(argv: Sequence[str]) -> list[str]:
       UserError: for a field that is not there, with the nearest; config_flags would show a traceback.
     """
     rest, texts = [argv[0]], {}
+    _OF_HEADS.clear()
     args = iter(argv[1:])
     for arg in args:
         name, equals, value = arg.partition('=')
@@ -142,7 +147,9 @@ def _joined(argv: Sequence[str]) -> list[str]:
             if value is None:
                 raise UserError(f'{name} has no value; write {name}=VALUE')
             arg = f'{name}={value}'
-        if field and kind == tuple[str, ...] and not value.startswith(('(', '[')):
+        if field and field[2].startswith('heads.'):
+            _OF_HEADS[field[2].removeprefix('heads.')] = value if value or equals else str(not field[1])
+        elif field and kind == tuple[str, ...] and not value.startswith(('(', '[')):
             texts[name] = _texts(name, value)  # of a flag given twice, the last counts
         else:
             texts.pop(name, None)
@@ -179,7 +186,54 @@ def _with_config(argv: list[str]) -> list[str]:
 
 
 def _load_config(path: str) -> Config:
-    """The config behind --config.
+    """The config behind --config, with its heads as flags have them."""
+    config = _config_of(path)
+    # A head begins with its config, or its module, wherever that stands on the command line.
+    for name, value in sorted(_OF_HEADS.items(), key=lambda flag: ('.' in flag[0], not flag[0].endswith(_MODULE))):
+        config.heads = _with_flag(config, name, value)
+    return config
+
+
+_MODULE = '.model.module'
+
+
+def _with_flag(config: Config, name: str, value: str) -> tuple[HeadConfig, ...]:
+    """The heads with a flag, `name` 'mood' or 'mood.data.train', applied."""
+    head, _, field = name.partition('.')
+    flag = f'--config.heads.{name}'
+    if not field:
+        made = several.head_of(head, _config_of(value, flag))
+        known = [each.name for each in config.heads]
+        return tuple(made if each.name == head else each for each in config.heads) + ((made,) if head not in known else ())
+    if field == _MODULE[1:] and head not in [each.name for each in config.heads]:
+        config.heads += (HeadConfig(head),)
+    if not config.heads:
+        raise UserError(f'{flag}: there is no head {head!r} yet; begin it with the config that it would have alone, --config.heads.{head}=configs/FILE.py')
+    part, kind = several.find(config, head, flag), type_of(f'heads.{name}')
+    *groups, last = field.split('.')
+    for group in groups:
+        part = getattr(part, group)
+    setattr(part, last, from_dict(kind, _plain(kind, flag, value), flag))
+    return config.heads
+
+
+def _plain(kind: typing.Any, flag: str, value: str) -> typing.Any:
+    """The text of a flag as a config.json has it."""
+    if kind is str or isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return value
+    if kind == tuple[str, ...] and not value.startswith(('(', '[')):
+        return _texts(flag, value)
+    try:
+        return {'true': True, 'false': False}[value.lower()] if kind is bool else ast.literal_eval(value)
+    except (ValueError, SyntaxError, KeyError) as error:
+        raise UserError(f'{flag}={value}: expected {expected(kind, flag.removeprefix("--"), value)}') from error
+
+
+def _config_of(path: str, flag: str = '--config') -> Config:
+    """The config in a file.
+
+    Args:
+      flag: that names it.
 
     Raises:
       UserError: with file and line where there are some.
@@ -189,7 +243,7 @@ def _load_config(path: str) -> Config:
     source, colon, variant = path.partition(':')
     if not os.path.isfile(source):
         there = glob.glob(os.path.join(os.path.dirname(source), '*.py'))
-        raise UserError(f'--config={path}: no such file {source}' + (f', {nearest(source, there)}' if there else ''))
+        raise UserError(f'{flag}={path}: no such file {source}' + (f', {nearest(source, there)}' if there else ''))
     try:
         spec = importlib.util.spec_from_file_location('config_file', source)
         module = importlib.util.module_from_spec(spec)
@@ -203,9 +257,9 @@ def _load_config(path: str) -> Config:
             raise UserError(f'{source}: no function get_config in it; see configs/bert.py')
         parameters = inspect.signature(get_config).parameters.values()
         if colon and not parameters:
-            raise UserError(f'{source} has no variants; give --config={source}')
+            raise UserError(f'{source} has no variants; give {flag}={source}')
         if not colon and any(parameter.default is parameter.empty for parameter in parameters):
-            raise UserError(f'{source} needs a variant; give --config={source}:VARIANT')
+            raise UserError(f'{source} needs a variant; give {flag}={source}:VARIANT')
         config = get_config(*[variant] * bool(colon))
     except UserError:
         raise

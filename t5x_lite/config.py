@@ -324,6 +324,40 @@ class DataConfig:
 
 
 @dataclasses.dataclass
+class HeadModelConfig:
+    """The fields of ModelConfig that each of several heads has of its own."""
+
+    module: str = ''  # a head, 't5x_lite.models.heads:TokenHead'
+    pooling: Pooling = Pooling.auto
+    num_labels: int = 0
+    crf: bool = False
+    crf_legal: tuple[str, ...] = ()
+    head_bias: bool = True
+
+
+@dataclasses.dataclass
+class HeadConfig:
+    """One of several heads that learn together on one body (t5x_lite/several.py). Fields are those of a run of this head alone."""
+
+    name: str = ''  # its parameters lie at heads/NAME/, its scores are NAME/accuracy, its flags --config.heads.NAME.data.train=FILE
+    weight: float = 1.0  # of its loss
+    rate: float = 1.0  # of its batches, for mix.rates=given
+    metric: str = ''  # which of its scores counts in the average; '': accuracy, pearson or micro_f1, whichever it has
+    loss: str = ''
+    model: HeadModelConfig = dataclasses.field(default_factory=HeadModelConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+
+
+@dataclasses.dataclass
+class MixConfig:
+    """How often each of several heads has a batch."""
+
+    rates: Rates = Rates.proportional  # to their examples
+    maximum: int = 2**19  # of examples that count of a head, for rates=proportional
+    temperature: float = 1.0
+
+
+@dataclasses.dataclass
 class OptimConfig:
     name: Optimizer = Optimizer.adamw
     learning_rate: float = 1e-4
@@ -460,6 +494,8 @@ class Config:
     deterministic: bool = False  # bitwise repeatable on a GPU too, slower
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    heads: tuple[HeadConfig, ...] = ()  # several on one body, each with data and a loss of its own; then `data` holds what they share
+    mix: MixConfig = dataclasses.field(default_factory=MixConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     tune: TuneConfig = dataclasses.field(default_factory=TuneConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
@@ -470,7 +506,7 @@ class Config:
 
 
 # Fields that may differ between the runs of one workdir: they change where and how a run goes, not what it computes. (Data are known by
-# what is in them, wherever they lie.)
+# what is in them, wherever they lie.) Of several heads, those of each.
 FREE_ON_RESUME = (
     'data.path', 'data.train', 'data.augment.file', 'data.baselines', 'data.tasks.files', 'data.tokenizer', 'data.layout', 'data.workers', 'data.prefetch',
     'data.max_answer', 'data.no_answer_threshold', 'data.label_threshold', 'data.legal_tags', 'model.crf_legal', 'mesh', 'checkpoint', 'decode', 'log',

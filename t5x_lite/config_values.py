@@ -7,7 +7,7 @@ import re
 import typing
 from typing import Any
 
-from t5x_lite.config import FREE_ON_RESUME, Config
+from t5x_lite.config import FREE_ON_RESUME, Config, HeadConfig
 from t5x_lite.errors import UserError, nearest
 
 
@@ -32,20 +32,39 @@ def from_dict(kind: Any, value: Any, where: str = 'config') -> Any:
             if name not in hints:
                 raise UserError(f'{where}.{name}: no such field, {nearest(name, hints)}')
         return kind(**{name: from_dict(hints[name], part, f'{where}.{name}') for name, part in value.items()})
+    if (one := of_groups(kind)) and isinstance(value, (list, tuple)):
+        return tuple(from_dict(one, part, f'{where}.{_name(part, number)}') for number, part in enumerate(value))
     try:
         return _converted(kind, value)
     except TypeError as error:
         raise UserError(f'{where} is {_tuples(value)!r}; expected {expected(kind, where, value)}') from error
 
 
+def of_groups(kind: Any) -> Any:
+    """The dataclass that a tuple is of, `heads: tuple[HeadConfig, ...]`; None for other fields."""
+    inner = typing.get_args(kind)[:1] if typing.get_origin(kind) is tuple else ()
+    return inner[0] if inner and dataclasses.is_dataclass(inner[0]) else None
+
+
+def _name(part: Any, number: int) -> str:
+    return part['name'] if isinstance(part, dict) and isinstance(part.get('name'), str) and part['name'] else str(number)
+
+
 def type_of(name: str) -> Any:
     """Of a field, 'optim.b2'; `UserError` where there is none, with the nearest."""
     kind, path = Config, 'config'
     for field in name.split('.'):
+        if of_groups(kind):  # a name of a head
+            kind, path = of_groups(kind), f'{path}.{field}'
+            continue
         hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
         if field not in hints:
             raise UserError(f'--{path}.{field}: no such field' + (f', {nearest(field, hints)}' if hints else f'; --{path} has none'))
         kind, path = hints[field], f'{path}.{field}'
+    if of_groups(kind):
+        raise UserError(f'--{path} are several, each with a name; begin one with its config, --{path}.NAME=configs/FILE.py')
+    if kind is HeadConfig:
+        return str  # the config that it begins with
     if dataclasses.is_dataclass(kind):
         raise UserError(f'--{path} is a group of fields; set one of them: {", ".join(field.name for field in dataclasses.fields(kind))}')
     return kind
@@ -127,16 +146,18 @@ def from_json(path: str) -> Config:
 
 
 def flatten(config: Any, prefix: str = '') -> dict[str, Any]:
-    """{'optim.learning_rate': 1e-4, ...} of plain values."""
+    """{'optim.learning_rate': 1e-4, 'heads.NAME.loss': ..., ...} of plain values."""
     flat = {}
     for name, value in config.items() if isinstance(config, dict) else to_dict(config).items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = {_name(part, number): {field: each for field, each in part.items() if field != 'name'} for number, part in enumerate(value)}
         flat.update(flatten(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value})
     return flat
 
 
 def differences(ours: Config, theirs: Config) -> list[str]:
     """The fields, outside `FREE_ON_RESUME`, in which two runs differ: 'optim.b1 (0.9 there, 0.8 here)'."""
-    free = re.compile('(' + '|'.join(map(re.escape, FREE_ON_RESUME)) + r')(\..*)?')
+    free = re.compile(r'(heads\.[\w-]+\.)?(' + '|'.join(map(re.escape, FREE_ON_RESUME)) + r')(\..*)?')
     here, there = flatten(ours), flatten(theirs)
     return [
         f'{name} ({json.dumps(there.get(name))} there, {json.dumps(here.get(name))} here)'

@@ -6,17 +6,19 @@ import re
 from typing import Any
 
 import jax
-import numpy as np
 
+from t5x_lite import several
 from t5x_lite.assemble import Run
 from t5x_lite.config import Config, Layout
 from t5x_lite.config_values import flatten
 from t5x_lite.data import showing, tokenizers
+from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError, nearest
+from t5x_lite.evaluation.several import evaluator_of
 from t5x_lite.evaluation.task_scores import WhileTraining
 from t5x_lite.stages import stages
 from t5x_lite.training import adapters, checkpoint, partitioning, paths, tuning
-from t5x_lite.training.step import Program, eval_step, make_program, make_train_step
+from t5x_lite.training.step import Program, make_program, make_train_step
 
 
 def check(run: Run) -> Program:
@@ -27,7 +29,7 @@ def check(run: Run) -> Program:
     """
     config = run.config
     mesh = partitioning.make_mesh(config)
-    for _, length, batch, predictions in stages(config):
+    for _, length, batch, predictions in [stage for one in several.apart(config).values() for stage in stages(one)]:
         partitioning.check_batch(mesh, batch, length, config.optim.microbatches)
         if config.data.layout == Layout.encoder_decoder:
             partitioning.check_batch(mesh, batch, predictions, config.optim.microbatches)
@@ -44,7 +46,8 @@ def check(run: Run) -> Program:
 def _trace(program: Program, run: Run) -> None:
     """Do model, loss and data fit each other, and is the metric one that they give?"""
     config = program.config
-    jax.eval_shape(make_train_step(program), program.abstract, run.train.batch(0))
+    for step in run.train.first_steps:
+        jax.eval_shape(make_train_step(program), program.abstract, run.train.batch(step))
     best, names = config.checkpoint.best_metric, held_out_metrics(program, run)
     if best and best not in names:
         raise UserError(f'config.checkpoint.best_metric={best} is not a held-out metric of this run; {nearest(best, names)}')
@@ -52,11 +55,7 @@ def _trace(program: Program, run: Run) -> None:
 
 def held_out_metrics(program: Program, run: Run) -> list[str]:
     """The names of what is measured on held-out data, losses first."""
-    with jax.set_mesh(program.mesh):
-        metrics, collected = jax.eval_shape(eval_step(program), program.abstract.params, next(run.validation.evaluation_batches()))
-    names = list(metrics)
-    if collected:
-        names += program.loss.summarize({name: np.ones(leaf.shape, leaf.dtype) for name, leaf in collected.items()})
+    names = evaluator_of(program, run.validation).metrics()
     if WhileTraining.wanted(program.config):
         names += WhileTraining(program.config, tokenizers.load(run.tokenizer_path), program.mesh).metrics
     return list(dict.fromkeys(names))
@@ -159,9 +158,11 @@ def bytes_per_device(program: Program) -> str:
 
 def flops(program: Program) -> str:
     config, lines = program.config, []
-    for start, length, batch, predictions in stages(config):
-        step = 3 * batch * type(program.module).forward_flops(config.model, length, predictions)
-        lines.append(f'FLOPs a step: {step:.4g} for {batch} x {length}' + (f' from step {start:,}' if start else ''))
+    for name, one in several.apart(config).items():
+        module = resolve(one.model.module)
+        for start, length, batch, predictions in stages(one):
+            step = 3 * batch * module.forward_flops(one.model, length, predictions)
+            lines.append(f'FLOPs a step{f" of {name}" if name else ""}: {step:.4g} for {batch} x {length}' + (f' from step {start:,}' if start else ''))
     return '\n'.join(lines)
 
 
@@ -171,9 +172,9 @@ def example(run: Run, step: int) -> str:
     tokenizer = tokenizers.load(run.tokenizer_path)
     shapes = ', '.join(f'{name} {value.dtype}{list(value.shape)}' for name, value in batch.items())
     real = showing.real_share(batch)
-    first = showing.decode_example(batch, 0, tokenizer, run.config.data.labels)
+    first = showing.decode_example(batch, 0, tokenizer, run.train.config_at(step - 1).data.labels)
     said = f'batch of step {step:,}: {shapes}; {real:.1%} of the tokens are real\nits first example:\n{first}'
-    source = run.train.sources(run.train.stage_at(step - 1))[0]
+    source = None if run.config.heads else run.train.sources(run.train.stage_at(step - 1))[0]
     pairs = source.changed(run.train.indices(step - 1)) if hasattr(source, 'changed') else []
     for old, new in [pair for pair in pairs if pair[0] != pair[1]][:1]:
         said += f'\na changed example:\nas it is: {" | ".join(old)}\nas it is read: {" | ".join(new)}'

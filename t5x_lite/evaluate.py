@@ -24,8 +24,8 @@ from t5x_lite.data import tokenizers
 from t5x_lite.data.corpus import Corpus
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import baselines, task_scores
-from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.generation import Generator
+from t5x_lite.evaluation.several import evaluator_of
 from t5x_lite.training import devices, partitioning
 from t5x_lite.training.step import Program, make_program
 from t5x_lite.training.telemetry import as_json
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
     program = make_program(run.config, partitioning.make_mesh(run.config))
     for line in run.validation.describe():
         print(line)
-    evaluator = Evaluator(program, run.validation, step - 1 if step else 0)
+    evaluator = evaluator_of(program, run.validation, step - 1 if step else 0)
     params = evaluator.place(params)
     judge = _judge(program, params, run, shots) if run.config.data.tasks.names or run.config.data.tasks.inputs else None
     scores: dict[str, Any] = evaluator(params)

@@ -11,6 +11,7 @@
     python -m t5x_lite.predict --workdir=runs/t5 --text="translate English to German: A dog." --config.decode.method=beam
     python -m t5x_lite.predict --workdir=runs/gpt --text="A dog is an" --choices=" animal| plant"
     python -m t5x_lite.predict --workdir=runs/base --adapter=runs/mood,runs/topic --text="I want my money back"       # one base, read once
+    python -m t5x_lite.predict --workdir=runs/several --head=mood --text="I want my money back"       # without --head all answer, side by side
     python -m t5x_lite.predict --workdir=runs/gpt --text="Q: What is 3 plus 4?\nA:" --config.data.tasks.names=addition_2_digits --config.decode.shots=4
 
 Labels, tags and words are shown with their probabilities; generated text appears as it is generated. --output writes one JSON object a text. Lines that
@@ -30,7 +31,7 @@ from typing import Any
 from absl import flags
 import jax
 
-from t5x_lite import cli
+from t5x_lite import cli, several
 from t5x_lite.assemble import load_for_use
 from t5x_lite.config import Config, DecodeConfig
 from t5x_lite.config_values import from_json
@@ -46,6 +47,7 @@ from t5x_lite.evaluation.predictor import Predictor, TextPredictor, Texts, show
 from t5x_lite.evaluation.tag_predictor import TagPredictor
 from t5x_lite.interop import bases
 from t5x_lite.models import heads
+from t5x_lite.models.several import params_of
 from t5x_lite.tasks import examples as task_examples
 from t5x_lite.tasks.few_shot import FewShot
 from t5x_lite.training import checkpoint, devices, partitioning
@@ -64,6 +66,7 @@ _CHOICES = flags.DEFINE_string(
 _ADAPTER = flags.DEFINE_list(
     'adapter', [], 'Runs that hold what they learnt beside a base: that of the run --workdir, or --workdir itself. Their answers stand side by side.'
 )
+_HEAD = flags.DEFINE_string('head', None, 'Of a run of several heads, the one that answers; all by default, side by side.')
 _TOP = flags.DEFINE_integer('top', 5, 'Words shown for a mask.', lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'Texts at a time.', lower_bound=1)
 
@@ -80,12 +83,19 @@ def _arriving() -> Iterator[bytes | None]:
         yield rest
 
 
-def _inputs(predictor: Predictor | AnswerPredictor | ChoicePredictor | TagPredictor | TextPredictor) -> Iterator[tuple[str, ...] | None]:
-    """Texts that can be answered, None where no more wait; what cannot is refused by file and line, before anything after it is read."""
+def _inputs(predictors: dict[str, Predictor | AnswerPredictor | ChoicePredictor | TagPredictor | TextPredictor]) -> Iterator[tuple[str, ...] | None]:
+    """Texts that can be answered, None where no more wait; what cannot is refused by file and line, before anything after it is read.
+
+    Args:
+      predictors: {name of a head: what is asked}; '' where there is one.
+    """
     if _TEXT.value is not None:
-        yield (_TEXT.value,) if _TEXT_B.value is None else (_TEXT.value, _TEXT_B.value)
+        texts = (_TEXT.value,) if _TEXT_B.value is None else (_TEXT.value, _TEXT_B.value)
+        _check(predictors, texts, 0)
+        yield texts
         return
-    separator = '\t' if isinstance(predictor, Predictor | AnswerPredictor | ChoicePredictor) else None  # a prompt is a whole line
+    # A prompt is a whole line.
+    separator = '\t' if any(isinstance(predictor, Predictor | AnswerPredictor | ChoicePredictor) for predictor in predictors.values()) else None
     number = 0
     try:
         if _INPUT.value == '-' and sys.stdin is None:
@@ -102,7 +112,7 @@ def _inputs(predictor: Predictor | AnswerPredictor | ChoicePredictor | TagPredic
                     raise UserError(f'{_INPUT.value}:{number}: not UTF-8 ({error.reason}); convert the file') from error
                 texts = tuple(text.split(separator)) if separator else (text,)
                 try:
-                    predictor.check(texts, number - 1)
+                    _check(predictors, texts, number - 1)
                 except UserError as error:
                     raise UserError(f'{_INPUT.value}:{number}: {error}') from error
                 yield texts
@@ -110,6 +120,14 @@ def _inputs(predictor: Predictor | AnswerPredictor | ChoicePredictor | TagPredic
         raise UserError(f'--input={_INPUT.value}: {error.strerror}') from error
     if not number:
         raise UserError(f'--input={_INPUT.value}: empty; expected a text a line')
+
+
+def _check(predictors: dict[str, Any], texts: tuple[str, ...], number: int) -> None:
+    for name, predictor in predictors.items():
+        try:
+            predictor.check(texts, number)
+        except UserError as error:
+            raise (UserError(f'head {name}: {error}; --head=NAME asks one head alone') if name else error) from error
 
 
 def _choices() -> tuple[str, ...]:
@@ -162,6 +180,14 @@ def _predictor(config: Config, params: Any, workdir: str) -> Predictor | TextPre
     return Predictor(config, params, tokenizer, _TOP.value, _BATCH_SIZE.value)
 
 
+def _of_heads(config: Config, params: Any) -> dict[str, tuple[Config, Any]]:
+    """{name: (config, parameters)} of the heads that are asked, as runs of their own; {'': ...} of a run of one."""
+    if _HEAD.value is not None:
+        several.find(config, _HEAD.value, f'--head={_HEAD.value}')
+    found = {name: one for name, one in several.apart(config).items() if _HEAD.value in (None, name)}
+    return {name: (one, params_of(params, name) if name else params) for name, one in found.items()}
+
+
 def _beside(config: Config) -> dict[str, Predictor | TextPredictor]:
     """{workdir: predictor} of the runs of --adapter, and of --workdir where that is such a run too; their base is read, and lies on the device, once."""
     if _STEP.value is not None:
@@ -182,20 +208,24 @@ def _beside(config: Config) -> dict[str, Predictor | TextPredictor]:
         own, params, _ = load_for_use(own, checkpoint.locate(run)[0], checkpoint.locate(run)[1], weights=weights)
         for leaf in jax.tree.leaves(params):
             placed.setdefault(id(leaf), (leaf, jax.numpy.asarray(leaf)))  # the leaf too, so that its id stays its own
-        predictors[run] = _predictor(own, jax.tree.map(lambda leaf: placed[id(leaf)][1], params), checkpoint.locate(run)[0])
+        asked = _of_heads(own, jax.tree.map(lambda leaf: placed[id(leaf)][1], params))
+        if len(asked) > 1:
+            raise UserError(f'--adapter={run} has several heads: {", ".join(asked)}; name one of them with --head')
+        (own, params), = asked.values()
+        predictors[run] = _predictor(own, params, checkpoint.locate(run)[0])
     return predictors
 
 
-def _side_by_side(predictors: dict[str, Predictor | TextPredictor], texts: Texts) -> Iterator[dict[str, Any]]:
+def _side_by_side(predictors: dict[str, Any], texts: Texts, what: str = 'runs') -> Iterator[dict[str, Any]]:
     copies = itertools.tee(texts, len(predictors))
     for answers in zip(*(predictor(copy) for predictor, copy in zip(predictors.values(), copies))):
-        yield {'text': answers[0]['text'], 'runs': dict(zip(predictors, answers))}
+        yield {'text': answers[0]['text'], what: dict(zip(predictors, answers))}
 
 
 def _show_runs(answer: dict[str, Any]) -> str:
-    """The text, and a line of each run before its answer."""
+    """The text, and a line of each run or head before its answer."""
     lines = [answer['text']]
-    for run, found in answer['runs'].items():
+    for run, found in answer['runs' if 'runs' in answer else 'heads'].items():
         lines += [f'{run}:', show(found)[len(found['text']) + 1 :]]
     return '\n'.join(lines)
 
@@ -213,25 +243,28 @@ def main(argv: Sequence[str]) -> None:
         raise UserError('--text_b goes with --text; in an --input, two texts of a line are separated by a tab')
     if _ADAPTER.value:
         predictors = _beside(_CONFIG.value)
-        first, ask, shown = next(iter(predictors.values())), lambda texts: _side_by_side(predictors, texts), _show_runs
+        asked, ask, shown = {'': next(iter(predictors.values()))}, lambda texts: _side_by_side(predictors, texts), _show_runs
     else:
         config, params, _ = load_for_use(_CONFIG.value, cli.workdir(), _STEP.value)
-        first = ask = _predictor(config, params, cli.workdir())
+        asked = {name: _predictor(*each, cli.workdir()) for name, each in _of_heads(config, params).items()}
+        first = ask = next(iter(asked.values()))
         shown = show
+        if len(asked) > 1:
+            ask, shown = lambda texts: _side_by_side(asked, texts, 'heads'), _show_runs
         if isinstance(first, TextPredictor) and _TEXT.value is not None and not _OUTPUT.value and first.streams:
             for piece in first.stream(_TEXT.value):
                 print(piece, end='', flush=True)
             print()
             return
     if not _OUTPUT.value or _OUTPUT.value == '-':
-        for answer in ask(_inputs(first)):
+        for answer in ask(_inputs(asked)):
             print(_line(answer) if _OUTPUT.value else shown(answer), flush=True)
         return
     cut = 0
     count, partial = 0, f'{_OUTPUT.value}.partial'  # renamed when whole: a mistake in line 1,000 leaves what was there before
     try:
         with open(partial, 'w', encoding='utf-8') as file:
-            for count, answer in enumerate(ask(_inputs(first)), 1):
+            for count, answer in enumerate(ask(_inputs(asked)), 1):
                 file.write(_line(answer) + '\n')
                 cut += 'cut' in answer
         os.replace(partial, _OUTPUT.value)

@@ -11,7 +11,7 @@ from t5x_lite.assemble import Run, load_initial
 from t5x_lite.data import tokenizers
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import before_tuning, synonyms
-from t5x_lite.evaluation.evaluator import Evaluator
+from t5x_lite.evaluation.several import evaluator_of
 from t5x_lite.evaluation.task_scores import WhileTraining
 from t5x_lite.training.step import Program
 from t5x_lite.training.trainer import Trainer
@@ -46,7 +46,7 @@ def evaluations(run: Run) -> Callable[[Program, int], Callable[[Any], dict[str, 
     judges: list[WhileTraining] = []  # one for all stages: it compiles what it generates with
 
     def make(program: Program, step: int) -> Callable[[Any], dict[str, float]]:
-        evaluator = Evaluator(program, run.validation, step)
+        evaluator = evaluator_of(program, run.validation, step)
         if not WhileTraining.wanted(run.config):
             return evaluator
         if not judges:

@@ -78,6 +78,10 @@ class DataFunction:
             self._mixtures[length, most] = Mixture(weights)
             self.names = names
 
+    def complete(self, config: Config) -> None:
+        """Takes a config in which is filled in what the data told: opening them anew would read tables twice, and forget which columns were guessed."""
+        self.config = config
+
     def __reduce__(self):
         # Loader processes open the files themselves; plans and memory maps do not travel.
         return type(self), (self.config, self.split, self._given)
@@ -120,9 +124,24 @@ class DataFunction:
         return list(corpora)
 
     @property
+    def num_examples(self) -> int:
+        """Of the first stage, in all that is mixed."""
+        return sum(map(len, self.sources(self.stages[0])))
+
+    @property
     def corpora(self) -> tuple[Any, ...]:
         """The corpora that are read; () for labelled tables."""
         return tuple(self._corpora)
+
+    @property
+    def first_steps(self) -> tuple[int, ...]:
+        """Steps whose batches differ in kind: of this function all are alike (t5x_lite.data.several has one a head)."""
+        return (0,)
+
+    def config_at(self, step: int) -> Config:
+        """The config that tells what is in the batch of a step."""
+        del step
+        return self.config
 
     def stage_at(self, step: int) -> Stage:
         """The stage that step belongs to; steps count from 0."""

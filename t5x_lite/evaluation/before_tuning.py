@@ -4,6 +4,7 @@ import numpy as np
 
 from t5x_lite.data import random
 from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.data.several import SeveralData
 from t5x_lite.data.tables import LabelledExamples
 from t5x_lite.data.tagged import TaggedExamples
 from t5x_lite.evaluation import bag_of_words, tag_baseline
@@ -12,13 +13,16 @@ from t5x_lite.evaluation import bag_of_words, tag_baseline
 MOST_ROWS, _MOST_CHARACTERS = 10_000, 5_000
 
 
-def baselines(train: DataFunction, validation: DataFunction, most_rows: int = MOST_ROWS) -> str:
+def baselines(train: DataFunction | SeveralData, validation: DataFunction | SeveralData, most_rows: int = MOST_ROWS) -> str:
     """Lines of what can be had without a model on the held-out part of the run's own data: of a labelled table a majority vote and a bag of words, of tagged
     words each word's most frequent tag; '' for a run on anything else.
 
     Args:
       most_rows: of larger parts that many rows are read, drawn at random, always the same; and that is said.
     """
+    if isinstance(train, SeveralData):
+        each = {name: baselines(data, validation.single[name], most_rows) for name, data in train.single.items()}
+        return '\n'.join(f'{name}: {line}' for name, said in each.items() for line in said.splitlines())
     sources = [data.sources(data.stages[0])[0] for data in (train, validation)]
     if all(isinstance(source, TaggedExamples) for source in sources):
         parts = [[(sentence.words, sentence.tags) for sentence in source.sentences] for source in sources]

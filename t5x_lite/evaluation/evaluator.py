@@ -32,6 +32,13 @@ class Evaluator:
 
         return jax.tree.map(place, params, program.abstract.params)
 
+    def metrics(self, params: Any = None) -> list[str]:
+        """The names that a call gives, of abstract parameters (None: those of the program); nothing is computed."""
+        params = self._program.abstract.params if params is None else params
+        metrics, collected = jax.eval_shape(eval_step(self._program), params, next(self._data.evaluation_batches(self._step)))
+        ones = {name: np.ones(leaf.shape, leaf.dtype) for name, leaf in collected.items()}
+        return [*metrics, *(self._program.loss.summarize(ones) if collected else ())]
+
     def __call__(self, params: Any) -> dict[str, float]:
         mesh = self._program.mesh
         size = self._program.config.eval.batch_size or self._data.stage_at(self._step).batch_size

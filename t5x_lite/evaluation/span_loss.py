@@ -18,6 +18,8 @@ class SpanLoss:
       UserError: a field of classes.
     """
 
+    percentages = True  # are its scores
+
     def __init__(self, config: Config):
         for name, given in (('data.class_weights', config.data.class_weights), ('label_smoothing', config.label_smoothing)):
             if given:

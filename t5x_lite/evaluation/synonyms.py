@@ -46,7 +46,7 @@ def prepare(config: Config, train: DataFunction, load: Load, workdir: str, log: 
     Raises:
       UserError: config.init_from has no masked language model, or is gone, and there are no synonyms of before.
     """
-    source = train.sources(train.stages[0])[0]
+    source = None if config.heads else train.sources(train.stages[0])[0]
     if not isinstance(source, LabelledExamples) or not config.data.augment.synonyms or config.data.augment.file:
         return
     path = os.path.join(workdir, FILE)

@@ -16,6 +16,7 @@ import optax
 from t5x_lite.config import Config
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
+from t5x_lite.models import several
 from t5x_lite.models.layers import DropoutKey
 from t5x_lite.training import adapters, partitioning, paths, tuning
 from t5x_lite.training.losses import Batch, Loss, divide
@@ -36,7 +37,7 @@ class Program:
     """What a config compiles to: the module, its loss, the mesh, and where the state lives. With config.tune.unfreeze, from one of its steps on."""
 
     config: Config
-    module: nn.Module
+    module: Any  # linen's, or what has its `init` and `apply`
     loss: Loss
     mesh: Mesh
     transformation: optax.GradientTransformation
@@ -68,7 +69,7 @@ def make_program(config: Config, mesh: Mesh, step: int = 0) -> Program:
         raise UserError(
             f'config.mesh.sequence={mesh.shape["sequence"]} does not divide the {config.tune.prompt} virtual tokens of config.tune.prompt; change one of them'
         )
-    module = resolve(config.model.module, 'config.model.module', 'apply')(config.model)
+    module = several.made(config)
     loss = resolve(config.loss, 'config.loss', 'weights')(config)
     transformation = optimizer(config)
 
