@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import numpy as np
 import pytest
 
 from t5x_lite.config import Optimizer, Schedule, TuneConfig
