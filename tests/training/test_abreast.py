@@ -1,6 +1,5 @@
 """Runs trained abreast end as if each had been trained alone, whatever becomes of the others. (Eight devices, unless said.)"""
 
-import contextlib
 import json
 import os
 import shutil
@@ -50,8 +49,7 @@ def alone(made, folder):
     for number, run in enumerate(made):
         if number in (0, len(made) - 1):
             sharing._kept.clear()
-        with contextlib.suppress(UserError):
-            Trainer(run.config, str(folder / str(number)), run.train, evaluations(run), run.tokenizer_path).run()
+        Trainer(run.config, str(folder / str(number)), run.train, evaluations(run), run.tokenizer_path).run()
 
 
 def opened(workdir):
@@ -207,8 +205,8 @@ def test_which_go_together(corpus, tmp_path):
 @pytest.mark.parametrize('mesh', [None, {'data': 4, 'tensor': 2}])
 def test_a_bert_with_dropout_in_its_attention(mesh):
     """Losses of each step, and parameters at the end."""
-    configs = [small.config(seed=seed, optim={'learning_rate': rate}, mesh=mesh) for rate in (1e-2, 1e-3) for seed in (1, 2)]
-    batches = [[small.batch(seed=10 * config.seed + step) for step in range(3)] for config in configs]
+    configs = [small.config(seed=seed, optim={'learning_rate': rate}, mesh=mesh, model={'num_layers': 1}) for rate in (1e-2, 1e-3) for seed in (1, 2)]
+    batches = [[small.batch(seed=10 * config.seed + step) for step in range(2)] for config in configs]
     devices = None if mesh else small.one_device()
     programs = [make_program(config, partitioning.make_mesh(config, devices)) for config in configs]
     stack = lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves])  # noqa: E731
@@ -216,7 +214,7 @@ def test_a_bert_with_dropout_in_its_attention(mesh):
         step, state, curve = jax.jit(make_train_step(programs[0])), [program.init() for program in programs], []
         several, states = jax.jit(jax.vmap(make_train_step(programs[0]))), jax.tree.map(stack, *state)
         given = jax.tree.map(stack, *map(numbers, programs))
-        for number in range(3):
+        for number in range(2):
             states, metrics = several(states, jax.tree.map(stack, *(one[number] for one in batches)), given)
             for place, program in enumerate(programs):
                 state[place], own = step(state[place], batches[place][number], numbers(program))
@@ -224,4 +222,4 @@ def test_a_bert_with_dropout_in_its_attention(mesh):
     np.testing.assert_allclose(*zip(*curve), rtol=1e-5)
     for place in range(4):
         assert small.largest_difference(state[place].params, jax.tree.map(lambda x: x[place], states.params)) < 1e-5
-    assert len({round(loss, 3) for loss, _ in curve}) == 12
+    assert len({loss for loss, _ in curve[-4:]}) == 4  # no two runs are one
