@@ -8,6 +8,9 @@ rounding: XLA sums the products of several matrices in another order. A run whos
 Batches of a step have one shape for all runs, as length, size and stages are no numbers; but where config.data.length_buckets make them differ in length, each run takes that
 step alone. (Padding to the longest would draw other dropout masks over attention.) To have all steps abreast, give runs one seed, or no length_buckets.
 
+Abreast is for accelerators that one small run leaves idle. Two processor cores are full with one: there a step of four takes four times that of one
+(tests/benchmarks/abreast.py), and one after the other, sharing what is compiled, is as fast and takes less memory.
+
 Resuming: repeat the call. Each run goes on from its own newest checkpoint; those that are behind go alone until they have caught up. A run that has ended keeps its place in the
 program, unused, until all have.
 """
@@ -168,7 +171,7 @@ class _Group:
         if len({program.key for program in programs}) > 1:
             raise UserError('runs whose config.tune.rates or .layer_decay leave the learning rate alone cannot go abreast with others; train them one after the other')
         self._numbers = driving.placed_numbers(self._program, jax.tree.map(lambda *values: np.stack(values), *map(numbers, programs)))
-        self._shardings = jax.tree.map(lambda sharding: _stacked(sharding), self._program.shardings)
+        self._shardings = jax.tree.map(_stacked, self._program.shardings)
         self._state: TrainState | None = None
 
     def take(self) -> None:

@@ -178,7 +178,7 @@ def test_a_signal_saves_and_ends_all(corpus, separate, tmp_path):
     made = [run for run in four(corpus, Ending, **{'data.prefetch': 1}) if run.config.optim.learning_rate == RATES[0]]
     assert together(made, tmp_path) == ('SIGTERM', [None] * 2)
     saved = [opened(tmp_path / str(number)).saved()[-1] for number in range(2)]
-    assert saved[0] == saved[1] < STEPS
+    assert max(saved) < STEPS and abs(saved[0] - saved[1]) <= 1  # one may have asked for its next step already
     assert together(four(corpus)[:2], tmp_path) == ('', [None] * 2)
     for number in range(2):
         ours, theirs = (opened(folder / str(number)).contents(STEPS) for folder in (tmp_path, separate))
