@@ -2,17 +2,19 @@
 
     for places in groups([run.config for run in runs]): train_abreast([runs[n] for n in places], [workdirs[n] for n in places], evaluations)
 
-Everything else stays a run's own: workdir, batches, dropout, log, held-out scores, checkpoints, the end. Each workdir is as if its run had been trained alone, but for
-rounding: XLA sums the products of several matrices in another order. A run whose loss is not finite stops, or passes over the step, for itself.
+Everything else stays a run's own: workdir, batches, dropout, log, held-out scores, checkpoints, the end. Each workdir is as if its run had been trained
+alone, but for rounding: XLA sums the products of several matrices in another order. A run whose loss is not finite stops, or passes over the step, for
+itself.
 
-Batches of a step have one shape for all runs, as length, size and stages are no numbers; but where config.data.length_buckets make them differ in length, each run takes that
-step alone. (Padding to the longest would draw other dropout masks over attention.) To have all steps abreast, give runs one seed, or no length_buckets.
+Batches of a step have one shape for all runs, as length, size and stages are no numbers; but where config.data.length_buckets make them differ in length,
+each run takes that step alone. (Padding to the longest would draw other dropout masks over attention.) To have all steps abreast, give runs one seed, or
+no length_buckets.
 
 Abreast is for accelerators that one small run leaves idle. Two processor cores are full with one: there a step of four takes four times that of one
 (tests/benchmarks/abreast.py), and one after the other, sharing what is compiled, is as fast and takes less memory.
 
-Resuming: repeat the call. Each run goes on from its own newest checkpoint; those that are behind go alone until they have caught up. A run that has ended keeps its place in the
-program, unused, until all have.
+Resuming: repeat the call. Each run goes on from its own newest checkpoint; those that are behind go alone until they have caught up. A run that has ended
+keeps its place in the program, unused, until all have.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +60,9 @@ def _shape(config: Config) -> Any:
     return sharing.key(config, tuple(tuning.stages(config.tune, config.steps)), config.log.profile_steps)
 
 
-def train_abreast(runs: Sequence[Run], workdirs: Sequence[str], make_evaluate: Callable[[Run], Callable[[Program, int], Evaluate]]) -> tuple[str, list[UserError | None]]:
+def train_abreast(
+    runs: Sequence[Run], workdirs: Sequence[str], make_evaluate: Callable[[Run], Callable[[Program, int], Evaluate]]
+) -> tuple[str, list[UserError | None]]:
     """Trains each run to the end of its steps in its own workdir.
 
     Args:
@@ -72,7 +76,8 @@ def train_abreast(runs: Sequence[Run], workdirs: Sequence[str], make_evaluate: C
     """
     _check(runs, workdirs)
     trainers = [
-        Trainer(run.config, workdir, run.train, make_evaluate(run), run.tokenizer_path, run.initial, run.base) for run, workdir in zip(runs, workdirs, strict=True)
+        Trainer(run.config, workdir, run.train, make_evaluate(run), run.tokenizer_path, run.initial, run.base)
+        for run, workdir in zip(runs, workdirs, strict=True)
     ]
 
     def on_signal(number: int, frame: Any) -> None:
@@ -169,7 +174,9 @@ class _Group:
         self._members, self._program = members, members[0].asked.program
         programs = [member.asked.program for member in members]
         if len({program.key for program in programs}) > 1:
-            raise UserError('runs whose config.tune.rates or .layer_decay leave the learning rate alone cannot go abreast with others; train them one after the other')
+            raise UserError(
+                'runs whose config.tune.rates or .layer_decay leave the learning rate alone cannot go abreast with others; train them one after the other'
+            )
         self._numbers = driving.placed_numbers(self._program, jax.tree.map(lambda *values: np.stack(values), *map(numbers, programs)))
         self._shardings = jax.tree.map(_stacked, self._program.shardings)
         self._state: TrainState | None = None

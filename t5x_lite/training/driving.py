@@ -1,5 +1,7 @@
-"""Who takes the steps that a run asks for. A trainer reads, logs, evaluates and saves; what it asks for here is computed, for it alone (`One`) or for several runs in one
-program (abreast.py)."""
+"""Who takes the steps that a run asks for.
+
+A trainer reads, logs, evaluates and saves; what it asks for is computed here, for it alone (`One`), or for several runs in one program (abreast.py).
+"""
 
 from collections.abc import Callable, Iterator
 import contextlib

@@ -196,7 +196,8 @@ def optimizer(config: Config, given: Numbers | None = None) -> optax.GradientTra
         case Optimizer.lamb:
             return optax.chain(adam, decay, trust_ratio(optim.decay), optax.scale_by_learning_rate(rate))
         case Optimizer.adafactor:
-            return optax.chain(by_layer(scale_by_adafactor(128)), optax.scale_by_learning_rate(rate), decay_by_rate(optim.decay, rate, returning(config), n['decay']))
+            away = decay_by_rate(optim.decay, rate, returning(config), n['decay'])
+            return optax.chain(by_layer(scale_by_adafactor(128)), optax.scale_by_learning_rate(rate), away)
 
 
 def scale_by_adafactor(factored_from: int) -> optax.GradientTransformation:

@@ -3,8 +3,8 @@
     seed, steps, epochs, ema_decay, optim.learning_rate, .warmup_steps, .warmup_fraction, .end_fraction, .b1, .b2, .eps, .decay, .clip_norm,
     tune.rates, tune.layer_decay
 
-These are inputs of a step (`step.numbers`). None of them may come from nothing or go to nothing between two runs that share: a decay, a moving average, a clipping
-or a factor of 0 (of 1, for rates) leaves work out. Fields that only the host reads, such as paths of data, may differ too.
+These are inputs of a step (`step.numbers`). None of them may come from nothing or go to nothing between two runs that share: a decay, a moving average, a
+clipping or a factor of 0 (of 1, for rates) leaves work out. Fields that only the host reads, such as paths of data, may differ too.
 """
 
 from collections import OrderedDict
@@ -23,9 +23,9 @@ NUMBERS = (
 
 # What neither a model nor a loss nor an optimiser reads.
 OF_HOST = (
-    'init_from', 'init_weights', 'data.path', 'data.weights', 'data.train', 'data.validation', 'data.validation_fraction', 'data.max_examples', 'data.baselines',
-    'data.length_buckets', 'data.workers', 'data.prefetch', 'data.tokenizer', 'data.tfds_dir', 'optim.nonfinite', 'checkpoint', 'eval', 'decode',
-    'log.every_steps', 'log.console_seconds', 'log.tensorboard', 'log.profile_steps',
+    'init_from', 'init_weights', 'data.path', 'data.weights', 'data.train', 'data.validation', 'data.validation_fraction', 'data.max_examples',
+    'data.baselines', 'data.length_buckets', 'data.workers', 'data.prefetch', 'data.tokenizer', 'data.tfds_dir', 'optim.nonfinite', 'checkpoint', 'eval',
+    'decode', 'log.every_steps', 'log.console_seconds', 'log.tensorboard', 'log.profile_steps',
 )  # fmt: skip
 
 _FREE = re.compile('(' + '|'.join(map(re.escape, NUMBERS + OF_HOST)) + r')(\..*)?')

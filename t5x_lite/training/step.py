@@ -142,7 +142,9 @@ def gradients(program: Program, params: Any, batch: Batch, key: DropoutKey) -> t
 
 
 def make_train_step(program: Program) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
-    """step(state, batch, given=numbers(program)) -> (state, metrics); not jitted. `given` are the numbers of this run, or of another whose program has the same key.
+    """step(state, batch, given=numbers(program)) -> (state, metrics); not jitted.
+
+    `given` are the numbers of this run, or of another whose program has the same key.
 
     A step whose loss or gradient is not finite leaves parameters and optimiser as they were, whatever the config's policy: nothing bad can be saved.
     Metrics are {'name': (sum, weight)} and the scalars 'loss', 'grad_norm', 'learning_rate', 'finite', 'tokens' (real ones).

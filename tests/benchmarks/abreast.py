@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.abreast --runs=4 --rows=16 --length=64
 
-Prints seconds to compile the step of one run and that of all abreast, and seconds a step of all runs takes one after the other and abreast: the median of rounds in which
-both take turns, and the processor's seconds of the same, which other work on the machine disturbs less.
+Prints seconds to compile the step of one run and that of all abreast, and seconds a step of all runs takes one after the other and abreast: the median of
+rounds in which both take turns, and the processor's seconds of the same, which other work on the machine disturbs less.
 """
 
 from collections.abc import Callable, Sequence

@@ -63,7 +63,8 @@ def with_field(config, name, value):
     return from_dict(type(config), plain)
 
 
-@pytest.mark.parametrize('field, value', [('batch_size', 8), ('model.dropout', 0.2), ('optim.schedule', 'cosine'), ('optim.microbatches', 2), ('data.seq_len', 8),
+@pytest.mark.parametrize('field, value', [
+    ('batch_size', 8), ('model.dropout', 0.2), ('optim.schedule', 'cosine'), ('optim.microbatches', 2), ('data.seq_len', 8),
     ('ema_decay', 0.0), ('optim.clip_norm', 0.0), ('optim.decay', [['.*/bias', 0.0], ['.*', 0.0]]), ('optim.decay', [['.*', 0.1]]), ('tune.layer_decay', 1.0),
     ('loss', 'bert_flax.losses:MlmLoss'), ('tune.freeze', ['output']), ('log.layer_norms', True), ('z_loss', 0.1), ('mesh.rules', [])])  # fmt: skip
 def test_what_changes_a_computation_is_not_shared(field, value):
