@@ -7,7 +7,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from t5x_lite.data.pipeline import DataFunction
-from t5x_lite.training import partitioning
+from t5x_lite.training import partitioning, sharing
 from t5x_lite.training.step import Program, eval_step
 
 
@@ -17,7 +17,7 @@ class Evaluator:
     def __init__(self, program: Program, data: DataFunction, step: int = 0):
         """`step`: batches have the length of this step's stage."""
         self._program, self._data, self._step = program, data, step
-        self._compiled = jax.jit(eval_step(program))
+        self._compiled = sharing.kept(('evaluation', program.key), lambda: jax.jit(eval_step(program)))
 
     def place(self, params: Any) -> Any:
         """Parameters from the host on the mesh, where training would have them."""

@@ -237,8 +237,9 @@ class DropoutKey:
     rows: jax.Array  # uint32 [B], positions in the global batch
 
     @classmethod
-    def create(cls, seed: int, step: jax.Array, rows: jax.Array) -> 'DropoutKey':
-        return cls(_mix(_mix(jnp.uint32(seed & 0xFFFFFFFF)) ^ step.astype(jnp.uint32)), rows.astype(jnp.uint32))
+    def create(cls, seed: int | jax.Array, step: jax.Array, rows: jax.Array) -> 'DropoutKey':
+        seed = jnp.uint32(seed & 0xFFFFFFFF) if isinstance(seed, int) else seed  # uint32 []
+        return cls(_mix(_mix(seed) ^ step.astype(jnp.uint32)), rows.astype(jnp.uint32))
 
     def fold(self, number: int | jax.Array) -> 'DropoutKey':
         """The key of a layer, or of a site in a layer."""

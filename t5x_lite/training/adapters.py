@@ -63,11 +63,12 @@ def learns(path: str) -> bool:
     return not path.endswith('/lora_scale')
 
 
-def added_to(config: TuneConfig, boxed: Any, seed: int) -> Any:
+def added_to(config: TuneConfig, boxed: Any, seed: int | jax.Array) -> Any:
     """A model's parameters, boxed with their logical axes, and beside them what a config adds; `boxed` itself where that is nothing.
 
     Args:
       boxed: abstract or not; what is added is likewise.
+      seed: or a random key.
 
     Raises:
       UserError: a pattern of config.tune.lora that matches no kernel, a rank that is none, what the model has no place for.
@@ -86,9 +87,10 @@ def added_to(config: TuneConfig, boxed: Any, seed: int) -> Any:
         if isinstance(box.value, jax.ShapeDtypeStruct):
             made[path] = nn.LogicallyPartitioned(jax.ShapeDtypeStruct(shape, jnp.float32), names)
             return
-        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(path.encode()))
+        key = jax.random.fold_in(start, zlib.crc32(path.encode()))
         made[path] = nn.LogicallyPartitioned(value(key, shape) if callable(value) else jnp.full(shape, value, jnp.float32), names)
 
+    start = jax.random.key(seed) if isinstance(seed, int) else seed
     used = set()
     for name, box in kernels.items():
         inputs, outputs = box.value.shape[-2:]

@@ -6,6 +6,9 @@ A loss is a class, made with the config of the run, whose objects have
     __call__(outputs, batch) -> {term: sum}, {metric: (sum, weight)}
 
 and the run minimises the sum over terms of sum / weight. So k microbatches, shards or packed rows give the numbers of one batch.
+
+Runs of one process that differ only in the numbers of training/sharing.py share what is compiled with one loss. A loss that computes with one of those
+(the number of steps, say) names it, `reads = ('steps',)`, and is then compiled anew for each value.
 """
 
 from collections.abc import Sequence

@@ -6,45 +6,67 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from t5x_lite.config import Config, OptimConfig, Optimizer, Schedule
 from t5x_lite.errors import UserError
 from t5x_lite.training import adapters, paths
 
+Numbers = dict[str, Any]  # float32 [], or [rules] for 'decay': arrays of the host, or traced
 
-def schedule(config: Config) -> optax.Schedule:
-    """Learning rate at a step counted from 0: linear warm-up from 0 to `learning_rate`, then the schedule until `config.steps`.
 
-    inverse_sqrt is T5's: constant where the others warm up, then falling by 1 / sqrt(step); T5's 1 / sqrt(max(step, 10000)) is a learning_rate of 0.01.
+def numbers(config: Config) -> Numbers:
+    """What of schedule and optimiser is an input of a step, not a part of its program. Sums and differences are taken here, in float64.
+
+    Raises:
+      UserError: a warm-up that leaves no steps.
     """
     optim, steps = config.optim, config.steps
     warmup = optim.warmup_steps or round(optim.warmup_fraction * steps)
     if warmup >= steps and warmup > 0 and optim.schedule != Schedule.inverse_sqrt:
         raise UserError(f'the warm-up of {warmup} steps leaves none of config.steps={steps}; lower config.optim.warmup_steps')
     peak, end = optim.learning_rate, optim.learning_rate * optim.end_fraction
+    values = {
+        'peak': peak, 'end': end, 'fall': peak - end, 'steps': steps, 'warmup': warmup, 'rise': max(warmup, 1), 'left': max(steps - warmup, 1),
+        'b1': optim.b1, 'b2': optim.b2, '1-b1': 1 - optim.b1, '1-b2': 1 - optim.b2, 'eps': optim.eps, 'decay': [decay for _, decay in optim.decay],
+        'clip': optim.clip_norm, 'ema': config.ema_decay, '1-ema': 1 - config.ema_decay,
+    }  # fmt: skip
+    return {name: np.asarray(value, np.float32) for name, value in values.items()}
+
+
+def schedule(config: Config, given: Numbers | None = None) -> optax.Schedule:
+    """Learning rate at a step counted from 0: linear warm-up from 0 to `learning_rate`, then the schedule until `config.steps`.
+
+    inverse_sqrt is T5's: constant where the others warm up, then falling by 1 / sqrt(step); T5's 1 / sqrt(max(step, 10000)) is a learning_rate of 0.01.
+
+    Args:
+      given: numbers in place of the config's own.
+    """
+    n = given or numbers(config)
+    peak, end, fall = n['peak'], n['end'], n['fall']
 
     def rate(step: jax.Array) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
-        done = jnp.clip((step - warmup) / max(steps - warmup, 1), 0.0, 1.0)
-        match optim.schedule:
+        done = jnp.clip((step - n['warmup']) / n['left'], 0.0, 1.0)
+        match config.optim.schedule:
             case Schedule.inverse_sqrt:
-                return peak * jnp.sqrt(max(warmup, 1) / jnp.maximum(step, max(warmup, 1)))
+                return peak * jnp.sqrt(n['rise'] / jnp.maximum(step, n['rise']))
             case Schedule.constant:
                 value = jnp.full_like(done, peak)
             case Schedule.linear:
-                value = end + (peak - end) * (1.0 - done)
+                value = end + fall * (1.0 - done)
             case Schedule.linear_from_start:
-                value = end + (peak - end) * (1.0 - jnp.clip(step / steps, 0.0, 1.0))
+                value = end + fall * (1.0 - jnp.clip(step / n['steps'], 0.0, 1.0))
             case Schedule.cosine:
-                value = end + (peak - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
-        return jnp.where(step < warmup, peak * step / max(warmup, 1), value)
+                value = end + fall * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+        return jnp.where(step < n['warmup'], peak * step / n['rise'], value)
 
     return rate
 
 
-def scale_by_adam(b1: float, b2: float, eps: float, bias_correction: bool) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba, 2015); without bias correction, that of google-research/bert's optimization.py."""
+def scale_by_adam(n: Numbers, bias_correction: bool) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba, 2015) with b1, b2 and eps of `numbers`; without bias correction, that of google-research/bert's optimization.py."""
 
     def init(params):
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -53,12 +75,12 @@ def scale_by_adam(b1: float, b2: float, eps: float, bias_correction: bool) -> op
     def update(grads, state, params=None):
         del params
         count = state.count + 1
-        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
-        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, grads)
+        mu = jax.tree.map(lambda m, g: n['b1'] * m + n['1-b1'] * g, state.mu, grads)
+        nu = jax.tree.map(lambda v, g: n['b2'] * v + n['1-b2'] * g * g, state.nu, grads)
         m_scale = v_scale = jnp.ones([], jnp.float32)
         if bias_correction:
-            m_scale, v_scale = (1.0 / (1.0 - b ** count.astype(jnp.float32)) for b in (b1, b2))
-        updates = jax.tree.map(lambda m, v: m * m_scale / (jnp.sqrt(v * v_scale) + eps), mu, nu)
+            m_scale, v_scale = (1.0 / (1.0 - b ** count.astype(jnp.float32)) for b in (n['b1'], n['b2']))
+        updates = jax.tree.map(lambda m, v: m * m_scale / (jnp.sqrt(v * v_scale) + n['eps']), mu, nu)
         return updates, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
 
     return optax.GradientTransformation(init, update)
@@ -68,10 +90,16 @@ class Beginning(NamedTuple):
     start: Any  # {path of a parameter: what it was}, nested
 
 
-def decayed(rules: tuple[tuple[str, float], ...], returning: Callable[[str], bool] | None) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
+Rules = tuple[tuple[str, float], ...]
+
+
+def decayed(
+    rules: Rules, returning: Callable[[str], bool] | None, amounts: Any = None
+) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
     """(init, decay) of weight decay by path rules: init(params) is the state that decay(state, params) -> decay x (what of each is to go away) reads.
 
     Args:
+      amounts: [rules], in place of those in the rules, which then only say by 0 what does not decay.
       returning: paths that are drawn to where they began instead of to 0 (L2-SP: Li et al., 2018; Wiese et al., 2017); None: none.
     """
 
@@ -82,9 +110,18 @@ def decayed(rules: tuple[tuple[str, float], ...], returning: Callable[[str], boo
         return Beginning(paths.nested({path: leaf + 0 for path, leaf in paths.leaves(params).items() if decay[path] and returning(path)}))
 
     def amount(state: Any, params: Any) -> Any:
-        rates = paths.values(rules, params, 'config.optim.decay', part=True)
+        # The place of each rule, or -1 where it is 0.
+        places = [(pattern, place if value else -1) for place, (pattern, value) in enumerate(rules)]
+        places = paths.values(places, params, 'config.optim.decay', part=True)
         start = {} if returning is None else paths.leaves(state.start)
-        return paths.map_paths(lambda path, p, rate: (rate * (p - start[path]) if path in start else rate * p) if rate else None, params, rates)
+
+        def away(path: str, p: jax.Array, place: int) -> jax.Array | None:
+            if place < 0:
+                return None
+            rate = rules[place][1] if amounts is None else amounts[place]
+            return rate * (p - start[path]) if path in start else rate * p
+
+        return paths.map_paths(away, params, places)
 
     return init, amount
 
@@ -96,9 +133,9 @@ def returning(config: Config) -> Callable[[str], bool] | None:
     return lambda path: not adapters.is_added(path) and not any(re.fullmatch(pattern, path) for pattern in config.init_fresh)
 
 
-def add_decay(rules: tuple[tuple[str, float], ...], back: Callable[[str], bool] | None = None) -> optax.GradientTransformation:
+def add_decay(rules: Rules, back: Callable[[str], bool] | None = None, amounts: Any = None) -> optax.GradientTransformation:
     """Decoupled weight decay (Loshchilov & Hutter, 2019); see `decayed`."""
-    init, amount = decayed(rules, back)
+    init, amount = decayed(rules, back, amounts)
 
     def update(updates, state, params):
         away = amount(state, params)
@@ -131,7 +168,7 @@ def by_layer(transformation: optax.GradientTransformation) -> optax.GradientTran
     return optax.GradientTransformation(init, update)
 
 
-def trust_ratio(rules: tuple[tuple[str, float], ...]) -> optax.GradientTransformation:
+def trust_ratio(rules: Rules) -> optax.GradientTransformation:
     """LAMB's layer-wise trust ratio |param| / |update| (You et al., 2020), for those parameters that decay, as the authors' code does."""
     scale = by_layer(optax.scale_by_trust_ratio())
 
@@ -143,18 +180,24 @@ def trust_ratio(rules: tuple[tuple[str, float], ...]) -> optax.GradientTransform
     return optax.GradientTransformation(scale.init, update)
 
 
-def optimizer(config: Config) -> optax.GradientTransformation:
-    """Updates to add to the parameters, from gradients that are already clipped (the step clips, for it reports the norm)."""
+def optimizer(config: Config, given: Numbers | None = None) -> optax.GradientTransformation:
+    """Updates to add to the parameters, from gradients that are already clipped (the step clips, for it reports the norm).
+
+    Args:
+      given: numbers in place of the config's own; they may be traced.
+    """
     optim: OptimConfig = config.optim
-    rate = schedule(config)
-    adam, decay = scale_by_adam(optim.b1, optim.b2, optim.eps, optim.bias_correction), add_decay(optim.decay, returning(config))
+    n = given or numbers(config)
+    rate = schedule(config, n)
+    adam, decay = scale_by_adam(n, optim.bias_correction), add_decay(optim.decay, returning(config), n['decay'])
     match optim.name:
         case Optimizer.adamw:
             return optax.chain(adam, decay, optax.scale_by_learning_rate(rate))
         case Optimizer.lamb:
             return optax.chain(adam, decay, trust_ratio(optim.decay), optax.scale_by_learning_rate(rate))
         case Optimizer.adafactor:
-            return optax.chain(by_layer(scale_by_adafactor(128)), optax.scale_by_learning_rate(rate), decay_by_rate(optim.decay, rate, returning(config)))
+            away = decay_by_rate(optim.decay, rate, returning(config), n['decay'])
+            return optax.chain(by_layer(scale_by_adafactor(128)), optax.scale_by_learning_rate(rate), away)
 
 
 def scale_by_adafactor(factored_from: int) -> optax.GradientTransformation:
@@ -169,9 +212,11 @@ def scale_by_adafactor(factored_from: int) -> optax.GradientTransformation:
     )
 
 
-def decay_by_rate(rules: tuple[tuple[str, float], ...], rate: optax.Schedule, back: Callable[[str], bool] | None = None) -> optax.GradientTransformation:
+def decay_by_rate(
+    rules: Rules, rate: optax.Schedule, back: Callable[[str], bool] | None = None, amounts: Any = None
+) -> optax.GradientTransformation:
     """Weight decay of rate x decay x parameter, after a scaled update (Adafactor's own update is relative to the parameter already); see `decayed`."""
-    begin, amount = decayed(rules, back)
+    begin, amount = decayed(rules, back, amounts)
 
     def init(params):
         count = optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))

@@ -1,6 +1,6 @@
 """The train state and the one jitted step over a mesh."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 import contextlib
 import dataclasses
 from typing import Any
@@ -14,13 +14,13 @@ import numpy as np
 import optax
 
 from t5x_lite.config import Config
+from t5x_lite.config_values import flatten
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.models import several
 from t5x_lite.models.layers import DropoutKey
-from t5x_lite.training import adapters, partitioning, paths, tuning
+from t5x_lite.training import adapters, optim, partitioning, paths, sharing, tuning
 from t5x_lite.training.losses import Batch, Loss, divide
-from t5x_lite.training.optim import optimizer, schedule
 
 
 @struct.dataclass
@@ -42,8 +42,13 @@ class Program:
     mesh: Mesh
     transformation: optax.GradientTransformation
     abstract: TrainState  # ShapeDtypeStructs with shardings
-    init: Callable[[], TrainState]  # from config.seed, already sharded
+    initialize: Callable[[jax.Array], TrainState]  # jitted: of a random key, already sharded
     tuning: tuning.Tuning  # what learns; the optimiser's state and the gradients are of that
+    key: Hashable  # the same for programs that differ in numbers alone
+
+    def init(self) -> TrainState:
+        """The state that config.seed begins with."""
+        return self.initialize(jax.random.key(self.config.seed))
 
     @property
     def shardings(self) -> TrainState:
@@ -71,26 +76,35 @@ def make_program(config: Config, mesh: Mesh, step: int = 0) -> Program:
         )
     module = several.made(config)
     loss = resolve(config.loss, 'config.loss', 'weights')(config)
-    transformation = optimizer(config)
+    transformation = optim.optimizer(config)
 
-    def init_boxed():
-        return adapters.added_to(config.tune, module.init(jax.random.key(config.seed), dummy_batch())['params'], config.seed)
+    def init_boxed(key: jax.Array):
+        return adapters.added_to(config.tune, module.init(key, dummy_batch())['params'], key)
 
-    def init() -> TrainState:
-        params = nn.unbox(init_boxed())
+    def init(key: jax.Array) -> TrainState:
+        params = nn.unbox(init_boxed(key))
         ema = jax.tree.map(lambda x: x + 0, params) if config.ema_decay else {}
         zero = jnp.zeros([], jnp.int32)
         return TrainState(zero, params, _begin(transformation, learning, params), ema, zero + 0)
 
-    boxed = jax.eval_shape(init_boxed)
+    seed = jax.random.key(config.seed)
+    boxed = jax.eval_shape(init_boxed, seed)
     learning = tuning.plan(config.tune, nn.unbox(boxed), config.init_fresh, step=step, steps=config.steps)
     shardings = partitioning.parameter_shardings(boxed, mesh, config.mesh)
-    abstract = jax.eval_shape(init)
+    abstract = jax.eval_shape(init, seed)
     paths.values(config.optim.decay, abstract.params, 'config.optim.decay')
     placed = partitioning.state_shardings(abstract, abstract.params, shardings, mesh)
     abstract = jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract, placed)
+    reads = tuple((name, str(flatten(config)[name])) for name in getattr(loss, 'reads', ()))
+    key = sharing.key(config, mesh, type(module), type(loss), reads, str(learning.parts), bool(any(learning.rates)))
     # Unconstrained inside, and moved out by the output shardings: the values do not depend on the mesh.
-    return Program(config, module, loss, mesh, transformation, abstract, jax.jit(init, out_shardings=placed), learning)
+    initialize = sharing.kept(('init', key), lambda: jax.jit(init, out_shardings=placed))
+    return Program(config, module, loss, mesh, transformation, abstract, initialize, learning, key)
+
+
+def numbers(program: Program) -> dict[str, Any]:
+    """What a step takes as an input, so that the compiled step serves every run whose program has the same key: numpy arrays, nested."""
+    return {'seed': np.uint32(program.config.seed & 0xFFFFFFFF), 'optim': optim.numbers(program.config), 'rates': program.tuning.factors()}
 
 
 def batch_loss(program: Program, params: Any, batch: Batch, weights: dict[str, jax.Array], key: DropoutKey | None) -> tuple[jax.Array, Any]:
@@ -128,33 +142,36 @@ def gradients(program: Program, params: Any, batch: Batch, key: DropoutKey) -> t
     return total
 
 
-def make_train_step(program: Program) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]:
-    """step(state, batch) -> (state, metrics); not jitted.
+def make_train_step(program: Program) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
+    """step(state, batch, given=numbers(program)) -> (state, metrics); not jitted.
+
+    `given` are the numbers of this run, or of another whose program has the same key.
 
     A step whose loss or gradient is not finite leaves parameters and optimiser as they were, whatever the config's policy: nothing bad can be saved.
     Metrics are {'name': (sum, weight)} and the scalars 'loss', 'grad_norm', 'learning_rate', 'finite', 'tokens' (real ones).
     """
-    config, rate = program.config, schedule(program.config)
+    config, own = program.config, numbers(program)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
+    def train_step(state: TrainState, batch: Batch, given: dict[str, Any] = own) -> tuple[TrainState, dict[str, Any]]:
+        n = given['optim']
         rows = jnp.arange(batch['tokens'].shape[0], dtype=jnp.uint32)
         with _belonging_together(config):
-            loss, grads, metrics = gradients(program, state.params, batch, DropoutKey.create(config.seed, state.step, rows))
+            loss, grads, metrics = gradients(program, state.params, batch, DropoutKey.create(given['seed'], state.step, rows))
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         clipped = grads
         if config.optim.clip_norm:
-            clip = jnp.minimum(1.0, config.optim.clip_norm / jnp.maximum(norm, 1e-12))
+            clip = jnp.minimum(1.0, n['clip'] / jnp.maximum(norm, 1e-12))
             clipped = jax.tree.map(lambda g: g * clip, grads)
         learns = program.tuning.select(state.params)
-        updates, opt_state = _updates(program, clipped, state.opt_state, learns)
-        updates = program.tuning.scale(updates)
+        updates, opt_state = _updates(program, optim.optimizer(config, n), clipped, state.opt_state, learns)
+        updates = program.tuning.scale(updates, given['rates'])
 
         def keep(new, old):
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
         params = program.tuning.merge(state.params, keep(optax.apply_updates(learns, updates), learns))
-        ema = _average(program, state.ema, params) if config.ema_decay else {}
+        ema = _average(program, n, state.ema, params) if config.ema_decay else {}
 
         new_state = TrainState(
             step=state.step + 1,
@@ -166,7 +183,7 @@ def make_train_step(program: Program) -> Callable[[TrainState, Batch], tuple[Tra
         scalars = {
             'loss': loss,
             'grad_norm': norm,
-            'learning_rate': jnp.asarray(rate(state.step), jnp.float32),
+            'learning_rate': optim.schedule(config, n)(state.step),
             'finite': finite,
             'tokens': sum(jnp.sum(batch[name] > 0) for name in ('sequence_ids', 'decoder_sequence_ids') if name in batch),
         }
@@ -209,19 +226,19 @@ def _is_schedule(leaf: Any) -> bool:
     return isinstance(leaf, optax.ScaleByScheduleState)
 
 
-def _updates(program: Program, grads: Any, opt_state: Any, learns: Any) -> tuple[Any, Any]:
+def _updates(program: Program, transformation: optax.GradientTransformation, grads: Any, opt_state: Any, learns: Any) -> tuple[Any, Any]:
     """(updates, state) of the optimiser, which keeps a state for each part that began to learn at its own time."""
-    update = program.transformation.update
+    update = transformation.update
     if len(program.tuning.parts) == 1:
         return update(grads, opt_state, learns)
     pairs = list(map(update, grads, opt_state, learns))
     return tuple(updates for updates, _ in pairs), tuple(state for _, state in pairs)
 
 
-def _average(program: Program, ema: Any, params: Any) -> Any:
+def _average(program: Program, n: optim.Numbers, ema: Any, params: Any) -> Any:
     """Of what learns; the rest stays bitwise."""
-    decay, select = program.config.ema_decay, program.tuning.select
-    return program.tuning.merge(ema, jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, select(ema), select(params)))
+    select = program.tuning.select
+    return program.tuning.merge(ema, jax.tree.map(lambda e, p: n['ema'] * e + n['1-ema'] * p, select(ema), select(params)))
 
 
 @contextlib.contextmanager

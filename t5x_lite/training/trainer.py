@@ -1,7 +1,7 @@
 """The loop: restore or initialise, step, log, evaluate, save; stop cleanly, or on the first number that is not finite."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import contextlib
 import signal
 import time
@@ -13,8 +13,8 @@ import numpy as np
 from t5x_lite.config import Config, NonFinite
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.errors import Interrupted, NotFinite, UserError, nearest
-from t5x_lite.training import adapters, checkpoint, learnt, partitioning, paths, tuning, workdirs
-from t5x_lite.training.step import Program, TrainState, begun_at, grown, make_program, make_train_step
+from t5x_lite.training import adapters, checkpoint, driving, learnt, partitioning, paths, tuning, workdirs
+from t5x_lite.training.step import Program, TrainState, begun_at, grown, make_program
 from t5x_lite.training.telemetry import Clock, Console, MetricsLog, Profile, Window, duration, peak_flops
 
 Evaluate = Callable[[Any], dict[str, float]]
@@ -58,7 +58,6 @@ class Trainer:
             params = self._program.abstract.params
             absent = checkpoint.plan_merge(params, initial, (*config.init_fresh, adapters.PATTERN), config.init_from)
             self._part = tuning.learnt(config.tune, params, config.init_fresh, config.steps, absent)
-        self._compiled: dict[Any, Any] = {}
         self._stop_signal, self._tokenizer_path = '', tokenizer_path
 
     def run(self) -> str:
@@ -69,20 +68,32 @@ class Trainer:
           UserError: the workdir is another run's, or a process trains in it; a loss that is not finite, other data than the checkpoint's, a
             checkpoint that cannot be saved.
         """
-        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        one = driving.One()
         try:
-            with workdirs.disk_errors(self._workdir), workdirs.locked(self._workdir), jax.set_mesh(self._mesh):
-                workdirs.claim(self._workdir, self._config)
-                checkpoint.copy_tokenizer(self._tokenizer_path, self._workdir)
-                self._run(checkpoint.Checkpoints(self._workdir, self._config.checkpoint))
+            with driving.signals(self.on_signal), jax.set_mesh(self.mesh), contextlib.closing(self.steps()) as steps:
+                for asked in steps:
+                    one.take(asked)
         except KeyboardInterrupt as error:
             raise Interrupted('interrupted without saving; repeat the command to go on from the newest checkpoint') from error
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
         return self._stop_signal
 
-    def _run(self, checkpoints: checkpoint.Checkpoints) -> None:
+    @property
+    def mesh(self) -> jax.sharding.Mesh:
+        return self._mesh
+
+    @property
+    def stopped_by(self) -> str:
+        """The signal that this run was asked to end by, or ''."""
+        return self._stop_signal
+
+    def steps(self) -> Iterator[driving.Asked]:
+        """The run itself: claims its workdir, restores or begins, and asks for one step after the other. Whoever takes a step answers before going on."""
+        with workdirs.disk_errors(self._workdir), workdirs.locked(self._workdir):
+            workdirs.claim(self._workdir, self._config)
+            checkpoint.copy_tokenizer(self._tokenizer_path, self._workdir)
+            yield from self._run(checkpoint.Checkpoints(self._workdir, self._config.checkpoint))
+
+    def _run(self, checkpoints: checkpoint.Checkpoints) -> Iterator[driving.Asked]:
         with contextlib.closing(checkpoints):
             state, run = self._start(checkpoints)
             first, steps = int(state.step), self._config.steps
@@ -91,9 +102,9 @@ class Trainer:
                 return
             log = MetricsLog(self._workdir, self._config.log, first)
             with contextlib.closing(log):
-                self._loop(state, first, Window(run.get('window')), checkpoints, log)
+                yield from self._loop(state, first, Window(run.get('window')), checkpoints, log)
 
-    def _on_signal(self, number: int, frame: Any) -> None:
+    def on_signal(self, number: int, frame: Any) -> None:
         del frame
         if self._stop_signal:
             raise KeyboardInterrupt  # a second one does not wait for the step to end
@@ -162,50 +173,42 @@ class Trainer:
         together = jax.jit(beside, out_shardings=self._program.shardings.params)
         return state.replace(params=together(begun.params, state.params), ema=together(begun.ema, state.ema) if state.ema else state.ema)
 
-    def _step_function(self, state: TrainState, batch: dict[str, jax.Array], console: Console, log_compile: dict[str, float]) -> Any:
-        """The compiled step for batches of these shapes, and for what learns now."""
-        program = self._program
-        shapes = (len(program.tuning.parts), str(program.tuning.rates), *sorted((name, value.shape) for name, value in batch.items()))
-        if shapes not in self._compiled:
-            began = time.perf_counter()
-            shardings = (program.shardings, {name: value.sharding for name, value in batch.items()})
-            jitted = jax.jit(make_train_step(program), donate_argnums=0, in_shardings=shardings, out_shardings=(program.shardings, None))
-            self._compiled[shapes] = jitted.lower(state, batch).compile()
-            seconds = time.perf_counter() - began
-            console.pause(seconds)
-            log_compile['compile_seconds'] = log_compile.get('compile_seconds', 0.0) + seconds
-            print(f'compiled the step for {" x ".join(map(str, batch["tokens"].shape))} in {seconds:.1f} s', flush=True)
-        return self._compiled[shapes]
-
-    def _loop(self, state: TrainState, first: int, window: Window, checkpoints: checkpoint.Checkpoints, log: MetricsLog) -> None:
-        config, data, mesh = self._config, self._data, self._mesh
+    def _loop(
+        self, state: TrainState | None, first: int, window: Window, checkpoints: checkpoint.Checkpoints, log: MetricsLog
+    ) -> Iterator[driving.Asked]:
+        config, data = self._config, self._data
         peak = peak_flops(jax.devices()[0])
         peak = peak * jax.device_count() if peak else None
         console, in_flight = Console(config.steps, config.log), deque()
         compile_seconds: dict[str, float] = {}
-        clock = Clock()
+        clock, asked = Clock(), None
 
         def drain(keep: int) -> None:
             while len(in_flight) > keep:
                 self._account(*in_flight.popleft(), window, console, log, clock, compile_seconds, peak)
 
         profile = Profile(config.log.profile_steps, self._workdir, first)
+
+        def begin_profile() -> None:
+            drain(0)
+            profile.start()
+
         self._program = self._program_at(max(first - 1, 0))
         for stage_first, stage_last, rows in self._stretches(first):
             if (program := self._program_at(stage_first)) is not self._program:
-                state, self._program = grown(self._program, program, state), program
+                state, self._program = grown(self._program, program, asked.after() if state is None else state), program
                 print(f'from step {stage_first + 1:,} on {_learning(program)} learn', flush=True)
             for step, host_batch in data.loader(stage_first, stage_last, rows):
-                length = host_batch['tokens'].shape[-1]
-                size = data.stage_at(step).batch_size
-                batch = partitioning.to_devices(host_batch, partitioning.batch_shardings(host_batch, mesh, length), rows, size)
-                function = self._step_function(state, batch, console, compile_seconds)
+                asked = driving.Asked(step, self._program, host_batch, rows, data.stage_at(step).batch_size, state)
                 if profile.begins_with(step + 1):
-                    drain(0)
-                    profile.start()
-                state, metrics = function(state, batch)
+                    asked.before = begin_profile
+                state = None  # whoever takes the step holds it
+                yield asked
+                if asked.compile_seconds:
+                    console.pause(asked.compile_seconds)
+                    compile_seconds['compile_seconds'] = compile_seconds.get('compile_seconds', 0.0) + asked.compile_seconds
                 done = step + 1
-                in_flight.append((done, metrics))
+                in_flight.append((done, asked.metrics))
                 if profile.ends_with(done):
                     drain(0)
                     profile.stop(done)
@@ -215,14 +218,14 @@ class Trainer:
                 drain(0 if evaluate or save else _IN_FLIGHT)
                 if not evaluate and not save:
                     continue
-                began = time.perf_counter()
-                scores = self._evaluate(state, done, log) if evaluate else None
+                began, now = time.perf_counter(), asked.after()
+                scores = self._evaluate(now, done, log) if evaluate else None
                 stop = self._stop_signal  # it may have come while evaluating
                 if save or stop:
                     log.flush()
-                    run, saved = {'data': data.fingerprint, 'window': window.sums}, state
+                    run, saved = {'data': data.fingerprint, 'window': window.sums}, now
                     if self._part is not None and learnt.wanted(config):
-                        run, saved = run | {'base': learnt.described(self._base, self._part, self._program.abstract.params)}, self._only(state)
+                        run, saved = run | {'base': learnt.described(self._base, self._part, self._program.abstract.params)}, self._only(now)
                     checkpoints.save(done, saved, run, scores, wait=bool(last or stop))
                     self._check_best_metric(scores)
                 aside = time.perf_counter() - began
@@ -265,7 +268,7 @@ class Trainer:
 
     def _account(self, step, metrics, window, console, log, clock, compile_seconds, peak) -> None:
         """Takes a step's metrics from the device: into the window, to the terminal, and to the log where a line is due."""
-        metrics = jax.device_get(metrics)
+        metrics = metrics()
         config, stage = self._config, self._data.stage_at(step - 1)
         finite, tokens = bool(metrics['finite']), float(metrics['tokens'])
         if not finite:

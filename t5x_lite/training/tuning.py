@@ -102,18 +102,22 @@ class Tuning:
         """`params` with `learnt`, as `select` gives it, in its place."""
         return learnt if self.whole else put(params, self.parts, learnt if len(self.parts) > 1 else (learnt,))
 
-    def scale(self, updates: Any) -> Any:
+    def factors(self) -> tuple[dict[str, np.ndarray], ...]:
+        """`rates` as arrays, float32 [] or [layers], which `scale` takes."""
+        return tuple({path: np.asarray(factor, np.float32) for path, factor in rates.items()} for rates in self.rates)
+
+    def scale(self, updates: Any, factors: tuple[dict[str, Any], ...]) -> Any:
         """Updates, as `select` gives parameters, times the factors of their rates."""
-        if not any(self.rates):
+        if not any(factors):
             return updates
         if len(self.parts) > 1:
-            return tuple(map(_scaled, updates, self.rates))
-        return _scaled(updates, self.rates[0])
+            return tuple(map(_scaled, updates, factors))
+        return _scaled(updates, factors[0])
 
 
 def _scaled(updates: Any, rates: dict[str, Any]) -> Any:
     def scaled(path: str, update: Any) -> Any:
-        factor = np.asarray(rates[path], np.float32)
+        factor = rates[path]
         return update * jnp.asarray(factor.reshape(factor.shape + (1,) * (update.ndim - factor.ndim)), update.dtype)
 
     return paths.map_paths(scaled, updates) if rates else updates

@@ -61,7 +61,7 @@ def assert_same(ours, theirs):
 
 
 def test_what_is_said_and_written(place, said):
-    assert 'mood: 3 labels: bad (' in said and 'mood: baseline, majority: ' in said and 'tags: baseline' not in said
+    assert 'mood: 3 labels: bad (' in said and 'mood: baseline, majority: ' in said and "tags: baseline, each word's most frequent tag: " in said
     assert 'at random: encoder/pooler' not in said and 'at random: heads/mood, heads/spans, heads/tags' in said
     config = from_json(str(place / 'run' / 'config.json'))
     heads = {head.name: head for head in config.heads}

@@ -108,7 +108,7 @@ def test_lamb_is_optax_lamb_where_parameters_decay():
 
 def test_without_bias_correction_the_first_step_is_small():
     """m / sqrt(v) = (1 - b1) g / sqrt((1 - b2) g^2) = 0.1 / sqrt(0.001)."""
-    adam = optim.scale_by_adam(0.9, 0.999, 0.0, bias_correction=False)
+    adam = optim.scale_by_adam(optim.numbers(Config(optim=OptimConfig(eps=0.0))), bias_correction=False)
     updates, _ = adam.update(jnp.full(3, 2.0), adam.init(jnp.zeros(3)))
     np.testing.assert_allclose(updates, 0.1 / np.sqrt(0.001), rtol=1e-5)
 

@@ -21,7 +21,7 @@ from t5x_lite.config import LogConfig, NonFinite
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation.evaluator import Evaluator
-from t5x_lite.training import telemetry
+from t5x_lite.training import driving, telemetry
 from t5x_lite.training.telemetry import MetricsLog
 from t5x_lite.training.trainer import Trainer
 from tests.training import runs
@@ -204,17 +204,17 @@ def test_a_corpus_may_move(corpus, trained, tmp_path, capsys):
 def test_the_step_takes_over_the_memory_of_parameters_and_optimiser_state(corpus, tmp_path, monkeypatch):
     seen = []
 
-    def watched(self, state, batch, console, log_compile, compiled=Trainer._step_function):
-        function = compiled(self, state, batch, console, log_compile)
+    def watched(program, state, batch, numbers, compiled=driving.compiled):
+        function, seconds = compiled(program, state, batch, numbers)
 
-        def step(state, batch):
-            result = function(state, batch)
+        def step(state, batch, numbers):
+            result = function(state, batch, numbers)
             seen.append([leaf.shape for leaf in jax.tree.leaves(state) if leaf.ndim and not leaf.is_deleted()])
             return result
 
-        return step
+        return step, seconds
 
-    monkeypatch.setattr(Trainer, '_step_function', watched)
+    monkeypatch.setattr(driving, 'compiled', watched)
     trainer(tmp_path / 'run', a_config(corpus)).run()
     assert seen == [[]] * STEPS
 

@@ -1,0 +1,103 @@
+"""Who takes the steps that a run asks for.
+
+A trainer reads, logs, evaluates and saves; what it asks for is computed here, for it alone (`One`), or for several runs in one program (abreast.py).
+"""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import dataclasses
+import functools
+import signal
+import time
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+
+from t5x_lite.training import partitioning, sharing
+from t5x_lite.training.step import Program, TrainState, make_train_step, numbers
+
+
+@dataclasses.dataclass
+class Asked:
+    """A step that a run is about to take. Whoever takes it answers in `after`, `metrics` and `compile_seconds`."""
+
+    step: int  # counted from 0
+    program: Program
+    batch: dict[str, np.ndarray]  # this process's rows
+    rows: slice  # which of the global batch those are
+    size: int  # of the global batch
+    state: TrainState | None  # before the step, where it is not what the step before it left
+    after: Callable[[], TrainState] | None = None
+    metrics: Callable[[], dict[str, Any]] | None = None  # of the host; waits for the step
+    compile_seconds: float = 0.0
+    before: Callable[[], None] | None = None  # called once the step is compiled
+
+    @property
+    def shapes(self) -> tuple[Any, ...]:
+        return tuple(sorted((name, value.shape[1:], str(value.dtype)) for name, value in self.batch.items()))
+
+    @property
+    def shardings(self) -> dict[str, NamedSharding]:
+        return partitioning.batch_shardings(self.batch, self.program.mesh, self.batch['tokens'].shape[-1])
+
+
+def placed_numbers(program: Program, stacked: Any = None) -> Any:
+    """Those of a program, or given ones, on every device."""
+    return jax.device_put(numbers(program) if stacked is None else stacked, NamedSharding(program.mesh, PartitionSpec()))
+
+
+class One:
+    """Takes the steps of one run."""
+
+    def __init__(self):
+        self.state: TrainState | None = None
+        self._program: Program | None = None
+        self._numbers: Any = None
+
+    def take(self, asked: Asked) -> None:
+        program = asked.program
+        if program is not self._program:
+            self._program, self._numbers = program, placed_numbers(program)
+        if asked.state is not None:
+            self.state, asked.state = asked.state, None
+        batch = partitioning.to_devices(asked.batch, asked.shardings, asked.rows, asked.size)
+        function, asked.compile_seconds = compiled(program, self.state, batch, self._numbers)
+        if asked.before is not None:
+            asked.before()
+        self.state, metrics = function(self.state, batch, self._numbers)
+        asked.after = lambda: self.state
+        asked.metrics = functools.partial(jax.device_get, metrics)
+
+
+def compiled(program: Program, state: TrainState, batch: dict[str, jax.Array], given: Any) -> tuple[Callable[..., Any], float]:
+    """(the step for batches of these shapes, seconds that compiling it took: 0 where another run of this process has done it)."""
+    shardings = {name: value.sharding for name, value in batch.items()}
+
+    def compile_step() -> Any:
+        jitted = jax.jit(make_train_step(program), donate_argnums=0, in_shardings=(program.shardings, shardings, None), out_shardings=(program.shardings, None))
+        return jitted.lower(state, batch, given).compile()
+
+    shapes = tuple(sorted((name, value.shape, str(value.dtype)) for name, value in batch.items()))
+    return timed(('step', program.key, shapes), compile_step, f'the step for {" x ".join(map(str, batch["tokens"].shape))}')
+
+
+def timed(name: Any, compile_step: Callable[[], Any], what: str) -> tuple[Any, float]:
+    began, made = time.perf_counter(), []
+    function = sharing.kept(name, lambda: made.append(True) or compile_step())
+    seconds = time.perf_counter() - began if made else 0.0
+    if made:
+        print(f'compiled {what} in {seconds:.1f} s', flush=True)
+    return function, seconds
+
+
+@contextlib.contextmanager
+def signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Calls `handler` when the process is asked to end."""
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
