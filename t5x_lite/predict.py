@@ -52,7 +52,7 @@ _TEXT = flags.DEFINE_string('text', None, 'A text; [MASK] marks words to fill in
 _TEXT_B = flags.DEFINE_string('text_b', None, 'The second text of a pair.')
 _INPUT = flags.DEFINE_string('input', None, 'A file with a text a line (two texts: separated by a tab); - is standard input.')
 _OUTPUT = flags.DEFINE_string('output', None, 'A jsonl file for the answers.')
-_STEP = flags.DEFINE_integer('step', None, 'The checkpoint to use; the newest by default.')
+_STEP = flags.DEFINE_string('step', None, 'The checkpoint to use: a step, best (by config.checkpoint.best_metric) or newest; by default the best where the run has one, else the newest.')
 _CHOICES = flags.DEFINE_string('choices', None, 'Continuations, separated by |, to rank by their probability instead of generating one.')
 _ADAPTER = flags.DEFINE_list(
     'adapter', [], 'Runs that hold what they learnt beside a base: that of the run --workdir, or --workdir itself. Their answers stand side by side.'
@@ -154,7 +154,7 @@ def _beside(config: Config) -> dict[str, Predictor | TextPredictor]:
         own.decode, own.mesh = config.decode, config.mesh
         if not base:
             own.init_from = workdir
-        own, params, _ = load_for_use(own, checkpoint.locate(run)[0], checkpoint.locate(run)[1], weights=weights)
+        own, params, _ = load_for_use(own, run, None, weights=weights)
         for leaf in jax.tree.leaves(params):
             placed.setdefault(id(leaf), (leaf, jax.numpy.asarray(leaf)))  # the leaf too, so that its id stays its own
         predictors[run] = _predictor(own, jax.tree.map(lambda leaf: placed[id(leaf)][1], params), checkpoint.locate(run)[0])

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import concurrent.futures
 import contextlib
 import copy
+import dataclasses
 import json
 import logging
 import math
@@ -26,14 +27,14 @@ import jax
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 
-from t5x_lite.config import Best, CheckpointConfig, Config
+from t5x_lite.config import CheckpointConfig, Config
 from t5x_lite.config_values import from_json, to_json
 from t5x_lite.data import tokenizers
 from t5x_lite.errors import UserError, nearest
-from t5x_lite.training import learnt, paths
+from t5x_lite.training import learnt, paths, patience
 from t5x_lite.training.step import TrainState
 
-FOLDER = 'checkpoints'
+FOLDER, WORDS = 'checkpoints', ('best', 'newest')
 _SMALL = 1 << 16  # bytes: metadata, not weights
 
 
@@ -106,11 +107,7 @@ class Checkpoints:
         keep = set(steps[-max(config.keep_last, 1) :])
         if config.keep_every_steps:
             keep |= {step for step in steps if step % config.keep_every_steps == 0}
-        sign = -1.0 if config.best == Best.lowest else 1.0
-        scores = {info.step: sign * (info.metrics or {}).get(config.best_metric, math.nan) for info in infos}
-        scores = {step: score for step, score in scores.items() if math.isfinite(score)}
-        if scores:
-            keep.add(max(scores, key=scores.get))
+        keep.add(patience.best_step({info.step: (info.metrics or {}).get(config.best_metric) for info in infos}, config))
         for step in set(steps) - keep:
             leaving = os.path.join(self._folder, f'deleting-{step}')
             os.replace(os.path.join(self._folder, str(step)), leaving)
@@ -273,23 +270,73 @@ def holds_checkpoints(workdir: str) -> bool:
     return os.path.isdir(folder) and any(re.match(r'\d+$|torn-', name) for name in os.listdir(folder))
 
 
-def locate(path: str) -> tuple[str, int]:
-    """(workdir, step) of a workdir (its newest step), of its checkpoints folder, or of one checkpoint in it.
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A checkpoint of a run."""
+
+    workdir: str
+    step: int
+    said: str = ''  # what a person should know, where it is not the newest and nobody asked for it
+
+
+def choose(path: str, which: str = '') -> Choice:
+    """The checkpoint to use of a workdir, of its checkpoints folder, or of one checkpoint in it: WORKDIR/checkpoints/300, .../best, .../newest.
+
+    Args:
+      which: a step, 'best' or 'newest'; '': what the path says, else the best by config.checkpoint.best_metric where the run has one, else the newest.
 
     Raises:
-      UserError: where there is no checkpoint of ours.
+      UserError: where there is no checkpoint of ours, or not that one.
     """
     path = os.path.abspath(path)
-    if not os.path.isdir(path):
+    folder, last = os.path.split(path)
+    if os.path.basename(folder) == FOLDER and (last in WORDS or last.isdigit() and os.path.isdir(path)):
+        which = which or last
+    else:
+        folder = path
+    if not os.path.isdir(folder):
         raise UserError(f'{path}: no such folder; expected a workdir, a checkpoint in it, or a Hugging Face folder')
-    step, folder = None, path
-    if re.fullmatch(r'\d+', os.path.basename(path)) and os.path.basename(os.path.dirname(path)) == FOLDER:
-        step, folder = int(os.path.basename(path)), os.path.dirname(path)
     workdir = os.path.dirname(folder) if os.path.basename(folder) == FOLDER else folder
-    steps = _steps_in(os.path.join(workdir, FOLDER))
+    folder = os.path.join(workdir, FOLDER)
+    steps = _steps_in(folder)
     if not steps or not os.path.exists(os.path.join(workdir, 'config.json')):
         raise UserError(f'{path}: no checkpoint of ours (a workdir has config.json and {FOLDER}/STEP) and no Hugging Face folder (config.json and model.safetensors)')
-    return workdir, steps[-1] if step is None else step
+    if which not in WORDS and which:
+        if not (which.isdigit() and int(which) in steps):
+            what = f'{workdir} has no checkpoint of step {which}' if which.isdigit() else f'{which!r} is no step'
+            raise UserError(f'{what}; there are those of {", ".join(map(str, steps))}, and {" and ".join(WORDS)}')
+        return Choice(workdir, int(which))
+    config = from_json(os.path.join(workdir, 'config.json')).checkpoint
+    if which == 'newest' or not (which or config.best_metric):
+        return Choice(workdir, steps[-1])
+    scores = {step: _score(folder, step, config.best_metric) for step in steps}
+    best = patience.best_step(scores, config)
+    if best is None and which:
+        raise UserError(f'{workdir} has no best checkpoint: none was saved with a score of config.checkpoint.best_metric; name a step, or newest')
+    if best is None or best == steps[-1] or which:
+        return Choice(workdir, steps[-1] if best is None else best)
+    said = f'{workdir}: step {best:,} is taken, the best by {config.best_metric} ({scores[best]:.4g}); the newest, step {steps[-1]:,}, is {folder}/newest'
+    return Choice(workdir, best, said)
+
+
+def locate(path: str) -> tuple[str, int]:
+    """(workdir, step) of what `choose` gives for a path."""
+    choice = choose(path)
+    return choice.workdir, choice.step
+
+
+def is_there(path: str) -> bool:
+    """Whether a path that `choose` takes exists; WORKDIR/checkpoints/best is no folder."""
+    return os.path.exists(os.path.dirname(path.rstrip(os.sep)) if os.path.basename(path.rstrip(os.sep)) in WORDS else path)
+
+
+def _score(folder: str, step: int, metric: str) -> float | None:
+    """A held-out score that was saved with a checkpoint; Orbax keeps them as JSON."""
+    try:
+        with open(os.path.join(folder, str(step), 'metrics', 'metrics'), encoding='utf-8') as file:
+            return json.load(file).get(metric)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
 
 
 def load_params(path: str, ema: bool = True, load_base: Callable[[dict[str, Any]], Any] | None = None) -> tuple[Config, dict[str, Any]]:
@@ -322,7 +369,7 @@ def load_params(path: str, ema: bool = True, load_base: Callable[[dict[str, Any]
 
 
 def base_of(path: str) -> dict[str, Any] | None:
-    """The base that the newest checkpoint of a workdir, or a checkpoint in it, was learnt beside; None where it holds everything."""
+    """The base that the checkpoint which `choose` takes was learnt beside; None where it holds everything."""
     workdir, step = locate(path)
     try:
         run = ocp.checkpointables_metadata(os.path.join(workdir, FOLDER, str(step))).custom_metadata or {}

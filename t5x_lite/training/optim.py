@@ -91,9 +91,12 @@ def decayed(rules: tuple[tuple[str, float], ...], returning: Callable[[str], boo
 
 def returning(config: Config) -> Callable[[str], bool] | None:
     """What config.optim.decay_to_init draws to where it began: all but what is new or added, whose beginning means nothing."""
-    if not config.optim.decay_to_init:
-        return None
-    return lambda path: not adapters.is_added(path) and not any(re.fullmatch(pattern, path) for pattern in config.init_fresh)
+    return (lambda path: from_pretrained(config, path)) if config.optim.decay_to_init else None
+
+
+def from_pretrained(config: Config, path: str) -> bool:
+    """Whether a parameter began as something that means something: neither added nor new (config.init_fresh)."""
+    return not adapters.is_added(path) and not any(re.fullmatch(pattern, path) for pattern in config.init_fresh)
 
 
 def add_decay(rules: tuple[tuple[str, float], ...], back: Callable[[str], bool] | None = None) -> optax.GradientTransformation:

@@ -17,7 +17,7 @@ from t5x_lite.config import Config
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.models.layers import DropoutKey
-from t5x_lite.training import adapters, partitioning, paths, tuning
+from t5x_lite.training import adapters, mixout, partitioning, paths, tuning
 from t5x_lite.training.losses import Batch, Loss, divide
 from t5x_lite.training.optim import optimizer, schedule
 
@@ -70,7 +70,7 @@ def make_program(config: Config, mesh: Mesh, step: int = 0) -> Program:
         )
     module = resolve(config.model.module, 'config.model.module', 'apply')(config.model)
     loss = resolve(config.loss, 'config.loss', 'weights')(config)
-    transformation = optimizer(config)
+    transformation = mixout.remembering(config, optimizer(config))
 
     def init_boxed():
         return adapters.added_to(config.tune, module.init(jax.random.key(config.seed), dummy_batch())['params'], config.seed)
@@ -83,6 +83,7 @@ def make_program(config: Config, mesh: Mesh, step: int = 0) -> Program:
 
     boxed = jax.eval_shape(init_boxed)
     learning = tuning.plan(config.tune, nn.unbox(boxed), config.init_fresh, step=step, steps=config.steps)
+    mixout.check(config, learning.select(nn.unbox(boxed)))
     shardings = partitioning.parameter_shardings(boxed, mesh, config.mesh)
     abstract = jax.eval_shape(init)
     paths.values(config.optim.decay, abstract.params, 'config.optim.decay')
@@ -100,10 +101,23 @@ def batch_loss(program: Program, params: Any, batch: Batch, weights: dict[str, j
     return sum(divide(total, weights[name]) for name, total in terms.items()), metrics
 
 
-def gradients(program: Program, params: Any, batch: Batch, key: DropoutKey) -> tuple[jax.Array, Any, Any]:
-    """(loss, gradients of what learns, metrics) of the global batch, in `microbatches` parts that add up to it exactly."""
+def gradients(program: Program, params: Any, batch: Batch, key: DropoutKey, mix: Callable[[Any], Any] | None = None) -> tuple[jax.Array, Any, Any]:
+    """(loss, gradients of what learns, metrics) of the global batch, in `microbatches` parts that add up to it exactly.
+
+    Args:
+      mix: what learns -> what of it is used (training/mixout.py).
+    """
+    learns = program.tuning.select(params)
+    if mix is None:
+        return _gradients(program, params, learns, batch, key)
+    used, back = jax.vjp(mix, learns)
+    loss, grads, metrics = _gradients(program, params, used, batch, key)
+    return loss, back(grads)[0], metrics
+
+
+def _gradients(program: Program, params: Any, learns: Any, batch: Batch, key: DropoutKey) -> tuple[jax.Array, Any, Any]:
     weights = program.loss.weights(batch)
-    learning, learns = program.tuning, program.tuning.select(params)
+    learning = program.tuning
     value_and_grad = jax.value_and_grad(
         lambda learns, part, part_key: batch_loss(program, learning.merge(params, learns), part, weights, part_key), has_aux=True
     )
@@ -138,7 +152,8 @@ def make_train_step(program: Program) -> Callable[[TrainState, Batch], tuple[Tra
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
         rows = jnp.arange(batch['tokens'].shape[0], dtype=jnp.uint32)
         with _belonging_together(config):
-            loss, grads, metrics = gradients(program, state.params, batch, DropoutKey.create(config.seed, state.step, rows))
+            mix = (lambda learns: mixout.mixed(config, learns, state.opt_state, state.step)) if config.tune.mixout else None
+            loss, grads, metrics = gradients(program, state.params, batch, DropoutKey.create(config.seed, state.step, rows), mix)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         clipped = grads
