@@ -136,6 +136,7 @@ class Schedule(enum.Enum):
     linear_from_start = 'linear_from_start'  # from step 0, cut off by the warm-up: google-research/bert
     cosine = 'cosine'
     inverse_sqrt = 'inverse_sqrt'
+    rising = 'rising'  # exponentially, from 1e-7 of the rate to all of it at the end of the warm-up: `train --find_learning_rate`
 
 
 class NonFinite(enum.Enum):

@@ -20,7 +20,7 @@ def schedule(config: Config) -> optax.Schedule:
     """
     optim, steps = config.optim, config.steps
     warmup = optim.warmup_steps or round(optim.warmup_fraction * steps)
-    if warmup >= steps and warmup > 0 and optim.schedule != Schedule.inverse_sqrt:
+    if warmup >= steps and warmup > 0 and optim.schedule not in (Schedule.inverse_sqrt, Schedule.rising):
         raise UserError(f'the warm-up of {warmup} steps leaves none of config.steps={steps}; lower config.optim.warmup_steps')
     peak, end = optim.learning_rate, optim.learning_rate * optim.end_fraction
 
@@ -30,6 +30,8 @@ def schedule(config: Config) -> optax.Schedule:
         match optim.schedule:
             case Schedule.inverse_sqrt:
                 return peak * jnp.sqrt(max(warmup, 1) / jnp.maximum(step, max(warmup, 1)))
+            case Schedule.rising:
+                return peak * 1e-7 ** (1.0 - jnp.clip(step / max(warmup, 1), 0.0, 1.0))
             case Schedule.constant:
                 value = jnp.full_like(done, peak)
             case Schedule.linear:

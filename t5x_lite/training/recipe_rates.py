@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from t5x_lite.config import Config, Layout, Optimizer
-from t5x_lite.training import optim
+from t5x_lite.training import adapters, optim
 from t5x_lite.training.tuning import Tuning
 
 # Limits are of what the sources use for Adam, with some room above; beyond them what was pretrained is soon lost, or training does not settle. A path is of
@@ -49,8 +49,9 @@ def beyond(config: Config, factors: Mapping[str, float]) -> str:
     highest: dict[str, tuple[float, float, str]] = {}
     pretrained = [path for path in factors if optim.from_pretrained(config, path)]
     only_biases = bool(pretrained) and all(path.endswith('/bias') for path in pretrained)
+    only_new = not pretrained and not any(map(adapters.is_added, factors))
     for path, factor in factors.items():
-        kind, limit, source = _kind(config, path, only_biases, bool(pretrained))
+        kind, limit, source = _kind(config, path, only_biases, only_new)
         rate = config.optim.learning_rate * factor
         if rate > limit * (1 + 1e-6) and rate > highest.get(kind, (0.0,))[0]:
             highest[kind] = rate, limit, source
@@ -58,13 +59,13 @@ def beyond(config: Config, factors: Mapping[str, float]) -> str:
     return f'{said}; lower config.optim.learning_rate, or try rates with --find_learning_rate' if said else ''
 
 
-def _kind(config: Config, path: str, only_biases: bool, with_pretrained: bool) -> tuple[str, float, str]:
+def _kind(config: Config, path: str, only_biases: bool, only_new: bool) -> tuple[str, float, str]:
     for kind, (pattern, limit, source) in _ADDED.items():
         if re.fullmatch(pattern, path):
             return kind, limit, source
     if not optim.from_pretrained(config, path):
-        # Beside pretrained weights that learn, a head is warned of with them; they share the rate.
-        return ('new layers', np.inf, '') if with_pretrained else ('new layers', *_NEW)
+        # A head shares the rate of what else learns, and is warned of with that.
+        return ('new layers', *(_NEW if only_new else (np.inf, '')))
     if config.optim.name is Optimizer.adafactor:
         return ('pretrained weights', *_ADAFACTOR)
     if only_biases:

@@ -15,8 +15,9 @@ from t5x_lite.data import tokenizers, vocabulary_fit
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.errors import UserError
 from t5x_lite.training import adapters, checkpoint, learnt, partitioning, paths, recipe_rates, tuning, workdirs
+from t5x_lite.training.beginning import begun
 from t5x_lite.training.held_out import Evaluate, HeldOut
-from t5x_lite.training.step import Program, TrainState, begun_at, grown, make_program, make_train_step
+from t5x_lite.training.step import Program, TrainState, grown, make_program, make_train_step
 from t5x_lite.training.telemetry import Clock, Console, MetricsLog, Profile, Window, peak_flops
 from t5x_lite.training.watch import Watch
 
@@ -126,20 +127,7 @@ class Trainer:
             return state, run
         if self._initial is None and self._config.init_from and self._config.init_weights:
             raise UserError(f'config.init_from={self._config.init_from} is gone, and no checkpoint in {self._workdir} can be read; bring one of them back')
-        return self._begin(), {}
-
-    def _begin(self, say: Callable[[str], None] = print) -> TrainState:
-        """The state before the first step."""
-        state = self._program.init()
-        if self._initial is None:
-            return state
-        params, fresh = checkpoint.merge(state.params, self._initial, (*self._config.init_fresh, adapters.PATTERN), self._config.init_from)
-        ema = jax.tree.map(lambda x: x + 0, params) if self._config.ema_decay else {}
-        groups = sorted({'/'.join(path.split('/')[:2]) for path in fresh})
-        say(f'weights from {self._config.init_from}' + (f'; at random: {", ".join(groups)}' if fresh else ''))
-        state = state.replace(params=params, ema=ema)
-        remembers = self._config.optim.decay_to_init or self._config.tune.mixout
-        return state.replace(opt_state=begun_at(self._program, params)) if remembers else state
+        return begun(self._program, self._initial), {}
 
     # Checkpoints that hold what was learnt beside a base.
 
@@ -167,13 +155,13 @@ class Trainer:
         return state.replace(params=self._part.select(state.params), ema=self._part.select(state.ema) if state.ema else state.ema)
 
     def _beside_base(self, state: TrainState) -> TrainState:
-        begun, part = self._begin(say=lambda line: None), self._part
+        part, params = self._part, begun(self._program, self._initial, say=lambda line: None).params
 
         def beside(base: Any, found: Any) -> Any:
             return tuning.put(base, [part], [found]) if base else base
 
         together = jax.jit(beside, out_shardings=self._program.shardings.params)
-        return state.replace(params=together(begun.params, state.params), ema=together(begun.ema, state.ema) if state.ema else state.ema)
+        return state.replace(params=together(params, state.params), ema=together(params, state.ema) if state.ema else state.ema)
 
     def _step_function(self, state: TrainState, batch: dict[str, jax.Array], console: Console, log_compile: dict[str, float]) -> Any:
         """The compiled step for batches of these shapes, and for what learns now."""
