@@ -11,9 +11,10 @@ from t5x_lite.config import Optimizer, TuneConfig
 from t5x_lite.errors import UserError
 from t5x_lite.training import mixout, partitioning, paths
 from t5x_lite.training.step import make_program
-from tests.training import small
+from tests.training import runs, small
 
 PLAIN = {'dropout': 0.0, 'attention_dropout': 0.0}
+TOY = {'module': runs.TOY}  # steps in a moment
 
 
 def config(p=0.5, tune=None, **fields):
@@ -60,18 +61,18 @@ def test_draws_differ_by_step_seed_and_path_and_nothing_else():
 
 def test_the_first_step_is_that_without_it_and_moves_what_was_not_dropped():
     """Before anything is learnt w = u, and so the loss is the plain one; gradients are (1 - dropped) / (1 - p) of the plain ones."""
-    sgd = {'optim': {'b1': 0.0, 'b2': 0.0, 'eps': 1e6, 'learning_rate': 1e6, 'clip_norm': 0.0, 'decay': (('.*', 0.0),)}}
+    sgd = {'model': TOY, 'optim': {'b1': 0.0, 'b2': 0.0, 'eps': 1e6, 'learning_rate': 1e6, 'clip_norm': 0.0, 'decay': (('.*', 0.0),)}}
     one = {'steps': 1, 'devices': small.one_device()}
     run = config(**sgd)
     program = make_program(run, partitioning.make_mesh(run, small.one_device()))
     before = jax.tree.map(np.asarray, program.init().params)
-    plain, mix = small.train(config(0.0, **sgd), **one), small.train(run, **one)
+    plain, mix = (small.train(one_or_other, **one) for one_or_other in (config(0.0, **sgd), run))
     np.testing.assert_allclose(plain.curve[0, 0], mix.curve[0, 0], rtol=1e-6)
     for path, leaf in paths.leaves(before).items():
         moved, twice = (paths.leaves(outcome.state.params)[path] - leaf for outcome in (mix, plain))
         kept = np.abs(moved) > 0
         np.testing.assert_allclose(moved[kept], 2 * twice[kept], rtol=2e-2, atol=2e-5, err_msg=path)
-        if leaf.size > 2000 and 'embeddings' not in path:
+        if path == 'layers/kernel':
             assert 0.45 < kept.mean() < 0.55, path
 
 
@@ -80,28 +81,28 @@ def test_what_is_new_or_added_or_does_not_learn_is_not_mixed():
     abstract = make_program(run, partitioning.make_mesh(run, small.one_device())).abstract
     kept = {path.split('/values/')[1] for path in paths.leaves(abstract.opt_state) if '/values/' in path}
     assert kept == {path for path in paths.leaves(abstract.params) if not path.startswith(('nsp/', 'encoder/embeddings/'))}
-    lora = TuneConfig(lora=(('.*/attention/query', 2, 4.0),))
+    lora = TuneConfig(lora=(('.*/attention/query', 2, 4.0),), mixout=0.5)
     with pytest.raises(UserError, match='config.tune.mixout=0.5 mixes what learns with its pretrained value, and nothing that learns has one'):
-        small.train(config(tune=lora, init_fresh=('mlm/.*',)), steps=1)
+        make_program(config(tune=lora, init_fresh=('mlm/.*',)), partitioning.make_mesh(run, small.one_device()))
     with pytest.raises(UserError, match='mixes in the weights of config.init_from, and there are none'):
         small.config(tune=TuneConfig(mixout=0.5))
     with pytest.raises(UserError, match='config.tune.mixout is 1.0; it must be at least 0 and below 1'):
         config(1.0)
 
 
-@pytest.mark.parametrize('optim', [{}, {'name': Optimizer.adafactor, 'learning_rate': 1e-3}], ids=['adamw', 'adafactor'])
-def test_on_a_mesh_in_microbatches_scanned_or_unrolled(optim):
-    tune = TuneConfig(freeze=('encoder/layers/0/.*',))
-    one = small.train(config(tune=tune, model={'scan_layers': False}, optim=optim), devices=small.one_device())
-    many = small.train(config(tune=tune, mesh={'data': 2, 'fsdp': 2, 'tensor': 2}, optim=optim | {'microbatches': 2}))
+@pytest.mark.parametrize('optim, model', [({}, {}), ({'name': Optimizer.adafactor, 'learning_rate': 1e-3}, TOY)], ids=['BERT, adamw', 'adafactor'])
+def test_on_a_mesh_in_microbatches_scanned_or_unrolled(optim, model):
+    tune = TuneConfig(freeze=('(encoder/)?layers/0/.*',))
+    one = small.train(config(tune=tune, model=model | {'scan_layers': False}, optim=optim), devices=small.one_device())
+    many = small.train(config(tune=tune, model=model, mesh={'data': 2, 'fsdp': 2, 'tensor': 2}, optim=optim | {'microbatches': 2}))
     np.testing.assert_allclose(one.curve, many.curve, rtol=2e-5)
     assert small.largest_difference(one.state.params, many.state.params) < 2e-5
-    plain = small.train(small.config(model=PLAIN, tune=tune, optim=optim), devices=small.one_device())
-    assert small.largest_difference(one.state.params, plain.state.params) > 1e-3 * (1 if not optim else 0.1)
+    plain = small.train(small.config(model=PLAIN | model, tune=tune, optim=optim), devices=small.one_device())
+    assert small.largest_difference(one.state.params, plain.state.params) > (1e-4 if optim else 1e-3)
 
 
 def test_what_is_mixed_in_stays_as_it_was():
-    run = config(0.9)
+    run = config(0.9, model=TOY)
     before = jax.tree.map(np.asarray, make_program(run, partitioning.make_mesh(run, small.one_device())).init().params)
     outcome = small.train(run, steps=4, devices=small.one_device())
     pretrained = {path.split('/values/')[1]: leaf for path, leaf in paths.leaves(outcome.state.opt_state).items() if '/values/' in path}
