@@ -89,8 +89,10 @@ def find(rates: Sequence[float], losses: Sequence[float]) -> Finding:
     if len(losses) < 10:
         return Finding(None, None, None)
     rates, smooth = np.asarray(rates, np.float64), smoothed(losses)
-    noise = float(np.std(np.asarray(losses) - smooth)) / math.sqrt(max(len(losses) / 40, 2.0) * 2 * math.sqrt(math.pi))
     bottom = int(np.argmin(smooth))
+    # Of a smoothed loss, where nothing has blown up yet.
+    spread = float(np.std((np.asarray(losses) - smooth)[: bottom + 1]))
+    noise = spread / math.sqrt(max(len(losses) / 40, 2.0) * 2 * math.sqrt(math.pi))
     high = np.flatnonzero((np.arange(len(smooth)) > bottom) & (smooth > ABOVE * smooth[bottom] + 3 * noise))
     too_high = float(rates[high[0]]) if len(high) else None
     before = smooth[: bottom + 1]
