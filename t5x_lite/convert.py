@@ -14,12 +14,13 @@ from absl import flags
 from t5x_lite import cli
 from t5x_lite.errors import UserError
 from t5x_lite.interop import conversion
+from t5x_lite.training import places
 
 _INPUT = flags.DEFINE_string('input', None, 'A Hugging Face folder, or a workdir of ours or one checkpoint in it.', required=True)
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder to write; it must be new or empty.', required=True)
 _FORMAT = flags.DEFINE_enum('format', None, ['hf', 'native'], 'What to write.', required=True)
 _EMA = flags.DEFINE_bool('ema', False, 'Write the moving average of the weights (--format=hf).')
-_STEP = flags.DEFINE_string('step', None, 'Of a workdir (--format=hf): a step, best (by config.checkpoint.best_metric) or newest; by default the best where the run has one, else the newest.')
+_STEP = flags.DEFINE_string('step', None, 'Of a workdir (--format=hf): ' + places.STEP_HELP)
 _SHARD = flags.DEFINE_integer(
     'max_shard_bytes', 5_000_000_000, 'Weights above this are written in several files (--format=hf).', lower_bound=1
 )

@@ -26,12 +26,12 @@ from t5x_lite.errors import UserError
 from t5x_lite.evaluation import baselines, task_scores
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.generation import Generator
-from t5x_lite.training import devices, partitioning
+from t5x_lite.training import devices, partitioning, places
 from t5x_lite.training.step import Program, make_program
 from t5x_lite.training.telemetry import as_json
 
 _CONFIG = cli.define_config_flags()
-_STEP = flags.DEFINE_string('step', None, 'The checkpoint to score: a step, best (by config.checkpoint.best_metric) or newest; by default the best where the run has one, else the newest.')
+_STEP = flags.DEFINE_string('step', None, 'The checkpoint to score: ' + places.STEP_HELP)
 _EMA = flags.DEFINE_bool('ema', True, 'Score the moving average of the weights where the run keeps one.')
 _SHOTS = flags.DEFINE_list('shots', None, 'Numbers of demonstrations to ask tasks with, such as 0,1,4; default: config.decode.shots.')
 _SHOWN = flags.DEFINE_integer('shown', 2, 'Answers shown of each task.', lower_bound=0)

@@ -43,7 +43,7 @@ from t5x_lite.interop import bases
 from t5x_lite.models import heads
 from t5x_lite.tasks import examples as task_examples
 from t5x_lite.tasks.few_shot import FewShot
-from t5x_lite.training import checkpoint, devices, partitioning
+from t5x_lite.training import checkpoint, devices, partitioning, places
 from t5x_lite.training.step import make_program
 from t5x_lite.training.telemetry import as_json
 
@@ -52,7 +52,7 @@ _TEXT = flags.DEFINE_string('text', None, 'A text; [MASK] marks words to fill in
 _TEXT_B = flags.DEFINE_string('text_b', None, 'The second text of a pair.')
 _INPUT = flags.DEFINE_string('input', None, 'A file with a text a line (two texts: separated by a tab); - is standard input.')
 _OUTPUT = flags.DEFINE_string('output', None, 'A jsonl file for the answers.')
-_STEP = flags.DEFINE_string('step', None, 'The checkpoint to use: a step, best (by config.checkpoint.best_metric) or newest; by default the best where the run has one, else the newest.')
+_STEP = flags.DEFINE_string('step', None, 'The checkpoint to use: ' + places.STEP_HELP)
 _CHOICES = flags.DEFINE_string('choices', None, 'Continuations, separated by |, to rank by their probability instead of generating one.')
 _ADAPTER = flags.DEFINE_list(
     'adapter', [], 'Runs that hold what they learnt beside a base: that of the run --workdir, or --workdir itself. Their answers stand side by side.'

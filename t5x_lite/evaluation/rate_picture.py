@@ -23,7 +23,7 @@ def draw(rates: np.ndarray, losses: np.ndarray, finding: Finding, figure_class: 
             axes.axvline(rate, color=colour, linestyle=style, linewidth=1.3, label=words.format(rate))
     axes.set_xscale('log')
     # Where the loss explodes it would press all else into a line.
-    top = max(float(np.max(smooth[: max(len(smooth) // 2, 1)])), float(smooth.min()) * 1.8)
+    top = max(float(np.max(smooth[: max(len(smooth) // 2, 1)])), float(smooth.min()) * 1.5)
     low = float(min(losses.min(), smooth.min()))
     axes.set_ylim(low - 0.05 * (top - low), top + 0.15 * (top - low))
     axes.set_xlabel('learning rate')

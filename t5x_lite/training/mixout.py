@@ -2,9 +2,9 @@
 
     mixed = (u where dropped, w elsewhere, less p u) / (1 - p)        with w what is learnt, u what it began as, p config.tune.mixout
 
-The mean of `mixed` over what is dropped is w (the paper's equation 3), so evaluation uses w as it is; with u = 0 this is dropout of weights. All that learns and
-was not drawn at random is mixed (biases and norms too, where the authors' code mixes the weights of linear layers alone). One draw a step, for all its
-microbatches; what is dropped is a function of (seed, step, path, place in the array): the same on any mesh.
+The mean of `mixed` over what is dropped is w, so evaluation uses w as it is; with u = 0 this is dropout of weights. All that learns and was not drawn at
+random is mixed (biases and norms too, where the authors' code mixes the weights of linear layers alone). One draw a step, for all its microbatches; what is
+dropped is a function of (seed, step, path, place in the array): the same on any mesh.
 """
 
 from typing import Any, NamedTuple

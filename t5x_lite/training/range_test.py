@@ -44,7 +44,7 @@ def measure(
     # Later stages of the data have other lengths; their losses would not compare.
     first_stage = data.stages[1].first_step if len(data.stages) > 1 else steps
     compiled: dict[Any, Any] = {}
-    rates, losses, mean = [], [], 0.0
+    rates, losses, mean, lowest = [], [], 0.0, math.inf
     with jax.set_mesh(mesh):
         state = begun(program, initial, say)
         for step in range(steps):
@@ -61,7 +61,7 @@ def measure(
             rates.append(float(metrics['learning_rate']))
             losses.append(loss)
             mean = loss if step == 0 else 0.8 * mean + 0.2 * loss
-            lowest = mean if step == 0 else min(lowest, mean)
+            lowest = min(lowest, mean)
             if step > steps // 10 and mean > _HOPELESS * lowest:
                 break
     return np.array(rates), np.array(losses)

@@ -154,5 +154,5 @@ class Watch:
         state['since'] = [0.0, 0]
         state['one_class'] = state['one_class'] + 1 if one_class(scores, self._config.model.num_labels) else 0
         if state['one_class'] > 1:
-            text = 'all held-out examples get the same label, and did at the evaluation before; nothing is learnt of the others: lower config.optim.learning_rate'
-            self.say('one class', f'{text}, balance the labels, or train longer', step)
+            text = 'all held-out examples get the same label, and did at the evaluation before; nothing is learnt of the others'
+            self.say('one class', f'{text}: lower config.optim.learning_rate, balance the labels, or train longer', step)
