@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +18,7 @@ from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.data.several import SeveralData, data_function
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
-from t5x_lite.interop import bases
+from t5x_lite.interop import bases, folder
 from t5x_lite.models import heads, several as several_heads
 from t5x_lite.training import adapters, checkpoint, paths
 from t5x_lite.training.step import dummy_batch
@@ -56,7 +57,7 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
     architecture, initial, source_tokenizer = None, None, trained_with
     base, notes = None, ()
     if config.init_from and training:
-        if workdir and not os.path.exists(config.init_from) and checkpoint.holds_checkpoints(workdir):
+        if workdir and not checkpoint.is_there(config.init_from) and checkpoint.holds_checkpoints(workdir):
             architecture = from_json(os.path.join(workdir, 'config.json')).model
             source_tokenizer = os.path.join(workdir, 'tokenizer')
             if not config.data.path:
@@ -65,6 +66,8 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
             architecture, initial, source_tokenizer = load_initial(config.init_from)
             if config.init_weights:
                 initial, base, notes = _begun_with(config, initial)
+                if not folder.is_hf_folder(config.init_from) and (said := checkpoint.choose(config.init_from).said):
+                    notes += (said,)
         if config.init_architecture:
             for name in ARCHITECTURE:
                 setattr(config.model, name, getattr(architecture, name))
@@ -129,8 +132,11 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
                 for name, value in getattr(data.sources(data.stages[0])[0], 'resolved', {}).items():
                     group, field = name.split('.')
                     setattr(getattr(filled, group), field, value)
+            epoch = train.num_examples / config.batch_size  # in steps
             if config.epochs:
-                config.steps = max(1, round(config.epochs * train.num_examples / config.batch_size))
+                config.steps = max(1, round(config.epochs * epoch))
+            if config.eval.every_epochs:
+                config.eval.every_steps = max(1, round(config.eval.every_epochs * epoch))
         config = finalize(config)
         if train is not None:
             train.complete(config)
@@ -199,17 +205,17 @@ def _begun_with(config: Config, initial: dict[str, Any]) -> tuple[dict[str, Any]
 
 
 def load_for_use(
-    config: Config, workdir: str, step: int | None, *, ema: bool = True, weights: bases.Weights | None = None
+    config: Config, workdir: str, step: int | str | None, *, ema: bool = True, weights: bases.Weights | None = None
 ) -> tuple[Config, dict[str, Any], int]:
     """(complete config, parameters, step) of a run that is to be evaluated or applied.
 
     `config` is the run's own with whatever flags changed in it; fields that the weights fix must not be among those. `weights` may have read its base.
+    Of `step` see `checkpoint.choose`; where it is None, and the best is not the newest, standard error says which was taken.
     """
-    found, newest = checkpoint.locate(workdir)
-    step = newest if step is None else step
-    steps = [name for name in os.listdir(os.path.join(found, checkpoint.FOLDER)) if name.isdigit()]
-    if str(step) not in steps:
-        raise UserError(f'{workdir} has no checkpoint of step {step}; there are those of {", ".join(sorted(steps, key=int))}')
+    choice = checkpoint.choose(workdir, '' if step is None else str(step))
+    found, step = choice.workdir, choice.step
+    if choice.said:
+        print(choice.said, file=sys.stderr, flush=True)
     saved = from_json(os.path.join(found, 'config.json'))
     moved = config.init_from if config.init_from != saved.init_from else ''
     _, params = (weights or bases.Weights()).run(os.path.join(found, checkpoint.FOLDER, str(step)), ema=ema, moved=moved)

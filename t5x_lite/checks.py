@@ -17,6 +17,7 @@ _AT_LEAST_0 = (
     'optim.learning_rate', 'optim.warmup_steps',
     'optim.clip_norm', 'optim.end_fraction', 'tune.freeze_layers', 'tune.prefix', 'tune.prompt',
     'checkpoint.keep_every_steps', 'eval.every_steps', 'eval.batches', 'eval.batch_size', 'eval.examples', 'eval.examples_while_training',
+    'eval.every_epochs', 'eval.patience', 'eval.min_improvement',
     'log.console_seconds', 'decode.max_new_tokens', 'decode.top_k', 'decode.shots', 'decode.length_penalty',
 )  # fmt: skip
 _ABOVE_0 = (
@@ -26,7 +27,7 @@ _ABOVE_0 = (
     'data.stride', 'data.max_question', 'data.max_answer', 'decode.samples', 'decode.repetition_penalty', 'data.tasks.maximum', 'data.tasks.temperature',
 )  # fmt: skip
 _SHARES = (
-    'ema_decay', 'label_smoothing', 'model.dropout', 'model.attention_dropout', 'model.hidden_dropout', 'model.output_dropout',
+    'tune.mixout', 'ema_decay', 'label_smoothing', 'model.dropout', 'model.attention_dropout', 'model.hidden_dropout', 'model.output_dropout',
     'optim.warmup_fraction', 'optim.b1', 'optim.b2', 'data.augment.deletion', 'data.augment.swap', 'data.augment.synonyms',
 )  # fmt: skip
 
@@ -190,7 +191,29 @@ def _language_checks(config: Config) -> Iterator[tuple[bool, str]]:
     yield layers < 1 or layers == int(layers), f'config.tune.freeze_layers is {layers}; give a number of layers, or a share of them below 1 (0.5)'
     for pattern, factor in tune.rates:
         yield factor >= 0, f'config.tune.rates: the factor of {pattern!r} is {factor}; it must be at least 0'
+    yield from _care_checks(config)
     yield '' not in decode.stop, 'config.decode.stop holds an empty text, at which every answer would end; leave it out'
+
+
+def _care_checks(config: Config) -> Iterator[tuple[bool, str]]:
+    """Of early stopping and mixout."""
+    yield (
+        not config.tune.mixout or bool(config.init_from and config.init_weights),
+        f'config.tune.mixout={config.tune.mixout} mixes in the weights of config.init_from, and there are none; leave it out',
+    )
+    held_out = config.eval
+    yield not (held_out.every_epochs and config.data.stages), 'config.data.stages and config.eval.every_epochs exclude each other; use config.eval.every_steps'
+    yield (
+        not held_out.min_improvement or held_out.patience > 0,
+        f'config.eval.min_improvement={held_out.min_improvement} is for config.eval.patience, which is 0; give the evaluations to wait, or leave it out',
+    )
+    if held_out.patience:
+        given = f'config.eval.patience={held_out.patience}'
+        yield bool(config.checkpoint.best_metric), f'{given} watches config.checkpoint.best_metric, which is empty; name a held-out metric, such as accuracy'
+        yield (
+            held_out.every_steps > 0 or held_out.every_epochs > 0,
+            f'{given} needs evaluations on the way, and config.eval.every_steps is 0; give it, or config.eval.every_epochs',
+        )
 
 
 def _stage_checks(config: Config) -> Iterator[tuple[bool, str]]:

@@ -136,6 +136,7 @@ class Schedule(enum.Enum):
     linear_from_start = 'linear_from_start'  # from step 0, cut off by the warm-up: google-research/bert
     cosine = 'cosine'
     inverse_sqrt = 'inverse_sqrt'
+    rising = 'rising'  # exponentially, from 1e-7 of the rate to all of it at the end of the warm-up: `train --find_learning_rate`
 
 
 class NonFinite(enum.Enum):
@@ -144,6 +145,7 @@ class NonFinite(enum.Enum):
 
 
 class Best(enum.Enum):
+    auto = 'auto'  # the lowest of a loss, an entropy, an error or a perplexity, else the highest
     lowest = 'lowest'
     highest = 'highest'
 
@@ -396,6 +398,7 @@ class TuneConfig:
     # ((step, or share of all steps below 1, pattern, factor on the learning rate), ...): what starts frozen and learns from then on, whatever the fields
     # above say. A later entry that matches it too changes its rate. Moments and bias correction of the optimiser begin then.
     unfreeze: tuple[tuple[float, str, float], ...] = ()
+    mixout: float = 0.0  # probability that, at a step, a weight that learns is the pretrained one (Lee et al., 2020): 0.7 to 0.9 there
     layer_decay: float = 1.0  # factor for each layer further below the top; embeddings lie below all layers
 
 
@@ -429,14 +432,18 @@ class CheckpointConfig:
     every_steps: int = 1000
     keep_last: int = 3
     keep_every_steps: int = 0  # and every checkpoint whose step is a multiple of this; 0: none
-    best_metric: str = ''  # and the best by this held-out metric; saved after each evaluation
-    best: Best = Best.lowest
+    # And the best by this held-out metric, saved after each evaluation; then evaluate, predict, convert and `init_from` take that one, not the newest.
+    best_metric: str = ''
+    best: Best = Best.auto
     whole: Whole = Whole.auto
 
 
 @dataclasses.dataclass
 class EvalConfig:
     every_steps: int = 1000  # 0: only at the end
+    every_epochs: float = 0.0  # if above 0, every_steps follows from it: a share of an epoch, or several
+    patience: int = 0  # evaluations in a row without a better checkpoint.best_metric after which a run ends; 0: it runs all its steps
+    min_improvement: float = 0.0  # of checkpoint.best_metric that counts as one
     batches: int = 50  # of held-out data (fine-tuning always uses all of it); 0: all
     batch_size: int = 0  # 0: that of training
     examples: int = 0  # of each task, drawn by seed, that `evaluate` has answered; 0: all

@@ -1,6 +1,6 @@
 """Score a run on held-out data, and on tasks by what it writes.
 
-    python -m t5x_lite.evaluate --workdir=runs/tiny                      # its newest checkpoint, on its own validation part
+    python -m t5x_lite.evaluate --workdir=runs/tiny                      # its best or newest checkpoint, on its own validation part
     python -m t5x_lite.evaluate --workdir=runs/mine --step=500 --config.data.validation=dev.csv
     python -m t5x_lite.evaluate --workdir=runs/t5_tasks                  # each task by generated text, and their average
     python -m t5x_lite.evaluate --workdir=runs/gpt --config.data.tasks.files=my_tasks.py --config.data.tasks.names=mine --shots=0,1,4 --config.decode.rank
@@ -26,12 +26,12 @@ from t5x_lite.errors import UserError
 from t5x_lite.evaluation import baselines, task_scores
 from t5x_lite.evaluation.generation import Generator
 from t5x_lite.evaluation.several import evaluator_of
-from t5x_lite.training import devices, partitioning
+from t5x_lite.training import devices, partitioning, places
 from t5x_lite.training.step import Program, make_program
 from t5x_lite.training.telemetry import as_json
 
 _CONFIG = cli.define_config_flags()
-_STEP = flags.DEFINE_integer('step', None, 'The checkpoint to score; the newest by default.')
+_STEP = flags.DEFINE_string('step', None, 'The checkpoint to score: ' + places.STEP_HELP)
 _EMA = flags.DEFINE_bool('ema', True, 'Score the moving average of the weights where the run keeps one.')
 _SHOTS = flags.DEFINE_list('shots', None, 'Numbers of demonstrations to ask tasks with, such as 0,1,4; default: config.decode.shots.')
 _SHOWN = flags.DEFINE_integer('shown', 2, 'Answers shown of each task.', lower_bound=0)

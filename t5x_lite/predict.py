@@ -50,7 +50,7 @@ from t5x_lite.models import heads
 from t5x_lite.models.several import params_of
 from t5x_lite.tasks import examples as task_examples
 from t5x_lite.tasks.few_shot import FewShot
-from t5x_lite.training import checkpoint, devices, partitioning
+from t5x_lite.training import checkpoint, devices, partitioning, places
 from t5x_lite.training.step import make_program
 from t5x_lite.training.telemetry import as_json
 
@@ -59,7 +59,7 @@ _TEXT = flags.DEFINE_string('text', None, 'A text; [MASK] marks words to fill in
 _TEXT_B = flags.DEFINE_string('text_b', None, 'The second text of a pair.')
 _INPUT = flags.DEFINE_string('input', None, 'A file with a text a line (two texts: separated by a tab); - is standard input.')
 _OUTPUT = flags.DEFINE_string('output', None, 'A jsonl file for the answers; - is standard output, a line as soon as it is known.')
-_STEP = flags.DEFINE_integer('step', None, 'The checkpoint to use; the newest by default.')
+_STEP = flags.DEFINE_string('step', None, 'The checkpoint to use: ' + places.STEP_HELP)
 _CHOICES = flags.DEFINE_string(
     'choices', None, 'Continuations, separated by |, to rank by their probability instead of generating one; of a multiple choice run, the choices.'
 )
@@ -205,7 +205,7 @@ def _beside(config: Config) -> dict[str, Predictor | TextPredictor]:
         own.decode, own.mesh = config.decode, config.mesh
         if not base:
             own.init_from = workdir
-        own, params, _ = load_for_use(own, checkpoint.locate(run)[0], checkpoint.locate(run)[1], weights=weights)
+        own, params, _ = load_for_use(own, run, None, weights=weights)
         for leaf in jax.tree.leaves(params):
             placed.setdefault(id(leaf), (leaf, jax.numpy.asarray(leaf)))  # the leaf too, so that its id stays its own
         asked = _of_heads(own, jax.tree.map(lambda leaf: placed[id(leaf)][1], params))

@@ -56,10 +56,11 @@ def to_native(source: str, output: str) -> Config:
     return config
 
 
-def to_hf(source: str, output: str, *, ema: bool = False, max_shard_bytes: int = 5_000_000_000) -> Config:
-    """Writes the newest checkpoint of a workdir, or one checkpoint folder in it, as a Hugging Face folder.
+def to_hf(source: str, output: str, *, which: str = '', ema: bool = False, max_shard_bytes: int = 5_000_000_000) -> Config:
+    """Writes a checkpoint of a workdir as a Hugging Face folder.
 
     Args:
+      which: of the checkpoints, as `checkpoint.choose` takes it.
       ema: the exponential moving average of the weights instead of the weights.
 
     Raises:
@@ -68,7 +69,10 @@ def to_hf(source: str, output: str, *, ema: bool = False, max_shard_bytes: int =
     if folder.is_hf_folder(source):
         raise UserError(f'--input={source}: already a Hugging Face folder; --format=hf takes a workdir or checkpoint of ours')
     _check_empty(output)
-    workdir, _ = checkpoint.locate(source)
+    choice = checkpoint.choose(source, which)
+    workdir = choice.workdir
+    if choice.said:
+        print(choice.said)
     tokenizer = os.path.join(workdir, 'tokenizer')
     if not os.path.isdir(tokenizer):
         raise UserError(f'{tokenizer}: does not exist; transformers needs the tokenizer of the run, copy it there')
@@ -77,7 +81,7 @@ def to_hf(source: str, output: str, *, ema: bool = False, max_shard_bytes: int =
         tokenizer = ''
     if ema and not from_json(os.path.join(workdir, 'config.json')).ema_decay:
         raise UserError(f'--ema: the run in {workdir} kept no moving average of its weights (config.ema_decay is 0)')
-    config, params = bases.Weights().run(source, ema=ema)
+    config, params = bases.Weights().run(os.path.join(workdir, checkpoint.FOLDER, str(choice.step)), ema=ema)
     folder.save(output, config.model, adapters.merged(params), tokenizer, max_shard_bytes=max_shard_bytes, labels=config.data.labels)
     return config
 

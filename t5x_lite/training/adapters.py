@@ -51,7 +51,7 @@ def same(ours: TuneConfig, theirs: TuneConfig) -> bool:
 
 def alone(config: TuneConfig) -> TuneConfig:
     """What a config adds, without rules of who learns."""
-    return dataclasses.replace(config, train=(), freeze=(), freeze_layers=0, rates=(), layer_decay=1.0, unfreeze=())
+    return dataclasses.replace(config, train=(), freeze=(), freeze_layers=0, rates=(), layer_decay=1.0, unfreeze=(), mixout=0.0)
 
 
 def is_added(path: str) -> bool:

@@ -26,14 +26,14 @@ import jax
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 
-from t5x_lite.config import Best, CheckpointConfig, Config
+from t5x_lite.config import CheckpointConfig, Config
 from t5x_lite.config_values import from_json, to_json
 from t5x_lite.data import tokenizers
 from t5x_lite.errors import UserError, nearest
-from t5x_lite.training import learnt, paths
+from t5x_lite.training import learnt, paths, patience
+from t5x_lite.training.places import Choice as Choice, FOLDER, choose as choose, holds_checkpoints as holds_checkpoints, is_there as is_there, locate, steps_in
 from t5x_lite.training.step import TrainState
 
-FOLDER = 'checkpoints'
 _SMALL = 1 << 16  # bytes: metadata, not weights
 
 
@@ -59,7 +59,7 @@ class Checkpoints:
         for name in os.listdir(self._folder) if os.path.isdir(self._folder) else []:
             if name.startswith('deleting-'):
                 shutil.rmtree(os.path.join(self._folder, name))
-        for step in reversed(_steps_in(self._folder)):
+        for step in reversed(steps_in(self._folder)):
             if damage := _damage(self._folder, step, most_bytes=_SMALL):  # Orbax reads the small files of all of them
                 self._set_aside(step, damage)
         self._checkpointer = ocp.training.Checkpointer(
@@ -106,11 +106,7 @@ class Checkpoints:
         keep = set(steps[-max(config.keep_last, 1) :])
         if config.keep_every_steps:
             keep |= {step for step in steps if step % config.keep_every_steps == 0}
-        sign = -1.0 if config.best == Best.lowest else 1.0
-        scores = {info.step: sign * (info.metrics or {}).get(config.best_metric, math.nan) for info in infos}
-        scores = {step: score for step, score in scores.items() if math.isfinite(score)}
-        if scores:
-            keep.add(max(scores, key=scores.get))
+        keep.add(patience.best_step({info.step: (info.metrics or {}).get(config.best_metric) for info in infos}, config))
         for step in set(steps) - keep:
             leaving = os.path.join(self._folder, f'deleting-{step}')
             os.replace(os.path.join(self._folder, str(step)), leaving)
@@ -130,7 +126,7 @@ class Checkpoints:
                 raise self._failed(step, error) from error
 
     def _failed(self, step: int, error: Exception) -> UserError:
-        whole = [saved for saved in _steps_in(self._folder) if saved != step]
+        whole = [saved for saved in steps_in(self._folder) if saved != step]
         kept = f'the checkpoints of steps {", ".join(map(str, whole))} are whole' if whole else 'there is no earlier one'
         return UserError(
             f'the checkpoint of step {step} could not be saved in {self._folder} ({_brief(error)}); {kept}. '
@@ -262,36 +258,6 @@ def _damage(folder: str, step: int, most_bytes: float = math.inf) -> str:
     return ''
 
 
-def _steps_in(folder: str) -> list[int]:
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    return sorted(int(name) for name in names if name.isdigit())
-
-
-def holds_checkpoints(workdir: str) -> bool:
-    """Whether anything was saved there, torn or not."""
-    folder = os.path.join(workdir, FOLDER)
-    return os.path.isdir(folder) and any(re.match(r'\d+$|torn-', name) for name in os.listdir(folder))
-
-
-def locate(path: str) -> tuple[str, int]:
-    """(workdir, step) of a workdir (its newest step), of its checkpoints folder, or of one checkpoint in it.
-
-    Raises:
-      UserError: where there is no checkpoint of ours.
-    """
-    path = os.path.abspath(path)
-    if not os.path.isdir(path):
-        raise UserError(f'{path}: no such folder; expected a workdir, a checkpoint in it, or a Hugging Face folder')
-    step, folder = None, path
-    if re.fullmatch(r'\d+', os.path.basename(path)) and os.path.basename(os.path.dirname(path)) == FOLDER:
-        step, folder = int(os.path.basename(path)), os.path.dirname(path)
-    workdir = os.path.dirname(folder) if os.path.basename(folder) == FOLDER else folder
-    steps = _steps_in(os.path.join(workdir, FOLDER))
-    if not steps or not os.path.exists(os.path.join(workdir, 'config.json')):
-        raise UserError(f'{path}: no checkpoint of ours (a workdir has config.json and {FOLDER}/STEP) and no Hugging Face folder (config.json and model.safetensors)')
-    return workdir, steps[-1] if step is None else step
-
-
 def load_params(path: str, ema: bool = True, load_base: Callable[[dict[str, Any]], Any] | None = None) -> tuple[Config, dict[str, Any]]:
     """(config of the run, parameters as a nested dict of numpy arrays) of a workdir or of one of its checkpoints.
 
@@ -322,7 +288,7 @@ def load_params(path: str, ema: bool = True, load_base: Callable[[dict[str, Any]
 
 
 def base_of(path: str) -> dict[str, Any] | None:
-    """The base that the newest checkpoint of a workdir, or a checkpoint in it, was learnt beside; None where it holds everything."""
+    """The base that the checkpoint which `choose` takes was learnt beside; None where it holds everything."""
     workdir, step = locate(path)
     try:
         run = ocp.checkpointables_metadata(os.path.join(workdir, FOLDER, str(step))).custom_metadata or {}
@@ -334,7 +300,7 @@ def base_of(path: str) -> dict[str, Any] | None:
 def save_params(workdir: str, config: Config, params: Any, tokenizer_path: str) -> None:
     """Writes a workdir that holds parameters alone, at step 0: what `init_from` reads."""
     os.makedirs(workdir, exist_ok=True)
-    if _steps_in(os.path.join(workdir, FOLDER)):
+    if steps_in(os.path.join(workdir, FOLDER)):
         raise UserError(f'{workdir} holds checkpoints already; give another folder')
     copy_tokenizer(tokenizer_path, workdir)
     with open(os.path.join(workdir, 'config.json'), 'w', encoding='utf-8') as file:

@@ -24,7 +24,7 @@ def numbers(config: Config) -> Numbers:
     """
     optim, steps = config.optim, config.steps
     warmup = optim.warmup_steps or round(optim.warmup_fraction * steps)
-    if warmup >= steps and warmup > 0 and optim.schedule != Schedule.inverse_sqrt:
+    if warmup >= steps and warmup > 0 and optim.schedule not in (Schedule.inverse_sqrt, Schedule.rising):
         raise UserError(f'the warm-up of {warmup} steps leaves none of config.steps={steps}; lower config.optim.warmup_steps')
     peak, end = optim.learning_rate, optim.learning_rate * optim.end_fraction
     values = {
@@ -52,6 +52,8 @@ def schedule(config: Config, given: Numbers | None = None) -> optax.Schedule:
         match config.optim.schedule:
             case Schedule.inverse_sqrt:
                 return peak * jnp.sqrt(n['rise'] / jnp.maximum(step, n['rise']))
+            case Schedule.rising:
+                return peak * 1e-7 ** (1.0 - jnp.clip(step / n['rise'], 0.0, 1.0))
             case Schedule.constant:
                 value = jnp.full_like(done, peak)
             case Schedule.linear:
@@ -128,9 +130,12 @@ def decayed(
 
 def returning(config: Config) -> Callable[[str], bool] | None:
     """What config.optim.decay_to_init draws to where it began: all but what is new or added, whose beginning means nothing."""
-    if not config.optim.decay_to_init:
-        return None
-    return lambda path: not adapters.is_added(path) and not any(re.fullmatch(pattern, path) for pattern in config.init_fresh)
+    return (lambda path: from_pretrained(config, path)) if config.optim.decay_to_init else None
+
+
+def from_pretrained(config: Config, path: str) -> bool:
+    """Whether a parameter began as something that means something: neither added nor new (config.init_fresh)."""
+    return not adapters.is_added(path) and not any(re.fullmatch(pattern, path) for pattern in config.init_fresh)
 
 
 def add_decay(rules: Rules, back: Callable[[str], bool] | None = None, amounts: Any = None) -> optax.GradientTransformation:

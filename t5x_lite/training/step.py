@@ -19,7 +19,7 @@ from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.models import several
 from t5x_lite.models.layers import DropoutKey
-from t5x_lite.training import adapters, optim, partitioning, paths, sharing, tuning
+from t5x_lite.training import adapters, mixout, optim, partitioning, paths, sharing, tuning
 from t5x_lite.training.losses import Batch, Loss, divide
 
 
@@ -76,7 +76,7 @@ def make_program(config: Config, mesh: Mesh, step: int = 0) -> Program:
         )
     module = several.made(config)
     loss = resolve(config.loss, 'config.loss', 'weights')(config)
-    transformation = optim.optimizer(config)
+    transformation = mixout.remembering(config, optim.optimizer(config))
 
     def init_boxed(key: jax.Array):
         return adapters.added_to(config.tune, module.init(key, dummy_batch())['params'], key)
@@ -90,6 +90,7 @@ def make_program(config: Config, mesh: Mesh, step: int = 0) -> Program:
     seed = jax.random.key(config.seed)
     boxed = jax.eval_shape(init_boxed, seed)
     learning = tuning.plan(config.tune, nn.unbox(boxed), config.init_fresh, step=step, steps=config.steps)
+    mixout.check(config, learning.select(nn.unbox(boxed)))
     shardings = partitioning.parameter_shardings(boxed, mesh, config.mesh)
     abstract = jax.eval_shape(init, seed)
     paths.values(config.optim.decay, abstract.params, 'config.optim.decay')
@@ -115,10 +116,23 @@ def batch_loss(program: Program, params: Any, batch: Batch, weights: dict[str, j
     return sum(divide(total, weights[name]) for name, total in terms.items()), metrics
 
 
-def gradients(program: Program, params: Any, batch: Batch, key: DropoutKey) -> tuple[jax.Array, Any, Any]:
-    """(loss, gradients of what learns, metrics) of the global batch, in `microbatches` parts that add up to it exactly."""
+def gradients(program: Program, params: Any, batch: Batch, key: DropoutKey, mix: Callable[[Any], Any] | None = None) -> tuple[jax.Array, Any, Any]:
+    """(loss, gradients of what learns, metrics) of the global batch, in `microbatches` parts that add up to it exactly.
+
+    Args:
+      mix: what learns -> what of it is used (training/mixout.py).
+    """
+    learns = program.tuning.select(params)
+    if mix is None:
+        return _gradients(program, params, learns, batch, key)
+    used, back = jax.vjp(mix, learns)
+    loss, grads, metrics = _gradients(program, params, used, batch, key)
+    return loss, back(grads)[0], metrics
+
+
+def _gradients(program: Program, params: Any, learns: Any, batch: Batch, key: DropoutKey) -> tuple[jax.Array, Any, Any]:
     weights = program.loss.weights(batch)
-    learning, learns = program.tuning, program.tuning.select(params)
+    learning = program.tuning
     value_and_grad = jax.value_and_grad(
         lambda learns, part, part_key: batch_loss(program, learning.merge(params, learns), part, weights, part_key), has_aux=True
     )
@@ -156,7 +170,8 @@ def make_train_step(program: Program) -> Callable[..., tuple[TrainState, dict[st
         n = given['optim']
         rows = jnp.arange(batch['tokens'].shape[0], dtype=jnp.uint32)
         with _belonging_together(config):
-            loss, grads, metrics = gradients(program, state.params, batch, DropoutKey.create(given['seed'], state.step, rows))
+            mix = (lambda learns: mixout.mixed(config, learns, state.opt_state, state.step, given['seed'])) if config.tune.mixout else None
+            loss, grads, metrics = gradients(program, state.params, batch, DropoutKey.create(given['seed'], state.step, rows), mix)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         clipped = grads
@@ -164,7 +179,7 @@ def make_train_step(program: Program) -> Callable[..., tuple[TrainState, dict[st
             clip = jnp.minimum(1.0, n['clip'] / jnp.maximum(norm, 1e-12))
             clipped = jax.tree.map(lambda g: g * clip, grads)
         learns = program.tuning.select(state.params)
-        updates, opt_state = _updates(program, optim.optimizer(config, n), clipped, state.opt_state, learns)
+        updates, opt_state = _updates(program, mixout.remembering(config, optim.optimizer(config, n)), clipped, state.opt_state, learns)
         updates = program.tuning.scale(updates, given['rates'])
 
         def keep(new, old):

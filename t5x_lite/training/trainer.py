@@ -11,13 +11,15 @@ import jax
 import numpy as np
 
 from t5x_lite.config import Config, NonFinite
+from t5x_lite.data import tokenizers, vocabulary_fit
 from t5x_lite.data.pipeline import DataFunction
-from t5x_lite.errors import Interrupted, NotFinite, UserError, nearest
-from t5x_lite.training import adapters, checkpoint, driving, learnt, partitioning, paths, tuning, workdirs
-from t5x_lite.training.step import Program, TrainState, begun_at, grown, make_program
-from t5x_lite.training.telemetry import Clock, Console, MetricsLog, Profile, Window, duration, peak_flops
-
-Evaluate = Callable[[Any], dict[str, float]]
+from t5x_lite.errors import Interrupted, NotFinite, UserError
+from t5x_lite.training import adapters, checkpoint, driving, learnt, partitioning, paths, recipe_rates, tuning, workdirs
+from t5x_lite.training.beginning import begun
+from t5x_lite.training.held_out import Evaluate, HeldOut
+from t5x_lite.training.step import Program, TrainState, grown, make_program
+from t5x_lite.training.telemetry import Clock, Console, MetricsLog, Profile, Window, peak_flops
+from t5x_lite.training.watch import Watch
 
 # Steps whose metrics may be on their way while the next are computed: the host never waits for the newest.
 _IN_FLIGHT = 2
@@ -47,7 +49,7 @@ class Trainer:
         base: dict[str, Any] | None = None,
     ):
         self._config, self._workdir, self._data, self._initial = config, workdir, data, initial
-        self._make_evaluate, self._evaluates = make_evaluate, {}
+        self._make_evaluate = make_evaluate
         self._mesh = partitioning.make_mesh(config)
         for stage in data.stages:
             partitioning.check_batch(self._mesh, stage.batch_size, stage.seq_len, config.optim.microbatches)
@@ -97,12 +99,25 @@ class Trainer:
         with contextlib.closing(checkpoints):
             state, run = self._start(checkpoints)
             first, steps = int(state.step), self._config.steps
-            if first >= steps:
-                print(f'finished: all {steps:,} steps of {self._workdir} are done; raise --config.steps in another workdir to train longer')
+            self._watch = Watch(self._config, self._workdir, run.get('watch'), new=not first)
+            self._held_out = HeldOut(self._config, self._data, self._make_evaluate, self._watch, run.get('held_out'))
+            if first >= steps or self._held_out.over:
+                done = f'all {steps:,} steps of {self._workdir} are done' if first >= steps else f'{self._workdir} has {self._stopped_early(first)}'
+                print(f'finished: {done}{self._held_out.ending}; raise --config.steps in another workdir to train longer')
                 return
+            if not first:
+                self._warn_before()
             log = MetricsLog(self._workdir, self._config.log, first)
             with contextlib.closing(log):
                 yield from self._loop(state, first, Window(run.get('window')), checkpoints, log)
+
+    def _warn_before(self) -> None:
+        given = bool(self._config.init_from) and self._config.init_weights
+        self._watch.say('learning rate', recipe_rates.of_run(self._config, [program.tuning for program in self._programs.values()]))
+        self._watch.say('vocabulary', vocabulary_fit.of_run(self._data, tokenizers.load(self._tokenizer_path), given))
+
+    def _stopped_early(self, step: int) -> str:
+        return f'stopped early, at step {step:,}: no better {self._config.checkpoint.best_metric} in {self._config.eval.patience} evaluations'
 
     def on_signal(self, number: int, frame: Any) -> None:
         del frame
@@ -125,19 +140,7 @@ class Trainer:
             return state, run
         if self._initial is None and self._config.init_from and self._config.init_weights:
             raise UserError(f'config.init_from={self._config.init_from} is gone, and no checkpoint in {self._workdir} can be read; bring one of them back')
-        return self._begin(), {}
-
-    def _begin(self, say: Callable[[str], None] = print) -> TrainState:
-        """The state before the first step."""
-        state = self._program.init()
-        if self._initial is None:
-            return state
-        params, fresh = checkpoint.merge(state.params, self._initial, (*self._config.init_fresh, adapters.PATTERN), self._config.init_from)
-        ema = jax.tree.map(lambda x: x + 0, params) if self._config.ema_decay else {}
-        groups = sorted({'/'.join(path.split('/')[:2]) for path in fresh})
-        say(f'weights from {self._config.init_from}' + (f'; at random: {", ".join(groups)}' if fresh else ''))
-        state = state.replace(params=params, ema=ema)
-        return state.replace(opt_state=begun_at(self._program, params)) if self._config.optim.decay_to_init else state
+        return begun(self._program, self._initial), {}
 
     # Checkpoints that hold what was learnt beside a base.
 
@@ -165,13 +168,13 @@ class Trainer:
         return state.replace(params=self._part.select(state.params), ema=self._part.select(state.ema) if state.ema else state.ema)
 
     def _beside_base(self, state: TrainState) -> TrainState:
-        begun, part = self._begin(say=lambda line: None), self._part
+        part, params = self._part, begun(self._program, self._initial, say=lambda line: None).params
 
         def beside(base: Any, found: Any) -> Any:
             return tuning.put(base, [part], [found]) if base else base
 
         together = jax.jit(beside, out_shardings=self._program.shardings.params)
-        return state.replace(params=together(begun.params, state.params), ema=together(begun.ema, state.ema) if state.ema else state.ema)
+        return state.replace(params=together(params, state.params), ema=together(params, state.ema) if state.ema else state.ema)
 
     def _loop(
         self, state: TrainState | None, first: int, window: Window, checkpoints: checkpoint.Checkpoints, log: MetricsLog
@@ -219,23 +222,27 @@ class Trainer:
                 if not evaluate and not save:
                     continue
                 began, now = time.perf_counter(), asked.after()
-                scores = self._evaluate(now, done, log) if evaluate else None
+                scores = self._held_out(self._program, now, done, log) if evaluate else None
                 stop = self._stop_signal  # it may have come while evaluating
                 if save or stop:
                     log.flush()
-                    run, saved = {'data': data.fingerprint, 'window': window.sums}, now
+                    run, saved = {'data': data.fingerprint, 'window': window.sums, 'held_out': self._held_out.state, 'watch': self._watch.state}, now
                     if self._part is not None and learnt.wanted(config):
                         run, saved = run | {'base': learnt.described(self._base, self._part, self._program.abstract.params)}, self._only(now)
-                    checkpoints.save(done, saved, run, scores, wait=bool(last or stop))
-                    self._check_best_metric(scores)
+                    checkpoints.save(done, saved, run, scores, wait=bool(last or stop or self._held_out.over))
+                    self._held_out.check(scores)
                 aside = time.perf_counter() - began
                 console.pause(aside)
                 clock.aside_seconds += aside
+                if self._held_out.over and not last:
+                    profile.stop(done)
+                    print(f'{self._stopped_early(done)}{self._held_out.ending}')
+                    return
                 if stop and not last:
                     profile.stop(done)
                     print(f'stopped by {stop} at step {done:,}, which is saved; repeat the command to go on')
                     return
-        print(f'finished {config.steps:,} steps; {self._workdir} holds checkpoints/, metrics.jsonl, tensorboard/ and config.json')
+        print(f'finished {config.steps:,} steps; {self._workdir} holds checkpoints/, metrics.jsonl, tensorboard/ and config.json{self._held_out.ending}')
 
     def _stretches(self, first: int):
         """(first step, last step, this process's rows) of each stage that is still to come, of the data and of what learns."""
@@ -244,27 +251,6 @@ class Trainer:
             begin, last = max(first, begin), min(last, self._config.steps)
             if begin < last:
                 yield begin, last, partitioning.local_rows(self._mesh, self._data.stage_at(begin).batch_size)
-
-    def _check_best_metric(self, scores: dict[str, float] | None) -> None:
-        name = self._config.checkpoint.best_metric
-        if name and scores is not None and name not in scores:
-            raise UserError(f'config.checkpoint.best_metric={name!r} is not a held-out metric; {nearest(name, scores)}')
-
-    def _evaluate(self, state: TrainState, step: int, log: MetricsLog) -> dict[str, float]:
-        began = time.perf_counter()
-        stage = self._data.stage_at(step - 1)
-        if stage not in self._evaluates:
-            self._evaluates[stage] = self._make_evaluate(self._program, step - 1)
-        scores = self._evaluates[stage](state.ema or state.params)
-        seconds = time.perf_counter() - began
-        log.write(step, {f'eval/{name}': value for name, value in scores.items()} | {'eval_seconds': round(seconds, 3)})
-        parts: dict[str, list[str]] = {}  # 'sst2/accuracy' stands in a line of sst2
-        for name, value in scores.items():
-            part, _, metric = name.rpartition('/')
-            parts.setdefault(part, []).append(f'{metric} {value:.4g}')
-        print(f'held out at step {step:,}: {"  ".join(parts.pop("", []))}  ({duration(seconds)})')
-        print(''.join(f'  {part:<22}{"  ".join(shown)}\n' for part, shown in parts.items()), end='', flush=True)
-        return scores
 
     def _account(self, step, metrics, window, console, log, clock, compile_seconds, peak) -> None:
         """Takes a step's metrics from the device: into the window, to the terminal, and to the log where a line is due."""
@@ -286,6 +272,7 @@ class Trainer:
         window.add('steps_skipped', 0.0 if finite else 1.0)
         if finite:
             window.add('loss', float(metrics['loss']))
+            self._watch.trained(step, float(metrics['loss']))
             window.add('grad_norm', float(metrics['grad_norm']))
             for name, (total, weight) in metrics['metrics'].items():
                 window.add(name, float(total), float(weight))

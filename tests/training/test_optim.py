@@ -128,7 +128,7 @@ class TestSchedules:
     def config(self, schedule, **fields):
         return Config(steps=1000, optim=OptimConfig(learning_rate=1.0, schedule=schedule, **({'warmup_steps': 100} | fields)))
 
-    @pytest.mark.parametrize('schedule', [s for s in Schedule if s != Schedule.inverse_sqrt])
+    @pytest.mark.parametrize('schedule', [s for s in Schedule if s not in (Schedule.inverse_sqrt, Schedule.rising)])
     def test_warm_up_rises_linearly_from_zero(self, schedule):
         np.testing.assert_allclose(rates([0, 1, 50, 99], self.config(schedule)), [0, 0.01, 0.5, 0.99], rtol=1e-6)
 
@@ -139,6 +139,7 @@ class TestSchedules:
         np.testing.assert_allclose(rates(steps, self.config(Schedule.linear_from_start)), [0.9, 0.45, 0], atol=1e-6)
         np.testing.assert_allclose(rates(steps, self.config(Schedule.cosine, end_fraction=0.1)), [1, 0.55, 0.1], rtol=1e-5)
         np.testing.assert_allclose(rates([1, 100, 400], self.config(Schedule.inverse_sqrt)), [1, 1, 0.5], rtol=1e-6)
+        np.testing.assert_allclose(rates([0, 50, 100, 400], self.config(Schedule.rising)), [1e-7, 10**-3.5, 1, 1], rtol=1e-5)
 
     def test_fraction_of_steps(self):
         np.testing.assert_allclose(rates([50], self.config(Schedule.linear, warmup_steps=0, warmup_fraction=0.1)), [0.5])

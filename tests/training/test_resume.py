@@ -109,7 +109,7 @@ def _beside_a_base(make_run, reference):
     """Checkpoints hold what learns alone, and more of it from step to step; some are saved where a stage ends, and a kill comes right after."""
     fields = {
         'init_from': str(reference.workdir), 'checkpoint.whole': Whole.no, 'tune.freeze': ('tokens/.*',),
-        'tune.unfreeze': ((10, 'layers/1/.*', 1.0), (20, 'layers/.*', 0.5)),
+        'tune.unfreeze': ((10, 'layers/1/.*', 1.0), (20, 'layers/.*', 0.5)), 'tune.mixout': 0.3,
     }  # fmt: skip
     run, untouched = make_run('beside', **fields), make_run('untouched_beside', **fields)
     for place in ('inside the first save', 'at the end of a stage', 'inside a later save', 'between checkpoints', 'as a save ends'):
@@ -124,6 +124,21 @@ def test_so_does_one_that_saves_only_what_it_learnt(outcome, reference):
     saved, base = run.contents(30), reference.contents(30)
     assert not any('tokens/' in path for path in saved) and any('tokens/' in path for path in base)
     assert run.output.count('from step 11 on') >= 1 and 'from step 21 on' in run.output
+
+
+def _stops_early(make_run, reference):
+    fields = {'checkpoint.best_metric': 'mlm_loss', 'eval.patience': 1, 'eval.min_improvement': 100.0}
+    run, untouched = make_run('early', **fields), make_run('untouched_early', **fields)
+    for place in ('evaluating', 'evaluating again'):
+        run.kill_when(PLACES[place])
+    return run.finish(), untouched.finish()
+
+
+@in_background(_stops_early)
+def test_so_does_one_that_stops_early(outcome):
+    run, untouched = outcome(_stops_early)
+    runs.assert_same(run, untouched)
+    assert run.saved()[-1] == 18 and run.output.count('stopped early, at step 18') == 1
 
 
 def _signalled(make_run, reference):
