@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from t5x_lite.checks import finalize
-from t5x_lite.config import ARCHITECTURE, Config, Layout, ModelConfig, TuneConfig
+from t5x_lite.config import ARCHITECTURE, Config, Features, Layout, ModelConfig, TuneConfig
 from t5x_lite.config_values import from_json, to_dict
 from t5x_lite.data import tables, tokenizers
 from t5x_lite.data.corpus import Corpus
@@ -136,6 +136,9 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
 def _layout(config: Config) -> Layout:
     """How examples reach the model: the module says so, and a config that says otherwise is wrong. Of one that is silent, the data decide."""
     module = resolve(config.model.module, 'config.model.module', 'apply')
+    for field, asked in (('model.read_layers', config.model.read_layers), ('tune.features', config.tune.features is not Features.none)):
+        if asked and not hasattr(module, 'features'):
+            raise UserError(f'config.{field} is of heads on a body (t5x_lite.models.heads), and config.model.module={config.model.module} is none; leave it out')
     given = config.data.layout
     if not hasattr(module, 'layout') and not hasattr(module, 'layout_of'):
         return given
@@ -212,6 +215,11 @@ def _fill_in(config: Config, saved: Config) -> None:
         if config.init_architecture or not getattr(config.model, name):
             setattr(config.model, name, getattr(saved.model, name))
     config.model.num_labels = config.model.num_labels or saved.model.num_labels
+    if config.model.read_layers not in ((), saved.model.read_layers):
+        raise UserError(
+            f'config.model.read_layers is {config.model.read_layers}, and the head of this run reads {saved.model.read_layers or "what its body gives"}; leave it out'
+        )
+    config.model.read_layers, config.model.layer_mix = saved.model.read_layers, saved.model.layer_mix
     if heads.wants_body(config.model):
         config.model.body = heads.body_of(saved.model)
         config.data.layout = _layout(config)

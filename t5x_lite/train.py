@@ -23,7 +23,7 @@ from t5x_lite.errors import UserError
 from t5x_lite.evaluation import before_tuning
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.task_scores import WhileTraining
-from t5x_lite.training import devices
+from t5x_lite.training import devices, features
 from t5x_lite.training.step import Program
 from t5x_lite.training.trainer import Trainer
 from t5x_lite.training.workdirs import check_workdir
@@ -55,6 +55,7 @@ def main(argv: Sequence[str]) -> None:
     print('\n'.join(dry_run.description(run)), flush=True)
     if new and run.config.data.baselines and jax.process_index() == 0 and (said := before_tuning.baselines(run.train, run.validation)):
         print(said, flush=True)
+    run.train, run.validation = features.attach(run.config, workdir, run.initial, run.train, run.validation)
     Trainer(
         run.config,
         workdir,

@@ -13,7 +13,7 @@ import numpy as np
 from t5x_lite.config import Config, NonFinite
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.errors import UserError, nearest
-from t5x_lite.training import adapters, checkpoint, learnt, partitioning, paths, tuning, workdirs
+from t5x_lite.training import adapters, checkpoint, features, learnt, partitioning, paths, tuning, workdirs
 from t5x_lite.training.step import Program, TrainState, begun_at, grown, make_program, make_train_step
 from t5x_lite.training.telemetry import Clock, Console, MetricsLog, Profile, Window, duration, peak_flops
 
@@ -312,6 +312,8 @@ class Trainer:
     def step_flops(self, stage: Any) -> float:
         """FLOPs of a step: three forward passes' worth (forward, and two products for each in the backward pass) of every row, padding included."""
         module = type(self._program.module)
+        if features.wanted(self._config):
+            return 3.0 * stage.batch_size * module.head_flops(self._config.model)
         return 3.0 * stage.batch_size * module.forward_flops(self._config.model, stage.seq_len, stage.max_predictions)
 
 
