@@ -13,6 +13,7 @@ from t5x_lite import dry_run
 from t5x_lite.assemble import assemble
 from t5x_lite.config import DType, Features, LayerMix, Pooling
 from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.data.tables import LabelledExamples
 from t5x_lite.errors import UserError
 from t5x_lite.models.layers import DropoutKey
 from t5x_lite.training import checkpoint, features, partitioning, paths
@@ -76,9 +77,10 @@ class Given:
         ('bert', ner, {'model__read_layers': (0, 1, -1), 'model__crf': True}),
         ('gpt', classify, {'model__read_layers': (1, -1), 'model__layer_mix': LayerMix.concatenated}),
         ('t5', classify, {'model__read_layers': (0, -1), 'model__pooling': Pooling.mean}),
+        ('t5', classify, {'tune__features': Features.static, 'model__pooling': Pooling.mean}),
         ('gpt', ner, {'model__read_layers': (1,)}),
     ],
-    ids=['bert', 'bert-tags-mix', 'gpt-side-by-side', 't5-mix', 'gpt-tags-below'],
+    ids=['bert', 'bert-tags-mix', 'gpt-side-by-side', 't5-mix', 't5-static', 'gpt-tags-below'],
 )
 def test_losses_and_gradients_are_those_with_the_body_at_hand(place, source, recipe, fields):
     """On eight devices, in epochs of an order of their own, held-out rows and the filling of their last batch too."""
@@ -97,7 +99,8 @@ def test_losses_and_gradients_are_those_with_the_body_at_hand(place, source, rec
 
 
 def test_the_body_stays_bitwise_and_the_weights_of_a_mix_learn(place):
-    given = Given(*config_of(place, 'b', model__read_layers=(0, -1), model__pooling=Pooling.mean, model__dropout=0.5, optim__learning_rate=0.1, optim__warmup_fraction=0.0))
+    fields = {'model__read_layers': (0, -1), 'model__pooling': Pooling.mean, 'model__dropout': 0.5, 'optim__learning_rate': 0.1, 'optim__warmup_fraction': 0.0}
+    given = Given(*config_of(place, 'b', **fields))
     before = {path: np.asarray(leaf) for path, leaf in paths.leaves(given.state.params).items()}
     step, state = make_train_step(given.program), given.state
     with jax.set_mesh(given.program.mesh):
@@ -154,8 +157,11 @@ def test_mistakes(place, monkeypatch):
     refused('lets encoder/layers/attention/key/kernel learn', tune__train=('encoder/layers/1/attention/key/kernel',))
     refused('is of heads on a body', model__module='bert_flax.bert:BertForPreTraining')
 
-    from t5x_lite.data.tables import LabelledExamples
-
     get = LabelledExamples.get
-    monkeypatch.setattr(LabelledExamples, 'get', lambda self, indices, width=0: (rows := get(self, indices, width)) | {'tokens': rows['tokens'] + (np.asarray(indices) > 20)[:, None].astype(np.int32)})
+
+    def augmented(self, indices, width=0):
+        rows = get(self, indices, width)
+        return rows | {'tokens': rows['tokens'] + (np.asarray(indices) > 20)[:, None].astype(np.int32)}
+
+    monkeypatch.setattr(LabelledExamples, 'get', augmented)
     refused('these change from epoch to epoch; leave augmentation or features out')
