@@ -217,7 +217,8 @@ def _fill_in(config: Config, saved: Config) -> None:
     config.model.num_labels = config.model.num_labels or saved.model.num_labels
     if config.model.read_layers not in ((), saved.model.read_layers):
         raise UserError(
-            f'config.model.read_layers is {config.model.read_layers}, and the head of this run reads {saved.model.read_layers or "what its body gives"}; leave it out'
+            f'config.model.read_layers is {config.model.read_layers}, and the head of this run reads {saved.model.read_layers or "what its body gives"}; '
+            'leave it out'
         )
     config.model.read_layers, config.model.layer_mix = saved.model.read_layers, saved.model.layer_mix
     if heads.wants_body(config.model):

@@ -45,7 +45,7 @@ class FeatureFile:
             self._rows = np.memmap(os.path.join(folder, _ROWS), dtype, 'r', shape=shape)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f'{folder}: these features cannot be read ({error}); remove that folder, and they are computed again') from error
-        self._starts = _starts(lengths)
+        self._starts, self.by_token = _starts(lengths), lengths is not None
 
     def get(self, examples: np.ndarray, width: int) -> np.ndarray:
         """float32 [n, S, D] of int [n] examples, or [n, width, S, D], with zeros in padding."""
@@ -76,6 +76,10 @@ class WithFeatures:
 
     def __len__(self) -> int:
         return len(self._source)
+
+    def width(self, indices) -> int:
+        """Where an example has one vector, nothing computes on its tokens, and batches of one width are one compiled step."""
+        return self._source.width(indices) if self._features.by_token else self._source.seq_len
 
     def get(self, indices, width: int = 0) -> dict[str, np.ndarray]:
         found = self._source.get(indices, width)

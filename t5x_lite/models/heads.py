@@ -11,8 +11,8 @@ A body is a module that turns a batch into states, named by `config.model.body` 
     states_flops(config, length)
 
 and a pre-training module says which body it is built on (`body`, a dotted name), or is one itself. A head knows nothing of how it is trained. All heads return
-the body's states and `logits`, float32; `labels` in a batch change nothing but what is said of them (TokenHead). Where a batch has `features`, what `Head.features`
-gave for its rows, the body is left out. Shape letters: B batch, L length, S layers that are read, D model, C classes, N choices.
+the body's states and `logits`, float32; `labels` in a batch change nothing but what is said of them (TokenHead). Where a batch has `features`, what
+`Head.features` gave for its rows, the body is left out. Shape letters: B batch, L length, S layers that are read, D model, C classes, N choices.
 """
 
 from typing import Any

@@ -107,8 +107,8 @@ REMAT_POLICIES = {Remat.dots: jax.checkpoint_policies.dots_with_no_batch_dims_sa
 
 
 def layer_stack(config: ModelConfig, num_layers: int, cross: bool = False, shown: bool = False) -> nn.Module:
-    """Blocks whose parameters are stacked on axis 0 [N, ...]: `stack(x_BLD, uint32 layer numbers [N], context)` returns (x_BLD, None), or (x_BLD, the outputs of
-    all layers [N, B, L, D]) where they are to be shown.
+    """Blocks whose parameters are stacked on axis 0 [N, ...]: `stack(x_BLD, uint32 layer numbers [N], context)` returns (x_BLD, None), or (x_BLD, the outputs
+    of all layers [N, B, L, D]) where they are to be shown.
 
     The stack is looped over (`scan_layers`: one layer is compiled) or the loop is unrolled (the compiler sees every layer). Parameters, and so
     checkpoints, are the same.

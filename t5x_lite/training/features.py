@@ -205,5 +205,7 @@ def _looked_at(source: Any) -> tuple[np.ndarray, str]:
         if not first:
             later = _inputs(source.get(again[chosen], width))
             if any(not np.array_equal(later[name], values) for name, values in found.items()):
-                raise UserError('config.tune.features keeps the states of each example, and these change from epoch to epoch; leave augmentation or features out')
+                raise UserError(
+                    'config.tune.features keeps the states of each example, and these change from epoch to epoch; leave augmentation or features out'
+                )
     return order, digest.hexdigest()
