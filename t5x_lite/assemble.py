@@ -138,7 +138,7 @@ def _layout(config: Config) -> Layout:
     module = resolve(config.model.module, 'config.model.module', 'apply')
     for field, asked in (('model.read_layers', config.model.read_layers), ('tune.features', config.tune.features is not Features.none)):
         if asked and not hasattr(module, 'features'):
-            raise UserError(f'config.{field} is of heads on a body (t5x_lite.models.heads), and config.model.module={config.model.module} is none; leave it out')
+            raise UserError(f'config.{field} is of heads on a body, and config.model.module={config.model.module} is none; leave it out')
     given = config.data.layout
     if not hasattr(module, 'layout') and not hasattr(module, 'layout_of'):
         return given
