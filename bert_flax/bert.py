@@ -32,7 +32,7 @@ from t5x_lite.models.layers import (
     partitioned,
     sinusoidal,
 )
-from t5x_lite.models.transformer import EMBEDDING_KEY, Context, Stack, stack_flops
+from t5x_lite.models.transformer import EMBEDDING_KEY, Context, Stack, read_layers, stack_flops
 
 Batch = dict[str, jax.Array]
 
@@ -77,7 +77,7 @@ class Bert(nn.Module):
     def setup(self):
         config = self.config
         self.embeddings = Embeddings(config)
-        self.stack = Stack(config, config.num_layers, causal=config.causal)
+        self.stack = Stack(config, config.num_layers, causal=config.causal, read=read_layers(config))
         nn.share_scope(self, self.stack)  # parameters lie at layers/..., as the encoder's own
         if self.pooled:
             self.pooler = _square(config)
@@ -90,11 +90,16 @@ class Bert(nn.Module):
         mask = Mask(packed_BL=batch['sequence_ids']) if 'positions' in batch else Mask(keys_BM=present)
         if 'prefix' in batch:
             mask = mask.replace(prefix_BM=batch['prefix'] > 0)
-        hidden_BLD = self.stack(self.embeddings(batch, dropout), Context(mask, key=dropout))
+        hidden_BLD, layers_BLSD = self.stack.with_layers(self.embeddings(batch, dropout), Context(mask, key=dropout))
         outputs = {'hidden': hidden_BLD}
+        if layers_BLSD is not None:
+            outputs['layers'] = layers_BLSD
         if pooled:
-            outputs['pooled'] = jnp.tanh(self.pooler('BD,DE->BE', hidden_BLD[:, 0]))
+            outputs['pooled'] = self.pooled_of(hidden_BLD[:, 0])
         return outputs
+
+    def pooled_of(self, first_BD: jax.Array) -> jax.Array:
+        return jnp.tanh(self.pooler('BD,DE->BE', first_BD))
 
     def attend(self, x_BPD: jax.Array) -> jax.Array:
         return self.embeddings.attend(x_BPD)

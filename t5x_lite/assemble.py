@@ -10,7 +10,7 @@ import jax
 
 from t5x_lite import several
 from t5x_lite.checks import finalize
-from t5x_lite.config import ARCHITECTURE, AugmentConfig, Config, Layout, ModelConfig, TuneConfig
+from t5x_lite.config import ARCHITECTURE, AugmentConfig, Config, Features, Layout, ModelConfig, TuneConfig
 from t5x_lite.config_values import from_json, to_dict
 from t5x_lite.data import class_weights, tables, tagged, tokenizers
 from t5x_lite.data.corpus import Corpus
@@ -158,6 +158,9 @@ def _layout(config: Config) -> Layout:
     module = resolve(config.model.module, 'config.model.module', 'apply')
     if config.heads or hasattr(module, 'of_run'):
         several_heads.made(config)  # are they heads?
+    for field, asked in (('model.read_layers', config.model.read_layers), ('tune.features', config.tune.features is not Features.none)):
+        if asked and not hasattr(module, 'features'):
+            raise UserError(f'config.{field} is of heads on a body, and config.model.module={config.model.module} is none; leave it out')
     given = config.data.layout
     if not hasattr(module, 'layout') and not hasattr(module, 'layout_of'):
         return given
@@ -247,6 +250,12 @@ def _fill_in(config: Config, saved: Config) -> None:
     for name in ARCHITECTURE if config.init_architecture else ('vocab_size',):
         if config.init_architecture or not getattr(config.model, name):
             setattr(config.model, name, getattr(saved.model, name))
+    if config.model.read_layers not in ((), saved.model.read_layers):
+        raise UserError(
+            f'config.model.read_layers is {config.model.read_layers}, and the head of this run reads {saved.model.read_layers or "what its body gives"}; '
+            'leave it out'
+        )
+    config.model.read_layers, config.model.layer_mix = saved.model.read_layers, saved.model.layer_mix
     if heads.wants_body(config.model):
         config.model.body = heads.body_of(saved.model)
         config.data.layout = _layout(config)

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from t5x_lite import several
-from t5x_lite.config import Config, Decoding, Layout, Positions, Rates, Whole
+from t5x_lite.config import Adapters, Config, Decoding, Features, Layout, LayerMix, Positions, Rates, Whole
 from t5x_lite.config_values import from_dict, to_dict
 from t5x_lite.errors import UserError
 from t5x_lite.stages import stages
@@ -49,6 +49,10 @@ def finalize(config: Config) -> Config:
             setattr(part, name, tuple(item.strip() for item in value[0].split(',') if item.strip()))
         elif value == ('',):
             setattr(part, name, ())
+    if config.tune.features is Features.static:
+        config.model.read_layers = config.model.read_layers or (0,)
+    if len(config.model.read_layers) > 1 and config.model.layer_mix is LayerMix.weighted and _MIX not in config.init_fresh:
+        config.init_fresh += (_MIX,)
     for right, message in _checks(config):
         if not right:
             raise UserError(message)
@@ -56,6 +60,9 @@ def finalize(config: Config) -> Config:
         with several.errors_of(name):
             finalize(one)
     return config
+
+
+_MIX = 'layer_mix/.*'  # no weights to begin with have it
 
 
 def _field(config: Config, name: str) -> Any:
@@ -129,6 +136,7 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
     for pattern, decay in optim.decay:
         yield 0 <= decay < math.inf, f'config.optim.decay has {decay} for {pattern!r}; it must be at least 0'
     yield from _language_checks(config)
+    yield from _feature_checks(config)
     yield from several.checks(config) if config.heads else _stage_checks(config)
     sizes = {name: getattr(config.mesh, name) for name in ('data', 'fsdp', 'tensor', 'sequence')}
     yield all(size == -1 or size > 0 for size in sizes.values()), f'config.mesh is {sizes}; an axis is -1 or above 0'
@@ -214,6 +222,31 @@ def _care_checks(config: Config) -> Iterator[tuple[bool, str]]:
             held_out.every_steps > 0 or held_out.every_epochs > 0,
             f'{given} needs evaluations on the way, and config.eval.every_steps is 0; give it, or config.eval.every_epochs',
         )
+
+
+def _feature_checks(config: Config) -> Iterator[tuple[bool, str]]:
+    tune, read, depth = config.tune, config.model.read_layers, config.model.num_layers
+    for layer in read:
+        yield (
+            -depth - 1 <= layer <= depth,
+            f'config.model.read_layers={read}: the body has {depth} layers, from 0 (the embeddings) to {depth}, or from -1 (the last) down to {-depth - 1}',
+        )
+    places = [layer % (depth + 1) for layer in read]
+    yield len(set(places)) == len(places), f'config.model.read_layers={read} names a layer twice; leave one out'
+    if tune.features is Features.none:
+        return
+    name = f'config.tune.features={tune.features.name}'
+    yield bool(config.init_from and config.init_weights), f'{name} are those of pretrained weights; give --config.init_from'
+    yield (
+        tune.features is not Features.static or places == [0],
+        f'{name} are those of the embeddings, and config.model.read_layers={read} names others; leave it out, or take contextual ones',
+    )
+    added = {
+        'lora': tune.lora, 'adapters': tune.adapters is not Adapters.none, 'ia3': tune.ia3, 'prefix': tune.prefix, 'prefix_cross': tune.prefix_cross,
+        'prompt': tune.prompt, 'unfreeze': tune.unfreeze,
+    }  # fmt: skip
+    for field, given in added.items():
+        yield not given, f'{name} computes the states of the body once, and config.tune.{field} changes them; leave one of them out'
 
 
 def _stage_checks(config: Config) -> Iterator[tuple[bool, str]]:

@@ -64,6 +64,13 @@ class Pooling(enum.Enum):
     last = 'last'  # the last real token
 
 
+class LayerMix(enum.Enum):
+    """What a head that reads several layers makes of them."""
+
+    weighted = 'weighted'  # their sum with learnt weights, a softmax, times a learnt factor (ELMo: Peters et al., 2018; Tenney et al., 2019)
+    concatenated = 'concatenated'  # side by side (Devlin et al., 2018, table 7)
+
+
 class Rates(enum.Enum):
     """Of the tasks of a mixture."""
 
@@ -94,6 +101,14 @@ class Adapters(enum.Enum):
     none = 'none'
     houlsby = 'houlsby'  # after attention and feed-forward (Houlsby et al., 2019)
     pfeiffer = 'pfeiffer'  # after the feed-forward (Pfeiffer et al., 2021)
+
+
+class Features(enum.Enum):
+    """States of a body that are computed once and kept, while the head alone learns (Devlin et al., 2018, section 5.3; Peters et al., 2019)."""
+
+    none = 'none'
+    static = 'static'  # the embedding layer's: nothing of the context
+    contextual = 'contextual'  # the body's output, or those of model.read_layers
 
 
 class DType(enum.Enum):
@@ -194,6 +209,10 @@ class ModelConfig:
     project_all_positions: bool = False  # MLM logits at every position instead of the masked ones only (same loss, more work)
     body: str = ''  # what a head is put on, dotted name of 'bert_flax.bert:Bert' or the like; '': what the module says, else that of `init_from`
     pooling: Pooling = Pooling.auto  # of heads over a whole sequence
+    # Layers whose states heads read: 0 the embeddings, 1 the first layer, -1 the last. (): the body's output, and [CLS] of it through BERT's pooler, which
+    # layers that are named here do without.
+    read_layers: tuple[int, ...] = ()
+    layer_mix: LayerMix = LayerMix.weighted  # of several
     num_labels: int = 0  # fine-tuning heads; 1 is regression; of ChoiceHead, choices of a question. 0: found in the data
     head_bias: bool = True  # of a head's layer; GPT-2 in transformers classifies without
     crf: bool = False  # tags of tokens are scored together, with learnt transitions between them (Lample et al., 2016)
@@ -399,6 +418,9 @@ class TuneConfig:
     # above say. A later entry that matches it too changes its rate. Moments and bias correction of the optimiser begin then.
     unfreeze: tuple[tuple[float, str, float], ...] = ()
     mixout: float = 0.0  # probability that, at a step, a weight that learns is the pretrained one (Lee et al., 2020): 0.7 to 0.9 there
+    features: Features = Features.none  # with them only what is new (init_fresh) learns, and what `train` names
+    feature_cache: str = ''  # a folder for them that runs may share; '': WORKDIR/features
+    feature_dtype: DType = DType.float32  # as they are kept; bfloat16 takes half the room
     layer_decay: float = 1.0  # factor for each layer further below the top; embeddings lie below all layers
 
 
@@ -516,7 +538,8 @@ class Config:
 # what is in them, wherever they lie.) Of several heads, those of each.
 FREE_ON_RESUME = (
     'data.path', 'data.train', 'data.augment.file', 'data.baselines', 'data.tasks.files', 'data.tokenizer', 'data.layout', 'data.workers', 'data.prefetch',
-    'data.max_answer', 'data.no_answer_threshold', 'data.label_threshold', 'data.legal_tags', 'model.crf_legal', 'mesh', 'checkpoint', 'decode', 'log',
+    'data.max_answer', 'data.no_answer_threshold', 'data.label_threshold', 'data.legal_tags', 'model.crf_legal', 'tune.feature_cache', 'mesh', 'checkpoint',
+    'decode', 'log',
     'model.scan_layers', 'model.remat', 'model.attention', 'deterministic',
 )  # fmt: skip
 

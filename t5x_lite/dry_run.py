@@ -17,7 +17,7 @@ from t5x_lite.errors import UserError, nearest
 from t5x_lite.evaluation.several import evaluator_of
 from t5x_lite.evaluation.task_scores import WhileTraining
 from t5x_lite.stages import stages
-from t5x_lite.training import adapters, checkpoint, partitioning, paths, tuning
+from t5x_lite.training import adapters, checkpoint, features, partitioning, paths, tuning
 from t5x_lite.training.step import Program, make_program, make_train_step
 
 
@@ -35,6 +35,7 @@ def check(run: Run) -> Program:
             partitioning.check_batch(mesh, batch, predictions, config.optim.microbatches)
         partitioning.check_batch(mesh, config.eval.batch_size or batch, length, 1, 'config.eval.batch_size')
     program = make_program(config, mesh)
+    features.check(config, program.abstract.params)
     if run.initial is not None:
         checkpoint.plan_merge(program.abstract.params, run.initial, (*config.init_fresh, adapters.PATTERN), config.init_from)
     if run.train is not None:

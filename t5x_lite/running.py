@@ -13,6 +13,7 @@ from t5x_lite.errors import UserError
 from t5x_lite.evaluation import before_tuning, synonyms
 from t5x_lite.evaluation.several import evaluator_of
 from t5x_lite.evaluation.task_scores import WhileTraining
+from t5x_lite.training import features
 from t5x_lite.training.step import Program
 from t5x_lite.training.trainer import Trainer
 from t5x_lite.training.workdirs import check_workdir
@@ -38,6 +39,7 @@ def train(run: Run, workdir: str, *, checked: bool = False, baselines: bool = Tr
     synonyms.prepare(run.config, run.train, load_initial, workdir, lambda line: print(line, flush=True))
     if new and baselines and run.config.data.baselines and jax.process_index() == 0 and (said := before_tuning.baselines(run.train, run.validation)):
         print(said, flush=True)
+    run.train, run.validation = features.attach(run.config, workdir, run.initial, run.train, run.validation)
     return Trainer(run.config, workdir, run.train, evaluations(run), run.tokenizer_path, run.initial, run.base).run()
 
 

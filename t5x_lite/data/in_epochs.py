@@ -20,6 +20,10 @@ class InEpochs:
         """The smallest of config.data.length_buckets (up to seq_len) that holds the longest of these examples, else seq_len."""
         return self._width(self._positions(np.asarray(indices, np.int64)))
 
+    def rows(self, indices) -> np.ndarray:
+        """int64 [n]: which of the examples these are, counted in the order of the file."""
+        return self._positions(np.asarray(indices, np.int64))
+
     def _positions(self, indices: np.ndarray) -> np.ndarray:
         epochs, positions = np.divmod(indices, len(self))
         if self.split != 'train':

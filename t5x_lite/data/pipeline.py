@@ -9,6 +9,7 @@ Nothing else decides what is in it: not the number of hosts, loader threads or p
 """
 
 import bisect
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -22,6 +23,7 @@ from t5x_lite.config import Config
 from t5x_lite.config_values import to_dict
 from t5x_lite.data import loading
 from t5x_lite.data.corpus import Corpus
+from t5x_lite.data.feature_files import FeatureFile, WithFeatures
 from t5x_lite.data.mixing import Mixture
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError, nearest
@@ -66,7 +68,7 @@ class DataFunction:
         self._source_class = resolve(config.data.source, 'config.data.source', 'get')
         if config.data.folds and not getattr(self._source_class, 'in_folds', False):
             raise UserError(f'config.data.folds is for labelled tables, tagged words and questions, not for {config.data.source}; leave it out')
-        self._given = corpora
+        self._given, self._features = corpora, []
         self._corpora = self._open(corpora)
         self.stages = _stages(config)
         self._sources: dict[tuple[int, int], list[Any]] = {}
@@ -84,7 +86,7 @@ class DataFunction:
 
     def __reduce__(self):
         # Loader processes open the files themselves; plans and memory maps do not travel.
-        return type(self), (self.config, self.split, self._given)
+        return _opened, (type(self), self.config, self.split, self._given, self._features)
 
     def reads_synonyms(self, path: str) -> None:
         """Loader processes, which open the data themselves, read config.data.augment.file from there."""
@@ -150,6 +152,24 @@ class DataFunction:
     def sources(self, stage: Stage) -> list[Any]:
         """The example sources of a stage, one a corpus."""
         return self._sources[stage.seq_len, stage.max_predictions]
+
+    def every_source(self) -> list[Any]:
+        """Those of all stages."""
+        return [source for sources in self._sources.values() for source in sources]
+
+    def with_features(self, folders: list[tuple[str, bool]]) -> 'DataFunction':
+        """The same data with `features` in every batch.
+
+        Args:
+          folders: of each of `every_source`: where its features lie (data/feature_files.py), and whether each of its tokens has some.
+        """
+        data, left = copy.copy(self), iter(folders)
+        data._features = folders
+        data._sources = {}
+        for key, sources in self._sources.items():
+            files = [FeatureFile(folder, source.row_lengths() if by_token else None) for source, (folder, by_token) in zip(sources, left)]
+            data._sources[key] = list(map(WithFeatures, sources, files))
+        return data
 
     def describe(self) -> list[str]:
         """What is read, in lines for people."""
@@ -268,6 +288,11 @@ class DataFunction:
         """
         data = self.config.data
         return loading.load(functools.partial(self.batch, rows=rows), first_step, last_step, data.workers, data.prefetch)
+
+
+def _opened(kind: type[DataFunction], config: Config, split: str, corpora: list[Any] | None, features: list[tuple[str, bool]]) -> DataFunction:
+    data = kind(config, split, corpora)
+    return data.with_features(features) if features else data
 
 
 def _stages(config: Config) -> list[Stage]:

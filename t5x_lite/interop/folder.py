@@ -4,6 +4,7 @@ A family (BERT, GPT-2, ...) is a table of `Rule`s and a few functions, found by 
 file knows no family.
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -135,6 +136,7 @@ def save(
     """
     if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
         raise UserError(f'{path}: exists and is not empty; choose another output')
+    config = _read_as_theirs(config)
     family = _family_of_model(config)
     leaves, sizes = dict(_flatten(params)), family.sizes(config)
     rules = [rule for rule in family.rules(config) if rule.path in leaves]
@@ -213,6 +215,17 @@ def _family_of_model(config: ModelConfig) -> Family:
             return family
     on = f' on {config.body}' if config.body else ''
     raise UserError(f'config.model.module={config.module!r}{on} has no counterpart in transformers, {nearest(config.module, known)}')
+
+
+def _read_as_theirs(config: ModelConfig) -> ModelConfig:
+    """Without config.read_layers, where that is the last alone and the head is over tokens: what heads of transformers read."""
+    if not config.read_layers:
+        return config
+    by_token = 'pooling' not in getattr(resolve(config.module, 'config.model.module', 'apply'), 'reads', ())
+    if config.read_layers in ((-1,), (config.num_layers,)) and by_token:
+        return dataclasses.replace(config, read_layers=())
+    whole = '' if by_token else ', and BERT classifies through its pooler'
+    raise UserError(f'config.model.read_layers={config.read_layers} cannot be exported: heads in transformers read what comes out of the last layer{whole}')
 
 
 def _by_canonical_name(family: Family, weights: safetensors.Weights, path: str) -> dict[str, str]:

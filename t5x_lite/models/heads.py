@@ -5,12 +5,14 @@ A body is a module that turns a batch into states, named by `config.model.body` 
     layout        how rows are laid out for it
     place         under which name its parameters lie in its pre-training module, '' at the top; so weights are merged by path, and nothing is renamed
     pooling       how a sequence is summarised where config.model.pooling does not say
-    states(batch, dropout, pooled) -> {'hidden': [B, L, D], 'pooled': [B, D] only where asked for and the body has a layer for it}
+    states(batch, dropout, pooled) -> {'hidden': [B, L, D], 'layers': [B, L, S, D] where config.model.read_layers names some,
+                  'pooled': [B, D] only where asked for and the body has a layer for it}
+    pooled_of(first_BD)   that layer alone, where the body has one
     states_flops(config, length)
 
 and a pre-training module says which body it is built on (`body`, a dotted name), or is one itself. A head knows nothing of how it is trained. All heads return
-the body's states and `logits`, float32; `labels` in a batch change nothing but what is said of them (TokenHead). Shape letters: B batch, L length, D model,
-C classes, N choices.
+the body's states and `logits`, float32; `labels` in a batch change nothing but what is said of them (TokenHead). Where a batch has `features`, what
+`Head.features` gave for its rows, the body is left out. Shape letters: B batch, L length, S layers that are read, D model, C classes, N choices.
 """
 
 from typing import Any
@@ -19,11 +21,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.config import Layout, ModelConfig, Pooling
+from t5x_lite.config import Layout, LayerMix, ModelConfig, Pooling
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.models import crf
-from t5x_lite.models.layers import DropoutKey, Einsum, compute_dtype, dropout as _dropout, initializer
+from t5x_lite.models.layers import DropoutKey, Einsum, compute_dtype, dropout as _dropout, initializer, partitioned
 from t5x_lite.models.transformer import EMBEDDING_KEY
 
 Batch = dict[str, jax.Array]
@@ -43,6 +45,18 @@ def wants_body(config: ModelConfig) -> bool:
     """Whether the model is a head whose body is not said yet."""
     module = resolve(config.module, 'config.model.module', 'apply') if config.module else None
     return hasattr(module, 'body_class') and not (config.body or module.body)
+
+
+class MixedLayers(nn.Module):
+    """scale * sum_s softmax(weights)_s x_s of [..., S, D] (Peters et al., 2018, equation 1): the mean of the layers at first."""
+
+    count: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        weights_S = jax.nn.softmax(partitioned(self, 'weights', nn.initializers.zeros, (self.count,), ('layers',)))
+        scale = partitioned(self, 'scale', nn.initializers.ones, (), ())
+        return (jnp.einsum('...SD,S->...D', x.astype(jnp.float32), weights_S) * scale).astype(x.dtype)
 
 
 class Head(nn.Module):
@@ -95,30 +109,74 @@ class Head(nn.Module):
             self.states_of = made(self.config)
             nn.share_scope(self, self.states_of)  # its parameters lie at the top
             self._place = 'states_of'
+        if len(self.config.read_layers) > 1 and self.config.layer_mix == LayerMix.weighted:
+            self.layer_mix = MixedLayers(len(self.config.read_layers))
 
     def _states(self, batch: Batch, dropout: DropoutKey | None, pooled: bool = False) -> Batch:
-        return getattr(self, self._place).states(batch, dropout, pooled)
+        if 'features' in batch:
+            return {'hidden': self._mixed(batch['features'])}
+        outputs = getattr(self, self._place).states(batch, dropout, pooled)
+        return outputs | {'hidden': self._mixed(outputs.pop('layers'))} if self.config.read_layers else outputs
+
+    def _mixed(self, states: jax.Array) -> jax.Array:
+        """[..., width] of the layers of [..., S, D]."""
+        states = states.astype(compute_dtype(self.config))
+        if hasattr(self, 'layer_mix'):
+            return self.layer_mix(states)
+        return states.reshape(*states.shape[:-2], -1)
+
+    def features(self, batch: Batch) -> jax.Array:
+        """What this head reads of its body, without dropout, of each layer: one vector a row, [B, S, D], of heads over a whole sequence, else [B, L, S, D].
+
+        A function of the body's parameters alone; those of its pooler are none of these.
+        """
+        outputs = getattr(self, self._place).states(batch, None, False)
+        layers_BLSD = outputs['layers'] if self.config.read_layers else outputs['hidden'][:, :, None]
+        if 'pooling' not in self.reads:
+            return layers_BLSD
+        pooled = [pool(layers_BLSD[:, :, number], batch['sequence_ids'] > 0, self.pooling_used) for number in range(layers_BLSD.shape[2])]
+        return jnp.stack(pooled, axis=1)
+
+    @property
+    def width(self) -> int:
+        """Of the states that the head's own layers read."""
+        config = self.config
+        return config.d_model * (len(config.read_layers) if config.read_layers and config.layer_mix == LayerMix.concatenated else 1)
 
     def _layer(self, outputs: int) -> Einsum:
         config = self.config
-        return Einsum((config.d_model, outputs), ('embed', 'labels'), compute_dtype(config), initializer(config, config.d_model), config.head_bias)
+        return Einsum((self.width, outputs), ('embed', 'labels'), compute_dtype(config), initializer(config, self.width), config.head_bias)
 
     def _dropped(self, x: jax.Array, dropout: DropoutKey | None) -> jax.Array:
         return _dropout(x, self.config.dropout, dropout if dropout is None else dropout.fold(_HEAD_KEY), 0)
 
     def _summary(self, batch: Batch, dropout: DropoutKey | None) -> tuple[Batch, jax.Array]:
         """(states, one vector a row [B, D]), as config.model.pooling says."""
+        through = self.pooling_used == Pooling.cls and not self.config.read_layers
+        if 'features' in batch:
+            outputs, summary_BD, body = {}, self._mixed(batch['features']), getattr(self, self._place)
+            if through and hasattr(body, 'pooled_of'):
+                outputs = {'pooled': body.pooled_of(summary_BD)}
+        else:
+            outputs = self._states(batch, dropout, pooled=through)
+            summary_BD = None if 'pooled' in outputs else pool(outputs['hidden'], batch['sequence_ids'] > 0, self.pooling_used)
+        return outputs, outputs['pooled'] if 'pooled' in outputs else summary_BD
+
+    @property
+    def pooling_used(self) -> Pooling:
         how = self.config.pooling
-        if how == Pooling.auto:
-            how = self.body_class(self.config).pooling
-        outputs = self._states(batch, dropout, pooled=how == Pooling.cls)
-        return outputs, outputs['pooled'] if 'pooled' in outputs else pool(outputs['hidden'], batch['sequence_ids'] > 0, how)
+        return self.body_class(self.config).pooling if how == Pooling.auto else how
 
     @classmethod
     def forward_flops(cls, config: ModelConfig, length: int, predictions: int) -> int:
         """Of one sequence."""
         del predictions
-        return cls.body_class(config).states_flops(config, length) + 2 * config.d_model * (config.d_model + config.num_labels)
+        return cls.body_class(config).states_flops(config, length) + cls.head_flops(config)
+
+    @classmethod
+    def head_flops(cls, config: ModelConfig) -> int:
+        """Without the body."""
+        return 2 * config.d_model * (config.d_model + config.num_labels)
 
 
 def pool(hidden_BLD: jax.Array, real_BL: jax.Array, how: Pooling) -> jax.Array:

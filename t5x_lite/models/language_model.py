@@ -20,7 +20,7 @@ from t5x_lite.models.attention import Cache, Mask
 from t5x_lite.models.layers import (
     DropoutKey, Einsum, Embedding, compute_dtype, dropout as _dropout, hide_padded, initializer, padded_vocabulary, sinusoidal,
 )  # fmt: skip
-from t5x_lite.models.transformer import EMBEDDING_KEY, Context, Stack, stack_flops
+from t5x_lite.models.transformer import EMBEDDING_KEY, Context, Stack, read_layers, stack_flops
 
 Batch = dict[str, jax.Array]
 
@@ -67,6 +67,10 @@ def _positions(batch: Batch, prefix: str = '') -> jax.Array:
     return jax.lax.broadcasted_iota(jnp.int32, batch[f'{prefix}tokens'].shape, 1)
 
 
+def _states(hidden_BLD: jax.Array, layers_BLSD: jax.Array | None) -> Batch:
+    return {'hidden': hidden_BLD} | ({} if layers_BLSD is None else {'layers': layers_BLSD})
+
+
 class Decoder(nn.Module):
     """A stack of causal layers: GPT-1 (post-norm), GPT-2 and GPT-3 (pre-norm)."""
 
@@ -75,7 +79,7 @@ class Decoder(nn.Module):
 
     def setup(self):
         self.embeddings = Embeddings(self.config)
-        self.decoder = Stack(self.config, self.config.num_layers, causal=True)
+        self.decoder = Stack(self.config, self.config.num_layers, causal=True, read=read_layers(self.config))
 
     def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
         outputs = self.states(batch, dropout)
@@ -86,7 +90,7 @@ class Decoder(nn.Module):
         del pooled  # there is no layer for that
         mask = Mask(packed_BL=batch['sequence_ids'], prefix_BM=batch['prefix'] > 0 if 'prefix' in batch else None)
         x_BLD = self.embeddings(batch['tokens'], _positions(batch), dropout)
-        return {'hidden': self.decoder(x_BLD, Context(mask, key=dropout))}
+        return _states(*self.decoder.with_layers(x_BLD, Context(mask, key=dropout)))
 
     def decode(self, tokens_BL: jax.Array, positions_BL: jax.Array, keys_BM: jax.Array, cache: Cache, prefix_BM: jax.Array | None = None) -> jax.Array:
         """Logits [B, L, V'] of the tokens of one pass, with what earlier passes left in the collection 'cache'.
@@ -119,7 +123,7 @@ class EncoderDecoder(nn.Module):
     def setup(self):
         config = self.config
         self.embeddings = Embeddings(config)
-        self.encoder = Stack(config, config.num_layers, causal=False)
+        self.encoder = Stack(config, config.num_layers, causal=False, read=read_layers(config))
         self.decoder = Stack(config, config.num_decoder_layers or config.num_layers, causal=True, cross=True, first_key=_DECODER_KEY)
 
     def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
@@ -133,13 +137,13 @@ class EncoderDecoder(nn.Module):
 
     def encode(self, batch: Batch, dropout: DropoutKey | None = None) -> jax.Array:
         """The encoder's output [B, L, D]."""
-        x_BLD = self.embeddings(batch['tokens'], _positions(batch), dropout)
-        return self.encoder(x_BLD, Context(Mask(packed_BL=batch['sequence_ids']), key=dropout))
+        return self.states(batch, dropout)['hidden']
 
     def states(self, batch: Batch, dropout: DropoutKey | None, pooled: bool = False) -> Batch:
         """What heads are put on: the encoder's output. Of such a model the decoder has no parameters."""
         del pooled  # there is no layer for that
-        return {'hidden': self.encode(batch, dropout)}
+        x_BLD = self.embeddings(batch['tokens'], _positions(batch), dropout)
+        return _states(*self.encoder.with_layers(x_BLD, Context(Mask(packed_BL=batch['sequence_ids']), key=dropout)))
 
     def decode(
         self,

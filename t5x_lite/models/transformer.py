@@ -57,9 +57,10 @@ class Block(nn.Module):
 
     config: ModelConfig
     cross: bool
+    shown: bool = False  # its output is given a second time, as what a scan collects
 
     @nn.compact
-    def __call__(self, x_BLD: jax.Array, layer: jax.Array, context: Context) -> tuple[jax.Array, None]:
+    def __call__(self, x_BLD: jax.Array, layer: jax.Array, context: Context) -> tuple[jax.Array, jax.Array | None]:
         config = self.config
         pre = config.norm_place == NormPlace.pre
         key = None if context.key is None else context.key.fold(layer)
@@ -88,7 +89,7 @@ class Block(nn.Module):
                 _CROSS_ATTENDED,
             )
         x_BLD = residual(x_BLD, 'mlp_norm', lambda x: mlp(x, key), _FED_FORWARD)
-        return x_BLD, None
+        return x_BLD, x_BLD if self.shown else None
 
     def _adapted(self, x_BLD: jax.Array, place: str) -> jax.Array:
         """Through the bottleneck adapter of this place, where one was put there (training/adapters.py)."""
@@ -105,8 +106,9 @@ class Block(nn.Module):
 REMAT_POLICIES = {Remat.dots: jax.checkpoint_policies.dots_with_no_batch_dims_saveable, Remat.full: jax.checkpoint_policies.nothing_saveable}
 
 
-def layer_stack(config: ModelConfig, num_layers: int, cross: bool = False) -> nn.Module:
-    """Blocks whose parameters are stacked on axis 0 [N, ...]: `stack(x_BLD, uint32 layer numbers [N], context)` returns (x_BLD, None).
+def layer_stack(config: ModelConfig, num_layers: int, cross: bool = False, shown: bool = False) -> nn.Module:
+    """Blocks whose parameters are stacked on axis 0 [N, ...]: `stack(x_BLD, uint32 layer numbers [N], context)` returns (x_BLD, None), or (x_BLD, the outputs
+    of all layers [N, B, L, D]) where they are to be shown.
 
     The stack is looped over (`scan_layers`: one layer is compiled) or the loop is unrolled (the compiler sees every layer). Parameters, and so
     checkpoints, are the same.
@@ -123,7 +125,12 @@ def layer_stack(config: ModelConfig, num_layers: int, cross: bool = False) -> nn
         unroll=1 if config.scan_layers else num_layers,
         metadata_params={nn.PARTITION_NAME: 'layers'},
     )
-    return scanned(config, cross)
+    return scanned(config, cross, shown)
+
+
+def read_layers(config: ModelConfig) -> tuple[int, ...]:
+    """config.model.read_layers, counted from the bottom."""
+    return tuple(layer if layer >= 0 else config.num_layers + 1 + layer for layer in config.read_layers)
 
 
 class Stack(nn.Module):
@@ -134,28 +141,45 @@ class Stack(nn.Module):
     causal: bool
     cross: bool = False
     first_key: int = 0  # of its layers' dropout: two stacks of a model must not drop out alike
+    read: tuple[int, ...] = ()  # layers that `with_layers` gives
 
     def setup(self):
         config = self.config
-        self.layers = layer_stack(config, self.num_layers, self.cross)
+        self.layers = layer_stack(config, self.num_layers, self.cross, any(0 < layer < self.num_layers for layer in self.read))
         if config.positions == Positions.relative:
             self.relative_bias = RelativeBias(config, bidirectional=not self.causal)
         if config.norm_place == NormPlace.pre:
             self.final_norm = make_norm(config)
 
     def __call__(self, x_BLD: jax.Array, context: Context) -> jax.Array:
-        config, length, cache = self.config, x_BLD.shape[1], context.cache
+        return self.with_layers(x_BLD, context)[0]
+
+    def with_layers(self, x_BLD: jax.Array, context: Context) -> tuple[jax.Array, jax.Array | None]:
+        """(output, states [B, L, S, D] of the layers `read`, None where that is empty).
+
+        Layer 0 is the input, the last the output, with the norm that may stand there; those between are what the next layer reads, as in transformers'
+        hidden_states.
+        """
+        config, length, cache, bottom_BLD = self.config, x_BLD.shape[1], context.cache, x_BLD
         first, keys = (None, length) if cache is None else (cache.first, cache.length)
         context = context.replace(mask=context.mask.replace(causal=self.causal, first=first))
         if config.positions == Positions.relative:
             context = context.replace(bias_HLM=self.relative_bias(length, keys, 0 if first is None else first))
         x_BLD, context, asking = self._prompted(x_BLD, context)
-        x_BLD, _ = self.layers(x_BLD, jnp.arange(self.first_key, self.first_key + self.num_layers, dtype=jnp.uint32), context)
+        x_BLD, shown_NBLD = self.layers(x_BLD, jnp.arange(self.first_key, self.first_key + self.num_layers, dtype=jnp.uint32), context)
         x_BLD = x_BLD[:, asking:]
         if config.norm_place == NormPlace.pre:
             x_BLD = self.final_norm(x_BLD)
-        return dropout(x_BLD, config.output_dropout, context.key if context.key is None else context.key.fold(self.first_key + OUTPUT_KEY), 0)
+        x_BLD = dropout(x_BLD, config.output_dropout, context.key if context.key is None else context.key.fold(self.first_key + OUTPUT_KEY), 0)
+        if not self.read:
+            return x_BLD, None
 
+        def states(layer: int) -> jax.Array:
+            if 0 < layer < self.num_layers:
+                return shown_NBLD[layer - 1][:, asking:]
+            return x_BLD if layer else bottom_BLD
+
+        return x_BLD, jnp.stack([states(layer) for layer in self.read], axis=2)
 
     def _prompted(self, x_BLD: jax.Array, context: Context) -> tuple[jax.Array, Context, int]:
         """With virtual tokens in front, where some were put there (training/adapters.py), and how many of them this pass reads.

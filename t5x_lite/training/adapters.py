@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite.config import Adapters, TuneConfig
+from t5x_lite.config import Adapters, Features, TuneConfig
 from t5x_lite.errors import UserError, nearest
 from t5x_lite.training import paths
 
@@ -51,7 +51,7 @@ def same(ours: TuneConfig, theirs: TuneConfig) -> bool:
 
 def alone(config: TuneConfig) -> TuneConfig:
     """What a config adds, without rules of who learns."""
-    return dataclasses.replace(config, train=(), freeze=(), freeze_layers=0, rates=(), layer_decay=1.0, unfreeze=(), mixout=0.0)
+    return dataclasses.replace(config, train=(), freeze=(), freeze_layers=0, rates=(), layer_decay=1.0, unfreeze=(), mixout=0.0, features=Features.none)
 
 
 def is_added(path: str) -> bool:

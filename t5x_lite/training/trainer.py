@@ -14,7 +14,7 @@ from t5x_lite.config import Config, NonFinite
 from t5x_lite.data import tokenizers, vocabulary_fit
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.errors import Interrupted, NotFinite, UserError
-from t5x_lite.training import adapters, checkpoint, driving, learnt, partitioning, paths, recipe_rates, tuning, workdirs
+from t5x_lite.training import adapters, checkpoint, driving, features, learnt, partitioning, paths, recipe_rates, tuning, workdirs
 from t5x_lite.training.beginning import begun
 from t5x_lite.training.held_out import Evaluate, HeldOut
 from t5x_lite.training.step import Program, TrainState, grown, make_program
@@ -303,6 +303,8 @@ class Trainer:
     def step_flops(self, stage: Any) -> float:
         """FLOPs of a step: three forward passes' worth (forward, and two products for each in the backward pass) of every row, padding included."""
         module = type(self._program.module)
+        if features.wanted(self._config):
+            return 3.0 * stage.batch_size * module.head_flops(self._config.model)
         return 3.0 * stage.batch_size * module.forward_flops(self._config.model, stage.seq_len, stage.max_predictions)
 
 

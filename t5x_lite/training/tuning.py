@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite.config import TuneConfig
+from t5x_lite.config import Features, TuneConfig
 from t5x_lite.errors import UserError
 from t5x_lite.training import adapters, paths
 
@@ -162,8 +162,9 @@ def plan(config: TuneConfig, params: Any, fresh: Sequence[str] = (), *, step: in
     named = {path: layer_paths(path, leaf) for path, leaf in paths.leaves(params).items()}
     every = [name for names in named.values() for name in names]
     adapted = [name for name in every if adapters.is_added(name)]
-    learns = dict.fromkeys(every, not config.train and not adapted)
-    learns |= dict.fromkeys([name for name in every if adapted and any(re.fullmatch(pattern, name) for pattern in fresh)], True)
+    only_new = bool(adapted) or config.features is not Features.none
+    learns = dict.fromkeys(every, not config.train and not only_new)
+    learns |= dict.fromkeys([name for name in every if only_new and any(re.fullmatch(pattern, name) for pattern in fresh)], True)
     learns |= dict.fromkeys(adapted, True)
     for pattern in config.train:
         learns |= dict.fromkeys(_matches(pattern, every, 'config.tune.train'), True)
