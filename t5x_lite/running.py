@@ -1,6 +1,6 @@
-"""One run, assembled, from here to its end: what `train` does, and `sweep` for each of its runs."""
+"""One run, assembled, from here to its end: what `train` does, and `sweep` for its runs, one after another or abreast."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import os
 from typing import Any
 
@@ -13,7 +13,7 @@ from t5x_lite.errors import UserError
 from t5x_lite.evaluation import before_tuning, synonyms
 from t5x_lite.evaluation.several import evaluator_of
 from t5x_lite.evaluation.task_scores import WhileTraining
-from t5x_lite.training import features
+from t5x_lite.training import abreast, features
 from t5x_lite.training.step import Program
 from t5x_lite.training.trainer import Trainer
 from t5x_lite.training.workdirs import check_workdir
@@ -21,6 +21,22 @@ from t5x_lite.training.workdirs import check_workdir
 
 def train(run: Run, workdir: str, *, checked: bool = False, baselines: bool = True) -> str:
     """Trains in `workdir`, or goes on there. Returns the name of the signal that stopped it, '' where it came to its end.
+
+    Args and errors: of `_prepare`.
+    """
+    _prepare(run, workdir, checked, baselines)
+    return Trainer(run.config, workdir, run.train, evaluations(run), run.tokenizer_path, run.initial, run.base).run()
+
+
+def train_abreast(runs: Sequence[Run], workdirs: Sequence[str], *, baselines: bool = True) -> tuple[str, list[UserError | None]]:
+    """Trains runs that have been checked, and can go together (`abreast.groups`), as one vmapped run; see `abreast.train_abreast`."""
+    for number, (run, workdir) in enumerate(zip(runs, workdirs, strict=True)):
+        _prepare(run, workdir, True, baselines and not number)
+    return abreast.train_abreast(runs, workdirs, evaluations)
+
+
+def _prepare(run: Run, workdir: str, checked: bool, baselines: bool) -> None:
+    """All that comes before the first step: checks, a description, baselines, what is computed once.
 
     Args:
       checked: by `dry_run.check` already.
@@ -40,7 +56,6 @@ def train(run: Run, workdir: str, *, checked: bool = False, baselines: bool = Tr
     if new and baselines and run.config.data.baselines and jax.process_index() == 0 and (said := before_tuning.baselines(run.train, run.validation)):
         print(said, flush=True)
     run.train, run.validation = features.attach(run.config, workdir, run.initial, run.train, run.validation)
-    return Trainer(run.config, workdir, run.train, evaluations(run), run.tokenizer_path, run.initial, run.base).run()
 
 
 def evaluations(run: Run) -> Callable[[Program, int], Callable[[Any], dict[str, float]]]:

@@ -9,7 +9,8 @@
 
 --grid is a product: fields between semicolons, values between commas, 0..4 for whole numbers, data.fold=all for the folds of config.data.folds. --runs is a
 file with a run a line, `tune.freeze_layers=3 optim.learning_rate=5e-5` or JSON (.jsonl); with both, each line is crossed with the grid. All runs are checked
-before the first begins. One that fails is recorded, the others go on, and the command ends with an error. A repeated command does not repeat what is finished.
+before the first begins. Runs share what is compiled where they differ in numbers alone (rates, seeds); --abreast=4 trains four such as one.
+One that fails is recorded, the others go on, and the command ends with an error. A repeated command does not repeat what is finished.
 
 The workdir holds runs/NAME (a workdir each), sweep.md and sweep.csv, sweep.png (with matplotlib: pip install -e '.[report]'), best.json, and what was asked
 for: base.json, sweep.json. Runs that differ in nothing but seed and data.fold are judged by their mean.
@@ -31,6 +32,9 @@ _RUNS = flags.DEFINE_string('runs', '', 'A file with a run a line: field=value f
 _METRIC = flags.DEFINE_string('metric', '', 'The held-out metric that decides; default: config.checkpoint.best_metric, else the loss.')
 _BEST = flags.DEFINE_enum('best', '', ['', 'lowest', 'highest'], 'Which value of it is best; default: lowest for losses and errors, else highest.')
 _LINES = flags.DEFINE_string('lines', '', 'Write a launch line for each run that is not finished to this file (-: the terminal), instead of training.')
+_ABREAST = flags.DEFINE_integer(
+    'abreast', 1, 'At most so many runs are trained as one (vmap), of those that differ in numbers alone: rates, seeds. For accelerators.', lower_bound=1
+)
 _COLLECT = flags.DEFINE_bool('collect', False, 'Write the table of what has finished, instead of training.')
 
 
@@ -52,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
         return
     done = len(sweep.wanted) - len(waiting)
     print(f'{len(sweep.wanted):,} runs, {f"{done:,} of them done, the others" if done else "all"} checked', flush=True)
-    signal = runs.train(sweep, waiting, lambda line: print(line, flush=True))
+    signal = runs.train(sweep, waiting, lambda line: print(line, flush=True), _ABREAST.value)
     if signal:
         print(f'\nstopped by {signal}; repeat the command to go on')
     _show(sweep)

@@ -229,6 +229,8 @@ def as_text(name: str, value: Any) -> str:
     kind = type_of(name)
     if isinstance(value, str) or (isinstance(kind, type) and issubclass(kind, enum.Enum)):
         return str(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e6:
+        return str(int(value))  # epochs=3
     return _literal(value)
 
 

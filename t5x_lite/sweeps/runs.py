@@ -3,7 +3,8 @@
     OUT/runs/NAME/outcome.json    {"kind": "failed", "reason": "..."}, beside what a run writes itself
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import dataclasses
 import gc
 import json
@@ -11,12 +12,13 @@ import os
 import time
 
 from t5x_lite import running
-from t5x_lite.assemble import assemble
+from t5x_lite.assemble import Run, assemble
 from t5x_lite.config import Config
 from t5x_lite.config_values import from_json
 from t5x_lite.errors import Interrupted, NotFinite, UserError, mendable
 from t5x_lite.sweeps.plan import Planned, Sweep
-from t5x_lite.training import checkpoint, workdirs
+from t5x_lite.training import abreast, checkpoint, workdirs
+from t5x_lite.training.patience import Patience
 from t5x_lite.training.telemetry import duration
 
 OUTCOME = 'outcome.json'
@@ -35,7 +37,7 @@ def state_of(workdir: str) -> State:
     """By what is on disk, whoever trained it: this process, another, or a cluster's."""
     config, outcome = os.path.join(workdir, 'config.json'), os.path.join(workdir, OUTCOME)
     saved = os.path.join(workdir, checkpoint.FOLDER, str(from_json(config).steps)) if os.path.exists(config) else ''
-    if saved and os.path.isdir(saved):
+    if saved and (os.path.isdir(saved) or _stopped_early(workdir, from_json(config))):
         return State(FINISHED)
     if os.path.exists(outcome):
         with open(outcome, encoding='utf-8') as file:
@@ -43,13 +45,32 @@ def state_of(workdir: str) -> State:
     return State(BEGUN if saved else WAITING)
 
 
+def _stopped_early(workdir: str, config: Config) -> bool:
+    """Whether config.eval.patience has ended, by the scores in metrics.jsonl, and the step is saved at which it did."""
+    path = os.path.join(workdir, 'metrics.jsonl')
+    if not config.eval.patience or not os.path.exists(path):
+        return False
+    patience, step = Patience(config), 0
+    with open(path, encoding='utf-8') as file:
+        for line in map(json.loads, file):
+            scores = {name.removeprefix('eval/'): float('nan') if value is None else value for name, value in line.items() if name.startswith('eval/')}
+            if config.checkpoint.best_metric in scores:
+                step = line['step']
+                patience.add(step, scores)
+    return patience.over and os.path.isdir(os.path.join(workdir, checkpoint.FOLDER, str(step)))
+
+
 def to_train(sweep: Sweep) -> list[Planned]:
     """What the command wants and has not got. A run that diverged is not repeated, for it would do so again; one that failed is."""
     return [run for run in sweep.wanted if state_of(run.workdir).kind not in (FINISHED, DIVERGED)]
 
 
-def train(sweep: Sweep, runs: Sequence[Planned], say: Callable[[str], None] = print) -> str:
-    """Trains these, and records what failed. Returns the name of the signal that stopped it, else ''."""
+def train(sweep: Sweep, runs: Sequence[Planned], say: Callable[[str], None] = print, together: int = 1) -> str:
+    """Trains these, and records what failed. Returns the name of the signal that stopped it, else ''.
+
+    Args:
+      together: at most so many runs as one vmapped run (training/abreast.py), of those that differ in numbers alone.
+    """
     began = time.perf_counter()
 
     def begins(index: int) -> None:
@@ -63,17 +84,19 @@ def train(sweep: Sweep, runs: Sequence[Planned], say: Callable[[str], None] = pr
         _record(runs[index], error)
 
     with workdirs.disk_errors(sweep.folder), workdirs.locked(sweep.folder):
-        return run_group([run.config for run in runs], [run.workdir for run in runs], begins, ends)
+        return run_group([run.config for run in runs], [run.workdir for run in runs], begins, ends, together)
 
 
 def run_group(
-    configs: Sequence[Config], workdirs: Sequence[str], begins: Callable[[int], None], ends: Callable[[int, UserError | None], None]
+    configs: Sequence[Config],
+    workdirs: Sequence[str],
+    begins: Callable[[int], None],
+    ends: Callable[[int, UserError | None], None],
+    together: int = 1,
 ) -> str:
-    """Trains configs, as they were given and have been checked, in their workdirs: one after another.
+    """Trains configs, as they were given and have been checked, in their workdirs. Returns the name of the signal that stopped it, '' where none did.
 
-    Returns the name of the signal that stopped it, '' where none did.
-
-    The one place that knows how several runs are trained: whoever lets them share what is compiled, or trains some of them as one, does it here.
+    One after another, what is compiled shared (training/sharing.py); or up to `together` of them abreast.
 
     Args:
       begins: called with the number of a run before anything of it is done.
@@ -82,21 +105,50 @@ def run_group(
     Raises:
       Interrupted: by a second signal.
     """
-    for index, (config, workdir) in enumerate(zip(configs, workdirs, strict=True)):
-        begins(index)
-        failure = None
-        try:
-            if signal := running.train(assemble(config, workdir=workdir), workdir, checked=True, baselines=not index):
-                return signal
-        except Interrupted:
-            raise
-        except Exception as error:
-            if (failure := mendable(error)) is None:
-                raise
-            failure = failure.with_traceback(None)  # which would keep the run's arrays
-        gc.collect()  # before the next takes memory
-        ends(index, failure)
+    for places in abreast.groups(configs) if together > 1 else [list(range(len(configs)))]:
+        for first in range(0, len(places), together):
+            runs = {}
+            for place in places[first : first + together]:
+                begins(place)
+                with _failing(place, ends):
+                    runs[place] = assemble(configs[place], workdir=workdirs[place])
+            while runs:
+                # What data and weights fill in may still divide them.
+                alike = [list(runs)[at] for at in abreast.groups([run.config for run in runs.values()])[0]] if len(runs) > 1 else list(runs)
+                if signal := _train_alike({place: runs.pop(place) for place in alike}, workdirs, ends, baselines=not alike[0]):
+                    return signal
+                gc.collect()  # before the next take memory
     return ''
+
+
+def _train_alike(runs: dict[int, Run], workdirs: Sequence[str], ends: Callable[[int, UserError | None], None], baselines: bool) -> str:
+    """{place: run}, as one where there are several. Returns the signal that stopped it, or ''."""
+    signal, failures = '', {}
+    with _failing(list(runs), lambda place, failure: failures.update({place: failure})):
+        if len(runs) == 1:
+            (place, run), = runs.items()
+            signal = running.train(run, workdirs[place], checked=True, baselines=baselines)
+        else:
+            signal, each = running.train_abreast(list(runs.values()), [workdirs[place] for place in runs], baselines=baselines)
+            failures |= {place: failure for place, failure in zip(runs, each, strict=True) if failure is not None}
+    for place in runs:
+        if place in failures or not signal:
+            ends(place, failures[place] if place in failures else None)
+    return signal
+
+
+@contextlib.contextmanager
+def _failing(places: int | Sequence[int], ends: Callable[[int, UserError | None], None]) -> Iterator[None]:
+    """Says of each of these runs what it failed of, where that is something that a person can mend."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except Exception as error:
+        if (failure := mendable(error)) is None:
+            raise
+        for place in [places] if isinstance(places, int) else places:
+            ends(place, failure.with_traceback(None))  # which would keep the run's arrays
 
 
 def _record(run: Planned, error: UserError | None) -> None:

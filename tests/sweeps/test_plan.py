@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import pathlib
 import shlex
+import types
 
 import pytest
 
@@ -155,3 +157,52 @@ def test_two_at_once_are_kept_apart(tmp_path, ways):
 
 def test_the_base_config_is_saved_as_it_is(tmp_path):
     assert sweep_of(tmp_path, 'seed=0').base == from_json(str(tmp_path / 'base.json')) != Config()
+
+
+@pytest.fixture
+def abreast_ways(ways, monkeypatch):
+    """As `ways`, and the groups of seeds that were trained as one; {seed: what it fails of}."""
+    groups, failures = [], {}
+
+    def train_abreast(assembled, workdirs, *, baselines):
+        groups.append(([run.config.seed for run in assembled], baselines))
+        return ways[0].get('group', ''), [failures.get(run.config.seed) for run in assembled]
+
+    monkeypatch.setattr(running, 'train_abreast', train_abreast)
+    monkeypatch.setattr(running, 'train', lambda run, workdir, *, checked, baselines: groups.append(([run.config.seed], baselines)) or '')
+    monkeypatch.setattr(runs, 'assemble', lambda config, workdir: types.SimpleNamespace(config=config))
+    return ways[0], groups, failures
+
+
+def test_runs_that_differ_in_numbers_alone_go_together(tmp_path, abreast_ways):
+    _, groups, failures = abreast_ways
+    failures[1] = NotFinite('step 3: loss nan')
+    sweep = sweep_of(tmp_path, 'model.dropout=0.1,0.2; seed=0..2; optim.learning_rate=1e-4')
+    assert runs.train(sweep, sweep.runs, lambda line: None, together=2) == ''
+    assert groups == [([0, 1], True), ([2], False), ([0, 1], False), ([2], False)], 'other dropout is another program'
+    kinds = {run.name: runs.state_of(run.workdir).kind for run in sweep.runs}
+    assert [kind for name, kind in kinds.items() if 'seed=1' in name] == [runs.DIVERGED] * 2
+    assert [kind for name, kind in kinds.items() if 'seed=1' not in name] == [runs.FINISHED] * 4
+
+
+def test_a_signal_leaves_those_that_go_together_to_be_gone_on_with(tmp_path, abreast_ways):
+    ways, groups, failures = abreast_ways
+    ways['group'], failures[0] = 'SIGTERM', UserError('the disk is full')
+    sweep = sweep_of(tmp_path, 'seed=0..3')
+    assert runs.train(sweep, sweep.runs, lambda line: None, together=2) == 'SIGTERM'
+    assert groups == [([0, 1], True)]
+    assert [runs.state_of(run.workdir).kind for run in sweep.runs] == [runs.FAILED, runs.WAITING, runs.WAITING, runs.WAITING]
+
+
+def test_a_run_that_stopped_early_is_finished(tmp_path):
+    sweep = sweep_of(tmp_path, 'seed=0')
+    run = sweep.runs[0]
+    config = dataclasses.replace(run.config, steps=100)
+    config.eval = dataclasses.replace(config.eval, patience=2, every_steps=10)
+    config.checkpoint = dataclasses.replace(config.checkpoint, best_metric='accuracy')
+    trained(dataclasses.replace(run, config=config), {step: {'accuracy': 0.5} for step in (10, 20, 30)}, finished=False)
+    pathlib.Path(run.workdir, 'checkpoints', '30').mkdir(parents=True)
+    assert runs.state_of(run.workdir).kind == runs.FINISHED
+    lines = pathlib.Path(run.workdir, 'metrics.jsonl').read_text().splitlines()
+    pathlib.Path(run.workdir, 'metrics.jsonl').write_text('\n'.join(lines[:-1]) + '\n')
+    assert runs.state_of(run.workdir).kind == runs.BEGUN, 'two evaluations without a gain are yet to come'

@@ -155,3 +155,19 @@ def test_without_matplotlib_the_table_is_there_all_the_same(place, swept):
     done = subprocess.run([sys.executable, '-c', code, f'--workdir={place}/plain', '--collect'], cwd=forked.ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "no picture: pictures need matplotlib, which is not installed; run  python -m pip install" in done.stdout, done
     assert done.stdout.splitlines()[-1] == f'written to {place}/plain: sweep.md, sweep.csv'
+
+
+def test_runs_abreast_are_those_that_are_trained_alone(place):
+    grid = '--grid=optim.learning_rate=1e-3,1e-2'
+    alone = forked.run('sweep', *flags(place, 'alone', grid)).success
+    abreast = forked.run('sweep', *flags(place, 'abreast', grid, '--abreast=2')).success
+    assert 'of 2 runs abreast' in abreast and 'of 2 runs abreast' not in alone
+    assert alone.count('compiled the step') == 1, 'the second run takes the step of the first'
+    for name in ('learning_rate=0.001', 'learning_rate=0.01'):
+        ours, theirs = (
+            [json.loads(line) for line in (place / folder / 'runs' / name / 'metrics.jsonl').read_text().splitlines()] for folder in ('abreast', 'alone')
+        )
+        assert [line['step'] for line in ours] == [line['step'] for line in theirs]
+        for one, other in zip(ours, theirs):
+            for field in ('loss', 'eval/cross_entropy', 'eval/accuracy'):
+                assert (field in one) == (field in other) and (field not in one or one[field] == pytest.approx(other[field], rel=1e-4))
