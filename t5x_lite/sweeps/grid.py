@@ -39,7 +39,7 @@ def combinations(grid: str, path: str, base: Config) -> list[Fields]:
     Raises:
       UserError: naming the field, and the line where there is one.
     """
-    lines = read_lines(path) if path else [({}, '--runs')]
+    lines = read_lines(path, base) if path else [({}, '--runs')]
     axes = read_grid(grid, base) if grid.strip() else {}
     count = len(lines)
     for name, values in axes.items():
@@ -59,7 +59,7 @@ def read_grid(text: str, base: Config) -> dict[str, list[Any]]:
     axes: dict[str, list[Any]] = {}
     for part in _split(text, ';', '--grid'):
         name, equals, values = part.partition('=')
-        name = _named(name, '--grid')
+        name = _named(name, '--grid', base)
         if not equals or not values.strip():
             raise UserError(f'--grid: {part.strip()!r} has no values; write {name}=VALUE,VALUE')
         if name in axes:
@@ -71,7 +71,7 @@ def read_grid(text: str, base: Config) -> dict[str, list[Any]]:
     return axes
 
 
-def read_lines(path: str) -> list[tuple[Fields, str]]:
+def read_lines(path: str, base: Config) -> list[tuple[Fields, str]]:
     """(fields, 'file:line') of each run of a file."""
     try:
         with open(path, encoding='utf-8') as file:
@@ -85,8 +85,8 @@ def read_lines(path: str) -> list[tuple[Fields, str]]:
         if path.endswith('.jsonl'):
             if not line.strip():
                 continue
-            fields = _of_json(line, where)
-        elif (fields := _of_text(line, where)) is None:
+            fields = _of_json(line, where, base)
+        elif (fields := _of_text(line, where, base)) is None:
             continue
         key = json.dumps(fields, sort_keys=True)
         if key in seen:
@@ -98,17 +98,17 @@ def read_lines(path: str) -> list[tuple[Fields, str]]:
     return found
 
 
-def _of_json(line: str, where: str) -> Fields:
+def _of_json(line: str, where: str, base: Config) -> Fields:
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(f'{where}: not JSON ({error.msg})') from error
     if not isinstance(values, dict):
         raise UserError(f'{where}: expected a JSON object, {{"optim.learning_rate": 1e-5, "seed": 0}}')
-    return {(field := _named(name, where)): _checked(field, value, where) for name, value in flatten(values).items()}
+    return {(field := _named(name, where, base)): _checked(field, value, where) for name, value in flatten(values).items()}
 
 
-def _of_text(line: str, where: str) -> Fields | None:
+def _of_text(line: str, where: str, base: Config) -> Fields | None:
     try:
         parts = shlex.split(line, comments=True)
     except ValueError as error:
@@ -118,7 +118,7 @@ def _of_text(line: str, where: str) -> Fields | None:
     fields: Fields = {}
     for part in parts:
         name, equals, value = part.partition('=')
-        name = _named(name, where)
+        name = _named(name, where, base)
         if not equals:
             raise UserError(f'{where}: {part!r} has no value; write {name}=VALUE')
         if name in fields:
@@ -127,10 +127,10 @@ def _of_text(line: str, where: str) -> Fields | None:
     return fields
 
 
-def _named(name: str, where: str) -> str:
-    """A field's whole name, without --config. before it."""
+def _named(name: str, where: str, base: Config) -> str:
+    """A field's whole name, without --config. before it; 'heads.mood.weight' where `base` has such a head."""
     name = re.sub(r'^(--)?config\.', '', name.strip())
-    known = flatten(Config())
+    known = {field: value for field, value in flatten(base).items() if field != 'heads'}
     if name in known:
         return name
     if any(field.startswith(f'{name}.') for field in known):
@@ -219,7 +219,7 @@ def changed(base: Config, fields: Fields) -> Config:
         *groups, field = name.split('.')
         place = tree
         for group in groups:
-            place = place[group]
+            place = place[group] if isinstance(place, dict) else next(head for head in place if head['name'] == group)
         place[field] = value
     return from_dict(Config, tree)
 

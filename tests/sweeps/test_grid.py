@@ -5,7 +5,7 @@ import json
 import pytest
 
 from t5x_lite import cli
-from t5x_lite.config import Config, DataConfig, Optimizer, TuneConfig
+from t5x_lite.config import Config, DataConfig, HeadConfig, Optimizer, TuneConfig
 from t5x_lite.config_values import flatten
 from t5x_lite.errors import UserError
 from t5x_lite.sweeps import grid
@@ -90,7 +90,7 @@ def test_a_wrong_line_is_named(tmp_path, name, content, where, what):
     path = tmp_path / name
     path.write_text(content)
     with pytest.raises(UserError) as caught:
-        grid.read_lines(str(path))
+        grid.read_lines(str(path), Config())
     message = str(caught.value)
     assert message.startswith(str(path)) and where in message and what in message and '\n' not in message, message
 
@@ -102,5 +102,15 @@ def test_a_field_in_both_places_is_refused(tmp_path):
 
 
 def test_flags_and_grids_know_the_same_fields():
-    for field in flatten(Config()):
-        assert grid._named(field, '') == field and cli.type_of(field)
+    several = Config(heads=(HeadConfig('mood'), HeadConfig('tags')))
+    for field in flatten(several):
+        assert grid._named(field, '', several) == field and cli.type_of(field)
+
+
+def test_fields_of_heads():
+    several = Config(heads=(HeadConfig('mood'), HeadConfig('tags', weight=0.5)))
+    first, second = (grid.changed(several, fields) for fields in grid.combinations('heads.tags.weight=1,2', '', several))
+    assert [head.weight for head in second.heads] == [1.0, 2.0] and [head.weight for head in first.heads] == [1.0, 1.0]
+    for text in ('heads.moods.weight=1', 'heads=1'):
+        with pytest.raises(UserError, match='no such field|several, each with a name'):
+            grid.combinations(text, '', several)

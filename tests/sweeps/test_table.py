@@ -167,7 +167,7 @@ def test_a_line_for_each_value_and_a_panel_for_each_of_the_rest(tmp_path):
     for number, run in enumerate(sweep.runs):
         trained(run, {20: {'mlm_loss': float(number)}})
     figure = drawn(sweep)
-    assert [axes.get_title() for axes in figure.axes] == ['epochs=1.0', 'epochs=2.0']
+    assert [axes.get_title() for axes in figure.axes] == ['epochs=1', 'epochs=2']
     assert all(axes.get_xlabel() == 'batch_size' and axes.get_xscale() == 'linear' for axes in figure.axes)
     assert lines(figure.axes[0])['lamb'] == ([8, 16, 32], [6.0, 8.0, 10.0]) and lines(figure.axes[1])['adamw'] == ([8, 16, 32], [1.0, 3.0, 5.0])
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
