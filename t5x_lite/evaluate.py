@@ -5,7 +5,7 @@
     python -m t5x_lite.evaluate --workdir=runs/t5_tasks                  # each task by generated text, and their average
     python -m t5x_lite.evaluate --workdir=runs/gpt --config.data.tasks.files=my_tasks.py --config.data.tasks.names=mine --shots=0,1,4 --config.decode.rank
 
-Prints the scores, and beside a language model's what counts alone reach on the same positions; writes them to workdir/evaluation.json. With --shots, tasks are
+Prints the scores with intervals (bootstrap over examples), of labels class by class with a picture of what each was taken for (confusion.png), and beside a language model's what counts alone reach on the same positions; writes them to workdir/evaluation.json. With --shots, tasks are
 asked after so many demonstrations each, and the whole is one table; config.eval.examples bounds how many examples of a task are answered.
 """
 
@@ -23,7 +23,7 @@ from t5x_lite.assemble import Run, assemble, load_for_use
 from t5x_lite.data import tokenizers
 from t5x_lite.data.corpus import Corpus
 from t5x_lite.errors import UserError
-from t5x_lite.evaluation import baselines, task_scores
+from t5x_lite.evaluation import baselines, detail, spread, task_scores
 from t5x_lite.evaluation.generation import Generator
 from t5x_lite.evaluation.several import evaluator_of
 from t5x_lite.training import devices, partitioning, places
@@ -34,6 +34,7 @@ _CONFIG = cli.define_config_flags()
 _STEP = flags.DEFINE_string('step', None, 'The checkpoint to score: ' + places.STEP_HELP)
 _EMA = flags.DEFINE_bool('ema', True, 'Score the moving average of the weights where the run keeps one.')
 _SHOTS = flags.DEFINE_list('shots', None, 'Numbers of demonstrations to ask tasks with, such as 0,1,4; default: config.decode.shots.')
+_RESAMPLES = flags.DEFINE_integer('resamples', spread.SAMPLES, 'Draws of the held-out examples behind the 95 % intervals; 0: no intervals.', lower_bound=0)
 _SHOWN = flags.DEFINE_integer('shown', 2, 'Answers shown of each task.', lower_bound=0)
 
 
@@ -55,20 +56,22 @@ def main(argv: Sequence[str]) -> None:
     evaluator = evaluator_of(program, run.validation, step - 1 if step else 0)
     params = evaluator.place(params)
     judge = _judge(program, params, run, shots) if run.config.data.tasks.names or run.config.data.tasks.inputs else None
-    scores: dict[str, Any] = evaluator(params)
+    scores: dict[str, Any]
+    scores, judged = evaluator.in_detail(params)
     print(f'held out, {cli.workdir()} at step {step:,} (losses in nats)')
-    for name, value in scores.items():
-        print(f'  {name:<32} {value:.4f}')
+    details = detail.of(judged, _RESAMPLES.value)
+    print('\n'.join(details.lines(scores)))
     if 'mlm_loss' in scores:
         scores |= _beside_counts(run, step, scores)
     if 'lm_loss' in scores:
         scores |= _beside_frequencies(run, step, scores)
     path = os.path.join(cli.workdir(), 'evaluation.json')
+    scores |= details.record()
     _write(path, {'step': step} | scores)
     if judge:
         tasks, averages = judge()
         _write(path, {'step': step} | scores | {'tasks': tasks, 'averages': averages})
-    print(f'written to {path}')
+    print(f'written to {", ".join([path, *details.draw(cli.workdir())])}')
 
 
 def _write(path: str, scores: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.evaluation.metrics_judged import Judged
 from t5x_lite.training import partitioning, sharing
 from t5x_lite.training.step import Program, eval_step
 
@@ -40,6 +41,19 @@ class Evaluator:
         return [*metrics, *(self._program.loss.summarize(ones) if collected else ())]
 
     def __call__(self, params: Any) -> dict[str, float]:
+        scores, collected = self._run(params)
+        return scores | (self._program.loss.summarize(collected) if collected else {})
+
+    def in_detail(self, params: Any) -> tuple[dict[str, float], dict[str, Judged]]:
+        """(scores, {'': answers one by one}, {} where the loss gives none)."""
+        scores, collected = self._run(params)
+        if not collected:
+            return scores, {}
+        judged = {'': self._program.loss.judged(collected)} if hasattr(self._program.loss, 'judged') else {}
+        return scores | self._program.loss.summarize(collected), judged
+
+    def _run(self, params: Any) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """(means over the held-out set, what the loss collected of each example)."""
         mesh = self._program.mesh
         size = self._program.config.eval.batch_size or self._data.stage_at(self._step).batch_size
         partitioning.check_batch(mesh, size, self._data.stage_at(self._step).seq_len, 1, 'config.eval.batch_size')
@@ -54,6 +68,4 @@ class Evaluator:
             if outputs:
                 collected.append(multihost_utils.process_allgather(outputs, tiled=True))
         scores = {name: float(total / weight) if weight else 0.0 for name, (total, weight) in sums.items()}
-        if collected:
-            scores |= self._program.loss.summarize({name: np.concatenate([part[name] for part in collected]) for name in collected[0]})
-        return scores
+        return scores, {name: np.concatenate([part[name] for part in collected]) for name in (collected[0] if collected else ())}

@@ -75,7 +75,11 @@ def average(found: dict[str, Found], how: str) -> Scores:
 
 def entities(targets: Sequence[Sequence[Span]], predictions: Sequence[Sequence[Span]]) -> dict[str, float]:
     """What an evaluation of entities reports: the micro average, F1 of the other two, and of each type as 'f1_PER'."""
-    found = count(targets, predictions)
+    return reported(count(targets, predictions))
+
+
+def reported(found: dict[str, Found]) -> dict[str, float]:
+    """Those of counted entities."""
     micro = average(found, 'micro')
     scores = {'precision': micro.precision, 'recall': micro.recall, 'f1': micro.f1}
     scores |= {f'{how}_f1': average(found, how).f1 for how in AVERAGES[1:]}

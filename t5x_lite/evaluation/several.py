@@ -10,6 +10,7 @@ from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.data.several import SeveralData
 from t5x_lite.errors import UserError, nearest
 from t5x_lite.evaluation.evaluator import Evaluator
+from t5x_lite.evaluation.metrics_judged import Judged
 from t5x_lite.models.several import params_of
 from t5x_lite.training.step import Program
 
@@ -52,7 +53,15 @@ class SeveralEvaluator:
         return self._metrics[name] or next((metric for metric in _USUAL if metric in scores), '')
 
     def __call__(self, params: Any) -> dict[str, float]:
-        scores = {name: evaluator(params_of(params, name)) for name, evaluator in self._evaluators.items()}
+        return self._together({name: evaluator(params_of(params, name)) for name, evaluator in self._evaluators.items()})
+
+    def in_detail(self, params: Any) -> tuple[dict[str, float], dict[str, Judged]]:
+        """(scores, {name of a head: its answers one by one})."""
+        found = {name: evaluator.in_detail(params_of(params, name)) for name, evaluator in self._evaluators.items()}
+        judged = {name: each for name, (_, of_head) in found.items() for each in of_head.values()}
+        return self._together({name: scores for name, (scores, _) in found.items()}), judged
+
+    def _together(self, scores: dict[str, dict[str, float]]) -> dict[str, float]:
         counted = []
         for name, of_head in scores.items():
             percent = getattr(self._program.loss.single[name], 'percentages', False)

@@ -61,6 +61,15 @@ def of_metric(metric: Callable[[np.ndarray], float], count: int, samples: int = 
     return _spread(float(metric(np.arange(count))), np.array(found), level)
 
 
+def of_scores(
+    score: Callable[[np.ndarray], dict[str, float]], count: int, samples: int = SAMPLES, level: float = LEVEL, seed: int = 0
+) -> dict[str, Spread]:
+    """{name: spread} of several scores that are computed together, as `of_metric`."""
+    _check(count, samples, level)
+    found = [score(row) for numbers in _resamples(count, samples, seed) for row in numbers]
+    return {name: _spread(value, np.array([each[name] for each in found]), level) for name, value in score(np.arange(count)).items()}
+
+
 def difference_of_means(first, second, samples: int = SAMPLES, level: float = LEVEL, seed: int = 0) -> Spread:
     """Of mean(first) - mean(second), values [n] of two systems on the same examples in the same order."""
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)

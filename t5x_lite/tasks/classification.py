@@ -10,6 +10,7 @@ from t5x_lite.config import Config
 from t5x_lite.data import class_weights
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import metrics, metrics_classes
+from t5x_lite.evaluation.metrics_judged import Judged
 from t5x_lite.training.losses import Batch, Metrics, class_cross_entropy, cross_entropy, example_weights, target_weights, weighted_accuracy
 
 
@@ -25,7 +26,7 @@ class LabelledLoss:
     """
 
     def __init__(self, config: Config):
-        self._class_weights, self._smoothing = class_weights.numbers(config), config.label_smoothing
+        self._class_weights, self._smoothing, self._names = class_weights.numbers(config), config.label_smoothing, config.data.labels
         self._cut = math.log(config.data.label_threshold / (1 - config.data.label_threshold))  # of logits
         for name, given in (('data.class_weights', self._class_weights), ('label_smoothing', self._smoothing)):
             if given and (config.data.regression or (config.data.label_separator and name == 'label_smoothing')):
@@ -65,13 +66,23 @@ class LabelledLoss:
 
     def summarize(self, collected: dict[str, np.ndarray]) -> dict[str, float]:
         """Scores of the whole set: see `evaluation.metrics.classification` and `.regression`, and `metrics_classes.multi_label`."""
+        return self.judged(collected).scores()
+
+    def judged(self, collected: dict[str, np.ndarray]) -> Judged:
+        """The same, answer by answer."""
         real = collected['weights'] > 0
         labels, logits = collected['labels'][real], collected['logits'][real]
+        if np.issubdtype(labels.dtype, np.floating) and labels.ndim == 1:
+            return Judged(len(labels), 'rows', lambda rows: metrics.regression(labels[rows], logits[rows, 0]))
+        classes = logits.shape[-1]
+        names = self._names if len(self._names) == classes else tuple(map(str, range(classes)))
         if labels.ndim == 2:
-            return metrics_classes.multi_label(labels, (logits > self._cut).astype(np.int64))
-        if np.issubdtype(labels.dtype, np.floating):
-            return metrics.regression(labels, logits[:, 0])
-        return metrics.classification(labels, logits.argmax(axis=-1), logits.shape[-1])
+            found = (logits > self._cut).astype(np.int64)
+            by_class = metrics_classes.multi_label_by_class(labels, found, names)
+            return Judged(len(labels), 'rows', lambda rows: metrics_classes.multi_label(labels[rows], found[rows]), by_class)
+        found = logits.argmax(axis=-1)
+        by_class = metrics_classes.by_class(labels, found, names)
+        return Judged(len(labels), 'rows', lambda rows: metrics.classification(labels[rows], found[rows], classes), by_class, (labels, found, names))
 
 
 class ChoiceLoss:
@@ -95,3 +106,16 @@ class ChoiceLoss:
             each = (1 - self._smoothing) * plain + share * every
         accuracy = weighted_accuracy(logits, labels, weights)
         return {'loss': jnp.sum(each * weights)}, {'cross_entropy': (jnp.sum(plain * weights), jnp.sum(weights)), 'accuracy': accuracy}
+
+    def collect(self, outputs: dict[str, jax.Array], batch: Batch) -> dict[str, jax.Array]:
+        """What `summarize` needs of each question."""
+        return {'right': jnp.argmax(outputs['logits'], axis=-1) == batch['labels'], 'weights': example_weights(batch)}
+
+    def summarize(self, collected: dict[str, np.ndarray]) -> dict[str, float]:
+        """Accuracy of the whole set."""
+        return self.judged(collected).scores()
+
+    def judged(self, collected: dict[str, np.ndarray]) -> Judged:
+        """The same, question by question."""
+        right = collected['right'][collected['weights'] > 0].astype(np.float64)
+        return Judged(len(right), 'questions', lambda rows: {'accuracy': float(right[rows].mean()) if len(rows) else float('nan')})

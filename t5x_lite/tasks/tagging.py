@@ -8,7 +8,8 @@ from t5x_lite.config import Config
 from t5x_lite.data import class_weights, tagged, tags, word_pieces
 from t5x_lite.data.word_pieces import IGNORED, Pieces
 from t5x_lite.errors import UserError
-from t5x_lite.evaluation import metrics_tags
+from t5x_lite.evaluation import metrics_classes, metrics_tags
+from t5x_lite.evaluation.metrics_judged import Judged
 from t5x_lite.training.losses import Batch, Metrics, class_cross_entropy, example_weights, target_weights
 
 
@@ -64,6 +65,10 @@ class TaggingLoss:
     def summarize(self, collected: dict[str, np.ndarray]) -> dict[str, float]:
         """Scores on words, those that were cut off counted as O (of plain tags: as wrong): accuracy; of entities as conlleval has them, precision, recall,
         F1 and 'f1_PER' of each type (`metrics_tags.entities`)."""
+        return self.judged(collected).scores()
+
+    def judged(self, collected: dict[str, np.ndarray]) -> Judged:
+        """The same, sentence by sentence; of plain tags what each was taken for."""
         names = tagged.tag_set(self._config)
         plain = names.scheme is None
         targets, predictions = [], []
@@ -73,7 +78,28 @@ class TaggingLoss:
                 pieces = Pieces(np.zeros(len(owners), np.int32), owners, len(wanted))
                 targets.append(names.tags(wanted))
                 predictions.append(word_pieces.word_tags(pieces, found, names, '' if plain else tags.OUTSIDE, self._config.data.every_piece))
-        scores = {'accuracy': metrics_tags.accuracy(targets, predictions)}
+        right = np.array([sum(map(str.__eq__, *pair)) for pair in zip(targets, predictions, strict=True)])
+        words = np.array([len(row) for row in targets])
+
+        def accuracy(rows: np.ndarray) -> dict[str, float]:
+            return {'accuracy': float(right[rows].sum() / count) if (count := words[rows].sum()) else float('nan')}
+
         if plain:
-            return scores
-        return scores | metrics_tags.entities([tags.spans(row, names.scheme) for row in targets], [tags.spans(row) for row in predictions])
+            every = [*names.names, '']  # '': of a word that was cut off
+            ids = [np.array([every.index(tag) for row in rows for tag in row], np.int64) for rows in (targets, predictions)]
+            taken_for = [part[ids[1] < len(names.names)] for part in ids]
+            return Judged(len(targets), 'sentences', accuracy, metrics_classes.by_class(*ids, names.names), (*taken_for, names.names))
+        spans = [tags.spans(row, names.scheme) for row in targets], [tags.spans(row) for row in predictions]
+        whole = metrics_tags.count(*spans)
+        # [sentences, types, 3]: what is counted once is summed for any draw of sentences.
+        counts = np.zeros((len(targets), len(whole), 3), np.int64)
+        for number, pair in enumerate(zip(*spans, strict=True)):
+            for kind, found in metrics_tags.count(*([part] for part in pair)).items():
+                counts[number, list(whole).index(kind)] = found
+
+        def score(rows: np.ndarray) -> dict[str, float]:
+            found = {kind: metrics_tags.Found(*some) for kind, some in zip(whole, counts[rows].sum(axis=0).tolist(), strict=True)}
+            return accuracy(rows) | metrics_tags.reported(found)
+
+        by_type = {kind: {'precision': p, 'recall': r, 'f1': f, 'count': n} for kind, (p, r, f, n) in metrics_tags.by_type(whole).items()}
+        return Judged(len(targets), 'sentences', score, by_type)
