@@ -90,7 +90,8 @@ def as_flags(config: Config) -> list[str]:
     def quoted(text: str) -> str:
         return text if re.fullmatch(r'[\w.,:/+-]*', text) else '"' + re.sub(r'([\\"$`])', r'\\\1', text) + '"'
 
-    return [f'--config.{name}={quoted(value if isinstance(value, str) else literal(value))}' for name, value in flatten(config).items()]
+    fields = {name: value for name, value in flatten(config).items() if name != 'heads'}  # where there are some, each has its own
+    return [f'--config.{name}={quoted(value if isinstance(value, str) else literal(value))}' for name, value in fields.items()]
 
 
 def description(run: Run) -> list[str]:

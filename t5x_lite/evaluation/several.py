@@ -26,7 +26,7 @@ class SeveralEvaluator:
     def __init__(self, program: Program, data: SeveralData):
         self._program, self._evaluators, self._metrics = program, {}, {}
         for name, one in several.apart(program.config).items():
-            alone = dataclasses.replace(program, config=one, module=program.module.modules[name], loss=program.loss.single[name])
+            alone = dataclasses.replace(program, config=one, module=program.module.modules[name], loss=program.loss.single[name], key=(program.key, name))
             self._evaluators[name] = Evaluator(alone, data.single[name])
             self._metrics[name] = several.find(program.config, name, 'config.heads').metric
 

@@ -63,7 +63,7 @@ def choose(path: str, which: str = '') -> Choice:
         raise UserError(f'{path}: no checkpoint of ours ({ours}) and no Hugging Face folder (config.json and model.safetensors)')
     if which not in WORDS and which:
         if not (which.isdigit() and int(which) in steps):
-            what = f'{workdir} has no checkpoint of step {which}' if which.isdigit() else f'{which!r} is no step'
+            what = f'{workdir} has no checkpoint of step {which}' if which.isdigit() else f'--step={which} is no step'
             raise UserError(f'{what}; there are those of {", ".join(map(str, steps))}, and {" and ".join(WORDS)}')
         return Choice(workdir, int(which))
     config = from_json(os.path.join(workdir, 'config.json')).checkpoint

@@ -45,7 +45,7 @@ def test_dotted_names(stock):
 def test_model_loss_and_data_that_do_not_belong_together(stock):
     for fields, missing in (
         ({'model__module': 'bert_flax.bert:BertForMaskedLm'}, 'nsp_logits'),
-        ({'loss': 't5x_lite.tasks.classification:LabelledLoss'}, 'logits'),
+        ({'loss': 't5x_lite.tasks.classification:LabelledLoss'}, 'labels'),
         ({'data__source': 't5x_lite.data.objectives:PackedMlm'}, 'next_sentence_labels'),
     ):
         refused(

@@ -62,7 +62,7 @@ def test_a_run_stops_early_and_its_best_checkpoint_is_used(place, stopped):
         assert said.err == ('' if flag else f'{run}: step {best} is taken, the best by accuracy ({scores[best]:.4g}); the newest, step {last}, is {run}/checkpoints/newest\n')
     said = forked.run('predict', f'--workdir={run}', '--text=good 3 of a kind')
     assert said.status == 0 and f'step {best} is taken' in said.err
-    for wrong, words in (('bset', "'bset' is no step; there are those of"), ('1', f'has no checkpoint of step 1; there are those of {best}, {last}, and best and newest')):
+    for wrong, words in (('bset', '--step=bset is no step; there are those of'), ('1', f'has no checkpoint of step 1; there are those of {best}, {last}, and best and newest')):
         assert words in forked.run('predict', f'--workdir={run}', '--text=good', f'--step={wrong}').error
 
 

@@ -88,10 +88,14 @@ def test_gone_on_with_and_repeated_it_is_the_same(place, said):
 
 def test_scored_and_asked_by_head(place, said):
     lines = forked.run('evaluate', f'--workdir={place}/run').success.splitlines()
-    shown = dict(line.split() for line in lines if line.startswith('  '))
+    shown = dict(line.split()[:2] for line in lines if line.startswith('  ') and '/' in line or line.startswith('  average'))
     last = lines_of(place / 'run')[-1]
     for name in ('mood/accuracy', 'tags/f1', 'spans/f1', 'average'):
         assert float(shown[name]) == pytest.approx(last[f'eval/{name}'], abs=1e-3), name
+    record = json.loads((place / 'run' / 'evaluation.json').read_text())
+    assert set(record['by_class']) == {'mood', 'tags'} and set(record['by_class']['mood']) == {'bad', 'fair', 'good'}
+    low, high = record['intervals']['mood/accuracy']
+    assert low <= record['mood/accuracy'] <= high
     one = forked.run('predict', f'--workdir={place}/run', '--text=the cat', '--head=mood').success.splitlines()
     assert one[0] == 'the cat' and {line.split()[0] for line in one[1:]} == {'bad', 'fair', 'good'}
     refused = forked.run('predict', f'--workdir={place}/run', '--text=the cat').error

@@ -153,7 +153,7 @@ def test_the_newest_is_used_where_there_is_no_best(tmp_path):
 
 @pytest.mark.parametrize(
     ('which', 'said'),
-    [('7', 'has no checkpoint of step 7; there are those of 1, 2, and best and newest'), ('bset', "'bset' is no step"), ('best', 'has no best')],
+    [('7', 'has no checkpoint of step 7; there are those of 1, 2, and best and newest'), ('bset', '--step=bset is no step'), ('best', 'has no best')],
 )
 def test_what_is_not_there_is_refused(tmp_path, which, said):
     with pytest.raises(UserError, match=said):
