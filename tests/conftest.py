@@ -11,11 +11,24 @@ if 'xla_force_host_platform_device_count' not in os.environ['XLA_FLAGS']:
 if 'xla_backend_optimization_level' not in os.environ['XLA_FLAGS']:
     os.environ['XLA_FLAGS'] += ' --xla_backend_optimization_level=0'
 
+import gc  # noqa: E402
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from t5x_lite.training import sharing  # noqa: E402
+
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture(autouse=True, scope='module')
+def compiled_programs_end_with_their_file():
+    """Kept, those of all files together take more than ten gigabytes."""
+    yield
+    sharing.forget()
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope='session')

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from typing import Any
 
 from absl import logging
 
@@ -11,7 +12,7 @@ from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.interop import bases, folder
 from t5x_lite.models import heads
-from t5x_lite.training import adapters, checkpoint
+from t5x_lite.training import adapters, checkpoint, paths
 
 # The loss and the source of examples of a head, so that files of one's own are all that evaluation needs.
 _OF_HEADS = {
@@ -22,8 +23,11 @@ _OF_HEADS = {
 }
 
 
-def to_native(source: str, output: str) -> Config:
+def to_native(source: str, output: str, *, unmerge: str = '') -> Config:
     """Writes a Hugging Face folder as a workdir (config.json, checkpoints/, tokenizer/) that `init_from`, `evaluate` and `predict` take.
+
+    Args:
+      unmerge: a run whose adapters are taken out of the weights, which they were merged into.
 
     Raises:
       UserError: `source` is no such folder or a broken one; `output` exists and is not empty.
@@ -32,6 +36,7 @@ def to_native(source: str, output: str) -> Config:
         raise UserError(f'--input={source}: not a Hugging Face folder (config.json with a model_type, beside model.safetensors)')
     _check_empty(output)
     model, params = folder.load(source)
+    params = _without(params, unmerge)
     config, fields = Config(model=model), folder.read_fields(source)
     family = folder.family_of(fields, source)
     if family.loss and not issubclass(resolve(model.module), heads.Head):
@@ -56,12 +61,13 @@ def to_native(source: str, output: str) -> Config:
     return config
 
 
-def to_hf(source: str, output: str, *, which: str = '', ema: bool = False, max_shard_bytes: int = 5_000_000_000) -> Config:
+def to_hf(source: str, output: str, *, which: str = '', ema: bool = False, max_shard_bytes: int = 5_000_000_000, unmerge: str = '') -> Config:
     """Writes a checkpoint of a workdir as a Hugging Face folder.
 
     Args:
       which: of the checkpoints, as `checkpoint.choose` takes it.
       ema: the exponential moving average of the weights instead of the weights.
+      unmerge: as of `to_native`.
 
     Raises:
       UserError: there is no checkpoint, or transformers has no such model; `output` exists and is not empty.
@@ -82,8 +88,22 @@ def to_hf(source: str, output: str, *, which: str = '', ema: bool = False, max_s
     if ema and not from_json(os.path.join(workdir, 'config.json')).ema_decay:
         raise UserError(f'--ema: the run in {workdir} kept no moving average of its weights (config.ema_decay is 0)')
     config, params = bases.Weights().run(os.path.join(workdir, checkpoint.FOLDER, str(choice.step)), ema=ema)
-    folder.save(output, config.model, adapters.merged(params), tokenizer, max_shard_bytes=max_shard_bytes, labels=config.data.labels)
+    params = _without(adapters.merged(params), unmerge)
+    folder.save(output, config.model, params, tokenizer, max_shard_bytes=max_shard_bytes, labels=config.data.labels)
     return config
+
+
+def _without(params: Any, run: str) -> Any:
+    """Weights without the adapters of a run, '' for none."""
+    if not run:
+        return params
+    added = checkpoint.load_params(run, whole=False)[1]
+    if not any(map(adapters.is_added, paths.leaves(added))):
+        raise UserError(f'--unmerge={run}: it has no adapters; name the run that was merged into these weights')
+    try:
+        return adapters.unmerged(params, added)
+    except UserError as error:
+        raise UserError(f'--unmerge={run}: {error}') from error
 
 
 def _check_empty(output: str) -> None:

@@ -149,21 +149,68 @@ def merged(params: Any) -> Any:
         return params
     result = {}
     for path, leaf in found.items():
-        name, _, kind = path.rpartition('/')
-        if '_adapter_' in kind:
-            raise UserError(f'{path}: a bottleneck adapter is not linear and cannot be merged; keep it, or use LoRA')
-        if kind.startswith('prefix_') or kind == 'prompt':
-            raise UserError(f'{path}: what stands in front of a sequence cannot be merged into weights; keep it, or use LoRA')
-        if is_added(path):
-            continue
-        leaf = np.asarray(leaf)
-        if kind == 'kernel' and f'{name}/lora_a' in found:
-            a, b, scale = (np.asarray(found[f'{name}/{part}']) for part in ('lora_a', 'lora_b', 'lora_scale'))
-            leaf = leaf + a @ b * scale.reshape(scale.shape + (1, 1))
-        if kind == 'kernel' and f'{name}/scale_in' in found:
-            leaf = leaf * np.asarray(found[f'{name}/scale_in'])[..., None]
-        if kind in ('kernel', 'bias') and f'{name}/scale_out' in found:
-            scale = np.asarray(found[f'{name}/scale_out'])
-            leaf = leaf * (scale[..., None, :] if kind == 'kernel' else scale)
-        result[path] = leaf
+        if not is_added(path):
+            product, factor = _linear(path, found)
+            result[path] = (np.asarray(leaf) + product) * factor
+        else:
+            _check_linear(path)
     return paths.nested(result)
+
+
+def unmerged(params: Any, added: Any) -> Any:
+    """Parameters that `merged` gave, with what it put into them taken out again: those without adapters, but for rounding.
+
+    Args:
+      added: the adapters, beside other parameters or alone.
+
+    Raises:
+      UserError: adapters of another model, or such as cannot have been merged; a vector with a 0 in it, which leaves nothing to restore.
+    """
+    given, beside = paths.leaves(params), {path: leaf for path, leaf in paths.leaves(added).items() if is_added(path)}
+    result = dict(given)
+    for path in beside:
+        _check_linear(path)
+        name = path.rpartition('/')[0]
+        if f'{name}/kernel' not in given:
+            raise UserError(f'{path}: there is no {name}/kernel in these weights; they are of another model')
+        for kind in ('kernel', 'bias'):
+            if (place := f'{name}/{kind}') in given:
+                product, factor = _linear(place, beside)
+                shape = np.shape(given[place])
+                if not _fits(np.shape(product), shape) or not _fits(np.shape(factor), shape):
+                    raise UserError(f'{path}: {place} is {shape} in these weights; they are of another model')
+                if not np.all(factor):
+                    raise UserError(f'{path}: a 0 in it has erased weights, which cannot be restored; go back to those that were merged into')
+                result[place] = np.asarray(given[place]) / factor - product
+    return paths.nested(result)
+
+
+def _linear(path: str, found: dict[str, Any]) -> tuple[Any, Any]:
+    """(what is added to a parameter, what it is multiplied by then) by the adapters among `found`; 0 and 1 without."""
+    name, _, kind = path.rpartition('/')
+    product, factor = np.float32(0), np.float32(1)
+    if kind == 'kernel' and f'{name}/lora_a' in found:
+        a, b, scale = (np.asarray(found[f'{name}/{part}']) for part in ('lora_a', 'lora_b', 'lora_scale'))
+        product = a @ b * scale.reshape(scale.shape + (1, 1))
+    if kind == 'kernel' and f'{name}/scale_in' in found:
+        factor = factor * np.asarray(found[f'{name}/scale_in'])[..., None]
+    if kind in ('kernel', 'bias') and f'{name}/scale_out' in found:
+        scale = np.asarray(found[f'{name}/scale_out'])
+        factor = factor * (scale[..., None, :] if kind == 'kernel' else scale)
+    return product, factor
+
+
+def _fits(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Whether what is of `shape` can be added to what is of `whole`, and leaves that its shape."""
+    try:
+        return np.broadcast_shapes(shape, whole) == whole
+    except ValueError:
+        return False
+
+
+def _check_linear(path: str) -> None:
+    kind = path.rpartition('/')[2]
+    if '_adapter_' in kind:
+        raise UserError(f'{path}: a bottleneck adapter is not linear and cannot be merged; keep it, or use LoRA')
+    if kind.startswith('prefix_') or kind == 'prompt':
+        raise UserError(f'{path}: what stands in front of a sequence cannot be merged into weights; keep it, or use LoRA')

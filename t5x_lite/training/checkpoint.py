@@ -258,12 +258,13 @@ def _damage(folder: str, step: int, most_bytes: float = math.inf) -> str:
     return ''
 
 
-def load_params(path: str, ema: bool = True, load_base: Callable[[dict[str, Any]], Any] | None = None) -> tuple[Config, dict[str, Any]]:
+def load_params(path: str, ema: bool = True, load_base: Callable[[dict[str, Any]], Any] | None = None, whole: bool = True) -> tuple[Config, dict[str, Any]]:
     """(config of the run, parameters as a nested dict of numpy arrays) of a workdir or of one of its checkpoints.
 
     Args:
       ema: take the moving average of the weights where there is one.
       load_base: gives the parameters of a base, as the checkpoints that hold only what was learnt beside it describe it (training/learnt.py).
+      whole: False: without the base, what the checkpoint itself holds.
     """
     workdir, step = locate(path)
     config = from_json(os.path.join(workdir, 'config.json'))
@@ -280,7 +281,7 @@ def load_params(path: str, ema: bool = True, load_base: Callable[[dict[str, Any]
     except Exception as error:
         raise UserError(f'{folder}: the checkpoint cannot be read ({_brief(error)}); name an earlier one, {workdir}/{FOLDER}/STEP') from error
     loaded = jax.tree.map(np.asarray, loaded)
-    if 'base' in run:
+    if 'base' in run and whole:
         if load_base is None:
             raise UserError(f'{folder} holds only what was learnt beside the weights in {run["base"]["path"]}; name those too')
         loaded = learnt.together(load_base(run['base']), loaded, run['base'])

@@ -60,3 +60,8 @@ def kept(name: Hashable, make: Callable[[], Any]) -> Any:
             _kept.popitem(last=False)
     _kept.move_to_end(name)
     return _kept[name]
+
+
+def forget() -> None:
+    """Lets go of all of it."""
+    _kept.clear()

@@ -127,6 +127,18 @@ def test_converted_it_is_merged(place, lora):
     assert 'classifier/kernel' in params and not any(path.startswith('mlm/') for path in params), 'what the base had beside it stays there'
 
 
+def test_what_was_merged_is_taken_out_again(place, lora):
+    forked.run('convert', f'--input={place}/lora', f'--output={place}/merged', '--format=hf').success
+    forked.run('convert', f'--input={place}/merged', f'--output={place}/restored', '--format=native', f'--unmerge={place}/lora').success
+    base, merged, found = (paths.leaves(bases.Weights().initial(f'{place}/{name}')[1]) for name in ('hf', 'merged', 'restored'))
+    kernel = 'encoder/layers/attention/query/kernel'
+    assert np.abs(merged[kernel] - base[kernel]).max() > 1e-4
+    for path in base.keys() & found.keys() - {'encoder/pooler/kernel', 'encoder/pooler/bias'}:  # that learnt
+        np.testing.assert_allclose(found[path], base[path], atol=1e-6, err_msg=path)
+    said = forked.run('convert', f'--input={place}/merged', f'--output={place}/never', '--format=native', f'--unmerge={place}/native').error
+    assert f'--unmerge={place}/native: it has no adapters' in said
+
+
 def test_bottlenecks_are_not_converted_nor_left_behind(place):
     forked.run('train', *flags(place, 'pfeiffer', *PFEIFFER, base='native')).success
     assert 'a bottleneck adapter is not linear and cannot be merged' in forked.run(

@@ -70,7 +70,7 @@ def _test_sh(clone, *folders, **environment):
 def test_installs_once_and_again_when_something_changed(clone):
     python = _interpreter(clone, '3.12.4', 'python3.12')
     install = f'3.12.4: -m pip install -qq --disable-pip-version-check --no-input --editable {clone}[test]'
-    tests = '3.12.4: -m pytest -k two words'
+    tests = '3.12.4: -m pytest -n logical --maxprocesses=4 --dist=loadfile -k two words'
     result, calls = _test_sh(clone, python)
     assert result.returncode == 0, result.stderr
     assert calls == [f'3.12.4: -m venv {clone}/.venv', install, tests]

@@ -48,7 +48,7 @@ def alone(made, folder):
     """The first and the last each compiled for itself, so that a number of another run in the shared program would show."""
     for number, run in enumerate(made):
         if number in (0, len(made) - 1):
-            sharing._kept.clear()
+            sharing.forget()
         Trainer(run.config, str(folder / str(number)), run.train, evaluations(run), run.tokenizer_path).run()
 
 

@@ -94,6 +94,21 @@ def test_merged_into_the_kernels_they_compute_the_same(name, bert):
     assert jax.tree.map(np.shape, merged) == jax.tree.map(np.shape, nn.unbox(base))
     np.testing.assert_allclose(hidden(module, params), hidden(module, merged), atol=2e-5)
     assert adapters.merged(merged) is merged
+    restored = adapters.unmerged(merged, params)
+    for path, leaf in paths.leaves(nn.unbox(base)).items():
+        np.testing.assert_allclose(paths.leaves(restored)[path], leaf, atol=1e-6, err_msg=path)
+
+
+def test_what_cannot_be_taken_out_again(bert):
+    kernel = {'a': {'kernel': np.ones((2, 3), np.float32)}}
+    for added, words in (
+        ({'a': {'scale_out': np.array([1.0, 0.0, 2.0], np.float32)}}, 'a/scale_out: a 0 in it has erased weights'),
+        ({'b': {'scale_out': np.ones(3, np.float32)}}, 'there is no b/kernel in these weights'),
+        ({'a': {'scale_in': np.ones(7, np.float32)}}, 'they are of another model'),
+        ({'a': {'attention_adapter_down': np.ones(3, np.float32)}}, 'not linear and cannot be merged'),
+    ):
+        with pytest.raises(UserError, match=words):
+            adapters.unmerged(kernel, added)
 
 
 def test_a_bottleneck_cannot_be_merged(bert):
