@@ -11,6 +11,7 @@ if 'xla_force_host_platform_device_count' not in os.environ['XLA_FLAGS']:
 if 'xla_backend_optimization_level' not in os.environ['XLA_FLAGS']:
     os.environ['XLA_FLAGS'] += ' --xla_backend_optimization_level=0'
 
+import ctypes  # noqa: E402
 import gc  # noqa: E402
 
 import jax  # noqa: E402
@@ -29,6 +30,8 @@ def compiled_programs_end_with_their_file():
     sharing.forget()
     jax.clear_caches()
     gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), 'malloc_trim'):  # glibc's keeps what it was given back
+        libc.malloc_trim(0)
 
 
 @pytest.fixture(scope='session')
