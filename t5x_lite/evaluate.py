@@ -5,8 +5,9 @@
     python -m t5x_lite.evaluate --workdir=runs/t5_tasks                  # each task by generated text, and their average
     python -m t5x_lite.evaluate --workdir=runs/gpt --config.data.tasks.files=my_tasks.py --config.data.tasks.names=mine --shots=0,1,4 --config.decode.rank
 
-Prints the scores with intervals (bootstrap over examples), of labels class by class with a picture of what each was taken for (confusion.png), and beside a language model's what counts alone reach on the same positions; writes them to workdir/evaluation.json. With --shots, tasks are
-asked after so many demonstrations each, and the whole is one table; config.eval.examples bounds how many examples of a task are answered.
+Prints the scores with intervals (bootstrap over examples, --resamples), of labels class by class with a picture of what each was taken for (confusion.png), and
+beside a language model's what counts alone reach on the same positions; writes them to workdir/evaluation.json. With --shots, tasks are asked after so many
+demonstrations each, and the whole is one table; config.eval.examples bounds how many examples of a task are answered.
 """
 
 from collections.abc import Callable, Sequence

@@ -54,7 +54,7 @@ FLAGS = [
     ('train', '--config=configs/classify.py:base --workdir={}/new', 'configs/classify.py has no variants'),
     ('evaluate', '--workdir={}/absent', 'absent/config.json does not exist'),
     ('evaluate', '--workdir={}/run --step=7', 'no checkpoint of step 7'),
-    ('evaluate', '--workdir={}/run --step=x', '--step=x', 'a whole number'),
+    ('evaluate', '--workdir={}/run --step=x', '--step=x', 'there are those of 0, and best and newest'),
     ('evaluate', '--workdir={}/run', 'there are no held-out data', '--config.data.path'),
     ('evaluate', '--workdir={}/run --config.data.path={}/other PRETRAINING', 'piece 10', '--tokenizer={}/run/tokenizer'),
     ('evaluate', '--workdir={}/run --config.data.path={}/larger PRETRAINING', '200 pieces', '120'),

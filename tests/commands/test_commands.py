@@ -383,7 +383,7 @@ def test_a_fine_tuned_run_needs_nothing_but_itself(fine_tuned, place):
     assert 'finished: all 4 steps' in forked.run('train', f'--workdir={workdir}').success
     table = material.table(place / 'dev.tsv', material.reviews(4))
     shown = forked.run('evaluate', f'--workdir={workdir}', f'--config.data.validation={table}').success
-    assert re.search(r'^  accuracy +[01]\.\d{4}$', shown, re.MULTILINE)
+    assert re.search(r'^  accuracy +[01]\.\d{4}  \([01]\.\d{4} to [01]\.\d{4}\)$', shown, re.MULTILINE)
     shown = forked.run('predict', f'--workdir={workdir}', '--text=a good kind').success.splitlines()
     assert shown[0] == 'a good kind' and {line.split()[0] for line in shown[1:]} == {'neg', 'pos'}
     assert sum(float(line.split()[1].rstrip('%')) for line in shown[1:]) == pytest.approx(100, abs=0.11)
