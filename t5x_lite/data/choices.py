@@ -23,7 +23,7 @@ import numpy as np
 from t5x_lite.config import Config, Layout
 from t5x_lite.data import choice_columns, held_out, table_columns, table_files, tables, tokenizers
 from t5x_lite.data.choice_columns import TEXT_FLAG
-from t5x_lite.data.in_epochs import InEpochs, checked_buckets, subset
+from t5x_lite.data.in_epochs import InEpochs, checked_buckets
 from t5x_lite.data.text_rows import TextRows
 from t5x_lite.errors import UserError
 
@@ -107,15 +107,8 @@ class ChoiceExamples(InEpochs):
                 choices = choice_columns.choices_of(table, task)
                 known[name] = table, choices, choice_columns.label_ids(table, task, choices)
         table, choices, labels = known[split if split in known else 'train']
-        rows = np.arange(len(labels))
-        self._notes = [f'{split}: {table.name}, {len(rows):,} questions ({table.format})']
-        if not data.validation:
-            chosen = tables.set_aside(labels, data, seed, table.name)
-            rows = rows[chosen] if split == 'validation' else rows[~chosen]
-            self._notes[0] += f'; {"here are" if split == "validation" else "without"} the {chosen.sum():,} {held_out.in_words(data, seed)}'
-        if split == 'train' and data.max_examples:
-            rows = subset(rows, data.max_examples, seed, table.name)
-            self._notes[0] += f'; a subset of {len(rows):,} by seed {seed}'
+        rows, said = held_out.rows_of(split, len(labels), data, seed, table.name, 'questions', labels)
+        self._notes = [f'{split}: {table.name}, {len(labels):,} questions ({table.format}){said}']
         self.labels = labels[rows]
         places = [table.column(name, TEXT_FLAG) for name in task.text]
         texts = [tuple(table_columns.text_cell(table, row, column) for column in places) for row in rows]
