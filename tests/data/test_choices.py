@@ -5,24 +5,17 @@ import json
 import numpy as np
 import pytest
 
-from t5x_lite.config import Config
 from t5x_lite.data import choice_columns
 from t5x_lite.data.choices import ChoiceExamples
 from t5x_lite.errors import UserError
-from tests.data.table_material import CLS, PAD, SEP, VOCAB, vocabulary, words
+from tests.data import table_material
+from tests.data.table_material import CLS, PAD, SEP, VOCAB, words
 
 SWAG = 'id,sent1,sent2,gold-source,ending0,ending1,label\n' + ''.join(f'{n},a man sings,the dog,gold,runs,sleeps,{n % 2}\n' for n in range(20))
 
 
-def examples(folder, files, split='train', seq_len=12, **fields):
-    for name, text in files.items():
-        (folder / name).write_text(text)
-    config = Config()
-    config.data.tokenizer, config.data.seq_len = vocabulary(folder), seq_len
-    for name, value in {'train': next(iter(files)), **fields}.items():
-        assert hasattr(config.data, name)
-        setattr(config.data, name, str(folder / value) if name in ('train', 'validation') and value else value)
-    return ChoiceExamples(config, split, 0, seq_len)
+def examples(folder, files, split='train', **fields) -> ChoiceExamples:
+    return table_material.examples(ChoiceExamples, folder, files, split, seq_len=12, **fields)
 
 
 def refused(tmp_path, text, name='t.csv', **fields):
