@@ -107,7 +107,8 @@ class ChoiceExamples(InEpochs):
                 choices = choice_columns.choices_of(table, task)
                 known[name] = table, choices, choice_columns.label_ids(table, task, choices)
         table, choices, labels = known[split if split in known else 'train']
-        rows, said = held_out.rows_of(split, len(labels), data, seed, table.name, 'questions', labels)
+        # Whatever the places of right answers: a choice is scored by itself, so a place is no class that must be there to be learnt.
+        rows, said = held_out.rows_of(split, len(labels), data, seed, table.name, 'questions')
         self._notes = [f'{split}: {table.name}, {len(labels):,} questions ({table.format}){said}']
         self.labels = labels[rows]
         places = [table.column(name, TEXT_FLAG) for name in task.text]
