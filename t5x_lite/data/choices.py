@@ -30,6 +30,11 @@ from t5x_lite.errors import UserError
 Question = tuple[tuple[str, ...], tuple[str | None, ...]]  # its one or two texts, and its choices, of which some may be absent
 
 
+def pair(texts: tuple[str, ...], choice: str) -> tuple[str, str]:
+    """The two texts that a question's and one of its choices are read as."""
+    return texts[0], ' '.join((*texts[1:], choice))
+
+
 class ChoiceRows:
     """Questions with their choices as rows of tokens.
 
@@ -46,8 +51,9 @@ class ChoiceRows:
             for place, choice in enumerate(choices):
                 if choice is not None:
                     self._places[number, place] = len(firsts)
-                    firsts.append(texts[0])
-                    seconds.append(' '.join((*texts[1:], choice)))
+                    first, second = pair(texts, choice)
+                    firsts.append(first)
+                    seconds.append(second)
         self._rows, self._pad = TextRows(tokenizer, [firsts, seconds], seq_len, layout), tokenizer.pad_id or 0
         there = self._places >= 0
         self.lengths = np.where(there, self._rows.lengths[self._places], 0).max(axis=1, initial=0)
@@ -71,7 +77,7 @@ class ChoiceExamples(InEpochs):
     """The questions of one split, tokenised at once, as an endless sequence of examples.
 
     Attributes:
-      labels: int32 [n], the place of the right choice of each.
+      questions, labels: of this split; labels are int32 [n], the place of the right choice of each.
       resolved: the guessed fields as 'data.text_columns', 'data.choice_columns', ..., and the most choices of a question as 'model.num_labels', so that a later
         evaluation or prediction does not need the training table.
       fingerprint: hexadecimal digits of tokens and labels.
@@ -114,8 +120,8 @@ class ChoiceExamples(InEpochs):
         places = [table.column(name, TEXT_FLAG) for name in task.text]
         texts = [tuple(table_columns.text_cell(table, row, column) for column in places) for row in rows]
         self.tokenizer_path = tables.find_tokenizer(config)
-        questions = [(text, choices[row]) for text, row in zip(texts, rows, strict=True)]
-        self._rows = ChoiceRows(tokenizers.load(self.tokenizer_path), questions, seq_len, data.layout)
+        self.questions = [(text, choices[row]) for text, row in zip(texts, rows, strict=True)]
+        self._rows = ChoiceRows(tokenizers.load(self.tokenizer_path), self.questions, seq_len, data.layout)
         self._choices = np.array([sum(choice is not None for choice in choices[row]) for row in rows])
         self.resolved = {
             'data.text_columns': task.text, 'data.choice_columns': task.choices, 'data.label_column': task.label, 'data.choice_labels': task.kind,
