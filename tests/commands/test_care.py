@@ -120,7 +120,7 @@ def test_a_run_at_a_rate_out_of_all_measure_is_warned_of_and_once(place):
     assert sorted(warned_of(said)) == sorted(written) and set(foretold) <= set(written)
     kinds = [line.partition(':')[0] for line in written]
     assert len(set(kinds)) == len(kinds) and 'learning rate' in kinds and {'diverging', 'one class'} & set(kinds), written
-    assert 'learning rate: 0.3 for pretrained weights is beyond 0.0001 (Devlin' in '\n'.join(written)
+    assert 'learning rate: 0.3 for pretrained weights is beyond 0.00588 (Devlin' in '\n'.join(written)
 
 
 def test_a_vocabulary_that_does_not_match_is_warned_of(place):
