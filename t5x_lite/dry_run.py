@@ -17,7 +17,7 @@ from t5x_lite.errors import UserError, nearest
 from t5x_lite.evaluation.several import evaluator_of
 from t5x_lite.evaluation.task_scores import WhileTraining
 from t5x_lite.stages import stages
-from t5x_lite.training import adapters, checkpoint, features, partitioning, paths, tuning
+from t5x_lite.training import adapters, checkpoint, features, partitioning, paths, tuning, watch
 from t5x_lite.training.step import Program, make_program, make_train_step
 
 
@@ -76,9 +76,18 @@ def report(run: Run, step: int = 1) -> str:
         parts.append(f'weights: from {config.init_from}')
     if run.train is not None:
         parts += ['\n'.join(description(run)), example(run, step)]
+        if found := warnings(run, program):
+            parts.append('\n'.join(found))
     else:
         parts.append('data: none given (--config.data.path or --config.data.train)')
     return '\n\n'.join(parts)
+
+
+def warnings(run: Run, program: Program) -> list[str]:
+    """What the run would warn of before its first step, a line each."""
+    tunings = _tunings(run.config, program.abstract.params).values()
+    found = watch.before_training(run.config, tunings, run.train, run.tokenizer_path)
+    return [f'warning: {kind}: {text}' for kind, text in found.items() if text]
 
 
 def as_flags(config: Config) -> list[str]:
@@ -129,10 +138,14 @@ def parameter_table(program: Program) -> str:
 def learning(config: Config, exact: dict[str, Any]) -> dict[int, int]:
     """{step: how many parameters learn from it on}, of those that `unpadded` gives."""
     tree, found = paths.nested(exact), {}
-    for step in tuning.stages(config.tune, config.steps):
-        learns = tuning.plan(config.tune, tree, config.init_fresh, step=step, steps=config.steps).select(tree)
-        found[step] = sum(leaf.size for leaf in jax.tree.leaves(learns))
+    for step, learning in _tunings(config, tree).items():
+        found[step] = sum(leaf.size for leaf in jax.tree.leaves(learning.select(tree)))
     return found
+
+
+def _tunings(config: Config, params: Any) -> dict[int, tuning.Tuning]:
+    """{step: what of abstract parameters learns from it on}."""
+    return {step: tuning.plan(config.tune, params, config.init_fresh, step=step, steps=config.steps) for step in tuning.stages(config.tune, config.steps)}
 
 
 def _split_over(sharding: jax.sharding.NamedSharding) -> str:

@@ -23,11 +23,16 @@ import numpy as np
 from t5x_lite.config import Config, Layout
 from t5x_lite.data import choice_columns, held_out, table_columns, table_files, tables, tokenizers
 from t5x_lite.data.choice_columns import TEXT_FLAG
-from t5x_lite.data.in_epochs import InEpochs, checked_buckets, subset
+from t5x_lite.data.in_epochs import InEpochs, checked_buckets
 from t5x_lite.data.text_rows import TextRows
 from t5x_lite.errors import UserError
 
 Question = tuple[tuple[str, ...], tuple[str | None, ...]]  # its one or two texts, and its choices, of which some may be absent
+
+
+def pair(texts: tuple[str, ...], choice: str) -> tuple[str, str]:
+    """The two texts that a question's and one of its choices are read as."""
+    return texts[0], ' '.join((*texts[1:], choice))
 
 
 class ChoiceRows:
@@ -46,8 +51,9 @@ class ChoiceRows:
             for place, choice in enumerate(choices):
                 if choice is not None:
                     self._places[number, place] = len(firsts)
-                    firsts.append(texts[0])
-                    seconds.append(' '.join((*texts[1:], choice)))
+                    first, second = pair(texts, choice)
+                    firsts.append(first)
+                    seconds.append(second)
         self._rows, self._pad = TextRows(tokenizer, [firsts, seconds], seq_len, layout), tokenizer.pad_id or 0
         there = self._places >= 0
         self.lengths = np.where(there, self._rows.lengths[self._places], 0).max(axis=1, initial=0)
@@ -71,7 +77,7 @@ class ChoiceExamples(InEpochs):
     """The questions of one split, tokenised at once, as an endless sequence of examples.
 
     Attributes:
-      labels: int32 [n], the place of the right choice of each.
+      questions, labels: of this split; labels are int32 [n], the place of the right choice of each.
       resolved: the guessed fields as 'data.text_columns', 'data.choice_columns', ..., and the most choices of a question as 'model.num_labels', so that a later
         evaluation or prediction does not need the training table.
       fingerprint: hexadecimal digits of tokens and labels.
@@ -107,21 +113,15 @@ class ChoiceExamples(InEpochs):
                 choices = choice_columns.choices_of(table, task)
                 known[name] = table, choices, choice_columns.label_ids(table, task, choices)
         table, choices, labels = known[split if split in known else 'train']
-        rows = np.arange(len(labels))
-        self._notes = [f'{split}: {table.name}, {len(rows):,} questions ({table.format})']
-        if not data.validation:
-            chosen = tables.set_aside(labels, data, seed, table.name)
-            rows = rows[chosen] if split == 'validation' else rows[~chosen]
-            self._notes[0] += f'; {"here are" if split == "validation" else "without"} the {chosen.sum():,} {held_out.in_words(data, seed)}'
-        if split == 'train' and data.max_examples:
-            rows = subset(rows, data.max_examples, seed, table.name)
-            self._notes[0] += f'; a subset of {len(rows):,} by seed {seed}'
+        # Whatever the places of right answers: a choice is scored by itself, so a place is no class that must be there to be learnt.
+        rows, said = held_out.rows_of(split, len(labels), data, seed, table.name, 'questions')
+        self._notes = [f'{split}: {table.name}, {len(labels):,} questions ({table.format}){said}']
         self.labels = labels[rows]
         places = [table.column(name, TEXT_FLAG) for name in task.text]
         texts = [tuple(table_columns.text_cell(table, row, column) for column in places) for row in rows]
         self.tokenizer_path = tables.find_tokenizer(config)
-        questions = [(text, choices[row]) for text, row in zip(texts, rows, strict=True)]
-        self._rows = ChoiceRows(tokenizers.load(self.tokenizer_path), questions, seq_len, data.layout)
+        self.questions = [(text, choices[row]) for text, row in zip(texts, rows, strict=True)]
+        self._rows = ChoiceRows(tokenizers.load(self.tokenizer_path), self.questions, seq_len, data.layout)
         self._choices = np.array([sum(choice is not None for choice in choices[row]) for row in rows])
         self.resolved = {
             'data.text_columns': task.text, 'data.choice_columns': task.choices, 'data.label_column': task.label, 'data.choice_labels': task.kind,

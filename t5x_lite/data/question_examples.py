@@ -7,7 +7,6 @@ Files are SQuAD's (t5x_lite.data.squad_files); rows are windows of their context
 features there: `answer_weights` float32 [B], 0 for held-out windows of questions whose answers could not be found in the context.
 """
 
-from collections.abc import Sequence
 import functools
 import hashlib
 from typing import Any
@@ -16,9 +15,8 @@ import numpy as np
 
 from t5x_lite.config import Config
 from t5x_lite.data import held_out, squad_files, tables, tokenizers
-from t5x_lite.data.in_epochs import InEpochs, checked_buckets, subset
+from t5x_lite.data.in_epochs import InEpochs, checked_buckets
 from t5x_lite.data.reading import Windows
-from t5x_lite.data.squad_files import Question
 from t5x_lite.errors import UserError
 
 
@@ -47,25 +45,15 @@ class QuestionExamples(InEpochs):
         questions = squad_files.read(path)
         if not data.no_answers and (silent := next((question for question in questions if not question.answers), None)):
             raise UserError(f'{silent.where}: the question has no answer; give one, or say that some have none: --config.data.no_answers=True')
-        self._notes = [f'{split}: {path}, {len(questions):,} questions']
-        if not data.validation:
-            questions = self._divided(questions, config, path)
-        if split == 'train' and data.max_examples:
-            rows = subset(np.arange(len(questions)), data.max_examples, seed, path)
-            questions = [questions[row] for row in rows]
-            self._notes[0] += f'; a subset of {len(rows):,} by seed {seed}'
+        # Whole contexts are held out: questions about one of them share words.
+        numbers = {context: number for number, context in enumerate(dict.fromkeys(question.context for question in questions))}
+        about = np.array([numbers[question.context] for question in questions])
+        rows, said = held_out.rows_of(split, len(questions), data, seed, path, 'contexts', units=about)
+        self._notes = [f'{split}: {path}, {len(questions):,} questions{said}']
+        questions = [questions[row] for row in rows]
         self.tokenizer_path = tables.find_tokenizer(config)
         tokenizer = tokenizers.load(self.tokenizer_path)
         self.windows = Windows(questions, tokenizer, seq_len, data.stride, data.max_question, train=split == 'train')
-
-    def _divided(self, questions: Sequence[Question], config: Config, path: str) -> list[Question]:
-        """The questions of this split, where no held-out file is given: whole contexts, for questions about one of them share words."""
-        contexts = list(dict.fromkeys(question.context for question in questions))
-        chosen = held_out.units(len(contexts), config.data, self._seed, path, 'contexts')
-        aside = {context for context, here in zip(contexts, chosen, strict=True) if here}
-        what = 'here are' if self.split == 'validation' else 'without'
-        self._notes[0] += f'; {what} those about {len(aside):,} of {len(contexts):,} contexts, {held_out.in_words(config.data, self._seed)}'
-        return [question for question in questions if (question.context in aside) == (self.split == 'validation')]
 
     def row_lengths(self) -> np.ndarray:
         return self.windows.lengths

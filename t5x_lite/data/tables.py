@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from t5x_lite.config import AugmentConfig, Config, DataConfig
-from t5x_lite.data import class_weights, held_out, random, table_columns, tokenizers
+from t5x_lite.config import AugmentConfig, Config
+from t5x_lite.data import class_weights, held_out, table_columns, tokenizers
 from t5x_lite.data.augmenting import Augmenter, Synonyms, digest
-from t5x_lite.data.in_epochs import InEpochs, checked_buckets, subset
+from t5x_lite.data.in_epochs import InEpochs, checked_buckets
 from t5x_lite.data.text_rows import TextRows, encode_texts as encode_texts
 from t5x_lite.errors import UserError
 
@@ -60,17 +60,11 @@ class LabelledExamples(InEpochs):
             'data.labels': task.labels,
             'model.num_labels': self.num_labels,
         }
-        rows, labels = np.arange(len(table.rows)), table_columns.label_ids(table, task)
-        self._notes = [f'{split}: {table.name}, {len(rows):,} rows ({table.format})']
+        labels = table_columns.label_ids(table, task)
         if others is not None and split == 'train':
             table_columns.label_ids(others, task)  # A wrong label in the validation table should not wait for the first evaluation.
-        if not data.validation:
-            chosen = set_aside(labels, data, seed, table.name)
-            rows = rows[chosen] if split == 'validation' else rows[~chosen]
-            self._notes[0] += f'; {"here are" if split == "validation" else "without"} the {chosen.sum():,} {held_out.in_words(data, seed)}'
-        if split == 'train' and data.max_examples:
-            rows = subset(rows, data.max_examples, seed, table.name)
-            self._notes[0] += f'; a subset of {len(rows):,} by seed {seed}'
+        rows, said = held_out.rows_of(split, len(labels), data, seed, table.name, 'rows', labels)
+        self._notes = [f'{split}: {table.name}, {len(labels):,} rows ({table.format}){said}']
         self.labels = labels[rows]  # int32 [n] classes, float32 [n] targets or float32 [n, num_labels] of 0 and 1
         if not task.regression:
             self.resolved['data.class_weights'] = class_weights.resolved(data, self._counts(), task.labels, len(rows) if task.separator else 0)
@@ -212,27 +206,3 @@ def find_tokenizer(config: Config) -> str:
         else 'neither config.init_from nor config.data.path names one'
     )
     raise UserError(f'no tokenizer: {where}; give --config.data.tokenizer=DIR with {tokenizers.MAY_HOLD}')
-
-
-def set_aside(labels: np.ndarray, data: DataConfig, seed: int, name: str) -> np.ndarray:
-    """bool [n]: the rows held out, each class in proportion, and at least one row of each left to learn from; of folds, as many rows as there are of it."""
-    by_class = labels.ndim == 1 and not data.regression
-    if data.folds:
-        if by_class and (np.bincount(labels) > 1).sum() < 2:
-            raise UserError(f'{name}: but for single rows all are of one class, and without a fold (config.data.folds) only that may be left; give more rows')
-        return held_out.folds(len(labels), data, seed, name, 'rows', labels if by_class else None) == data.fold
-    fraction = held_out.checked_fraction(data)
-    order = random.permute(np.arange(len(labels)), len(labels), random.key(seed, 'tables.validation'))
-    if by_class:
-        order = order[np.argsort(labels[order], kind='stable')]
-        first = np.unique(labels[order], return_index=True)[1]
-        order = np.delete(order, first)
-    count = max(1, round(fraction * len(labels)))
-    if count > len(order) - (not by_class):
-        raise UserError(
-            f'{name}: {len(labels):,} rows are too few to set {fraction:.0%} aside for validation; give --config.data.validation=FILE'
-        )
-    # Evenly spaced in an order sorted by class: every class gives its share.
-    chosen = np.zeros(len(labels), bool)
-    chosen[order[((np.arange(count) + 0.5) * len(order) / count).astype(np.int64)]] = True
-    return chosen

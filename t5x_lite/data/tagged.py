@@ -22,7 +22,7 @@ import numpy as np
 
 from t5x_lite.config import Config
 from t5x_lite.data import class_weights, held_out, tables, tagged_files, tags, text_rows, tokenizers, word_pieces
-from t5x_lite.data.in_epochs import InEpochs, checked_buckets, subset
+from t5x_lite.data.in_epochs import InEpochs, checked_buckets
 from t5x_lite.data.tagged_files import Sentence
 from t5x_lite.data.tags import OUTSIDE, TagSet
 from t5x_lite.data.word_pieces import IGNORED, WordCutter
@@ -79,13 +79,8 @@ class TaggedExamples(InEpochs):
         validation = self._read(data.validation) if data.validation else []
         self._choose(config, train or validation)
         mine, name = (train, data.train) if split == 'train' or not data.validation else (validation, data.validation)
-        rows = np.arange(len(mine))
-        self._notes = [f'{split}: {name}, {len(mine):,} sentences, {sum(len(sentence.words) for sentence in mine):,} words']
-        if not data.validation:
-            rows = self._divided(rows, config, name)
-        if split == 'train' and data.max_examples:
-            rows = subset(rows, data.max_examples, seed, name)
-            self._notes[0] += f'; a subset of {len(rows):,} by seed {seed}'
+        rows, said = held_out.rows_of(split, len(mine), data, seed, name, 'sentences')
+        self._notes = [f'{split}: {name}, {len(mine):,} sentences, {sum(len(sentence.words) for sentence in mine):,} words{said}']
         self.sentences = [self._rewritten(mine[row]) for row in rows]
         for sentence in () if split == 'validation' else validation:
             self.tags.ids(self._rewritten(sentence).tags, sentence.where)  # a wrong tag there should not wait for the first evaluation
@@ -147,13 +142,6 @@ class TaggedExamples(InEpochs):
         if self._source is None:
             return sentence
         return dataclasses.replace(sentence, tags=tuple(tags.convert(sentence.tags, self._source, self._target, sentence.where)))
-
-    def _divided(self, rows: np.ndarray, config: Config, name: str) -> np.ndarray:
-        """The rows of this split, where no file of held-out sentences is given."""
-        chosen = held_out.units(len(rows), config.data, self._seed, name, 'sentences')
-        what = 'here are' if self.split == 'validation' else 'without'
-        self._notes[0] += f'; {what} the {chosen.sum():,} {held_out.in_words(config.data, self._seed)}'
-        return rows[chosen] if self.split == 'validation' else rows[~chosen]
 
     def row_lengths(self) -> np.ndarray:
         return self._lengths

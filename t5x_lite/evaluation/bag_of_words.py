@@ -68,6 +68,12 @@ class BagOfWords:
             return np.stack([np.broadcast_to(part, len(texts)) for part in found], axis=1).astype(np.int64)
         return found[0].astype(np.int64 if self.num_classes else np.float64)
 
+    def scores(self, texts: Texts) -> np.ndarray:
+        """float64 [n]: of two classes, the log-odds of class 1; 0 where there was nothing to learn."""
+        if self._models is None or not len(texts):
+            return np.zeros(len(texts))
+        return self._models[0].decision_function(self._features(texts))
+
     def _features(self, texts: Texts) -> Any:
         from scipy import sparse
 

@@ -1,21 +1,24 @@
 """What a person should know before a fine-tuning run begins: how far one gets without a transformer. (numpy only)"""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from t5x_lite.data import random
+from t5x_lite.data.choices import ChoiceExamples, Question
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.data.several import SeveralData
 from t5x_lite.data.tables import LabelledExamples
 from t5x_lite.data.tagged import TaggedExamples
-from t5x_lite.evaluation import bag_of_words, tag_baseline
+from t5x_lite.evaluation import bag_of_words, choice_baseline, tag_baseline
 
-# Of a table's parts and of a text, so that baselines cost seconds.
+# Of a table's parts (of questions, their choices) and of a text, so that baselines cost seconds.
 MOST_ROWS, _MOST_CHARACTERS = 10_000, 5_000
 
 
 def baselines(train: DataFunction | SeveralData, validation: DataFunction | SeveralData, most_rows: int = MOST_ROWS) -> str:
-    """Lines of what can be had without a model on the held-out part of the run's own data: of a labelled table a majority vote and a bag of words, of tagged
-    words each word's most frequent tag; '' for a run on anything else.
+    """Lines of what can be had without a model on the held-out part of the run's own data: of a labelled table a majority vote and a bag of words, of
+    questions with choices the most frequent place and a bag of words, of tagged words each word's most frequent tag; '' for a run on anything else.
 
     Args:
       most_rows: of larger parts that many rows are read, drawn at random, always the same; and that is said.
@@ -27,15 +30,32 @@ def baselines(train: DataFunction | SeveralData, validation: DataFunction | Seve
     if all(isinstance(source, TaggedExamples) for source in sources):
         parts = [[(sentence.words, sentence.tags) for sentence in source.sentences] for source in sources]
         return bag_of_words.say({tag_baseline.MOST_FREQUENT: tag_baseline.measure(*parts, sources[0].tags)})
+    if all(isinstance(source, ChoiceExamples) for source in sources):
+        rows, said = _sample(sources, most_rows // sources[0].resolved['model.num_labels'], 'questions')
+        parts = [part for source, here in zip(sources, rows) for part in ([_short(source.questions[row]) for row in here], source.labels[here])]
+        return bag_of_words.say(choice_baseline.measure(*parts)) + said
     if not all(isinstance(source, LabelledExamples) for source in sources):
         return ''
-    parts, said = [], []
-    for source in sources:
-        rows = np.arange(len(source.texts))
-        if len(rows) > most_rows:
-            rows = np.sort(random.permute(np.arange(most_rows), len(rows), random.key(0, 'before_tuning')))
-            said.append(f'{most_rows:,} of the {len(source.texts):,} {source.split} rows')
-        parts += [[tuple(text[:_MOST_CHARACTERS] for text in source.texts[row]) for row in rows], source.labels[rows]]
+    rows, said = _sample(sources, most_rows, 'rows')
+    parts = [part for source, here in zip(sources, rows) for part in ([_cut(source.texts[row]) for row in here], source.labels[here])]
     numbers = sources[0].labels.ndim == 1 and np.issubdtype(sources[0].labels.dtype, np.floating)
-    lines = bag_of_words.say(bag_of_words.measure(*parts, 0 if numbers else sources[0].num_labels))
-    return lines + (f' (read: {" and ".join(said)})' if said else '')
+    return bag_of_words.say(bag_of_words.measure(*parts, 0 if numbers else sources[0].num_labels)) + said
+
+
+def _sample(sources: Sequence[LabelledExamples | ChoiceExamples], most: int, what: str) -> tuple[list[np.ndarray], str]:
+    """The rows of each part that are read, and a clause that says so where they are not all."""
+    rows, said = [], []
+    for source in sources:
+        count = len(source.labels)
+        rows.append(np.arange(count) if count <= most else np.sort(random.permute(np.arange(most), count, random.key(0, 'before_tuning'))))
+        said += [f'{most:,} of the {count:,} {source.split} {what}'] * (count > most)
+    return rows, f' (read: {" and ".join(said)})' if said else ''
+
+
+def _cut(texts: Sequence[str | None]) -> tuple[str | None, ...]:
+    return tuple(text and text[:_MOST_CHARACTERS] for text in texts)
+
+
+def _short(question: Question) -> Question:
+    texts, choices = question
+    return _cut(texts), _cut(choices)

@@ -1,11 +1,22 @@
-"""How high learning rates of published recipes go, for what of a pretrained model learns."""
+"""How high learning rates of published recipes go, for what of a pretrained model learns.
+
+Those of whole weights are of models like BERT base, 12 layers of 768 units. Adam moves a weight by about the rate, whatever its gradient; what a product of n
+units gives then moves in proportion to n, and what L layers add up to with sqrt(L). So the limit for a model that is narrower or has fewer layers is
+
+    limit x max(1, 768 / n) x max(1, sqrt(12 / L))
+
+by the rules of muP (Yang et al., 2022, 'Tensor Programs V': Adam's rate for hidden weights goes with 1 / n) and depth-muP (Yang et al., 2024, 'Tensor Programs
+VI': with 1 / sqrt(L)). For 2 layers of 128 that is 14.7 times as much, 1.5e-3 instead of 1e-4. Wider and deeper models keep the limit: those of 24 layers of
+1,024 are fine-tuned at the rates of the base. What is added, biases and Adafactor's rates, which are relative to the size of weights, are not rescaled.
+"""
 
 from collections.abc import Iterable, Mapping
+import math
 import re
 
 import numpy as np
 
-from t5x_lite.config import Config, Layout, Optimizer
+from t5x_lite.config import Config, Layout, ModelConfig, Optimizer
 from t5x_lite.training import adapters, optim
 from t5x_lite.training.tuning import Tuning
 
@@ -25,6 +36,7 @@ _CLASSIFIER, _CORPUS, _TEXT_TO_TEXT = (
     (3e-4, "1e-4 to 3e-4 are what transformers' documentation of T5 advises for AdamW"),
 )
 _ADAFACTOR = (1e-2, 'Raffel et al. (2020) pretrain T5 with up to 1e-2 and fine-tune it at 1e-3, rates relative to the size of the weights')
+_WIDTH, _LAYERS = 768, 12  # of the models that _CLASSIFIER, _CORPUS and _TEXT_TO_TEXT are of
 _NEW = (1e-2, 'for what is new, beside weights that stay as they are')
 
 
@@ -55,7 +67,7 @@ def beyond(config: Config, factors: Mapping[str, float]) -> str:
         rate = config.optim.learning_rate * factor
         if rate > limit * (1 + 1e-6) and rate > highest.get(kind, (0.0,))[0]:
             highest[kind] = rate, limit, source
-    said = '; '.join(f'{rate:.3g} for {kind} is beyond {limit:g} ({source})' for kind, (rate, limit, source) in highest.items())
+    said = '; '.join(f'{rate:.3g} for {kind} is beyond {limit:.3g} ({source})' for kind, (rate, limit, source) in highest.items())
     return f'{said}; lower config.optim.learning_rate, or try rates with --find_learning_rate' if said else ''
 
 
@@ -70,6 +82,12 @@ def _kind(config: Config, path: str, only_biases: bool, only_new: bool) -> tuple
         return ('pretrained weights', *_ADAFACTOR)
     if only_biases:
         return ('pretrained biases', *_BIASES)
-    if config.data.path:
-        return ('pretrained weights', *_CORPUS)
-    return ('pretrained weights', *(_TEXT_TO_TEXT if config.data.layout is Layout.encoder_decoder else _CLASSIFIER))
+    limit, source = _CORPUS if config.data.path else _TEXT_TO_TEXT if config.data.layout is Layout.encoder_decoder else _CLASSIFIER
+    if (factor := _room(config.model)) > 1:
+        source += f'; with {config.model.num_layers} layers of {config.model.d_model} instead of {_LAYERS} of {_WIDTH}, {factor:.3g} times as much'
+    return 'pretrained weights', limit * factor, source
+
+
+def _room(model: ModelConfig) -> float:
+    """How much higher a rate a small model bears."""
+    return max(1.0, _WIDTH / model.d_model) * max(1.0, math.sqrt(_LAYERS / model.num_layers))

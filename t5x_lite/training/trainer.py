@@ -11,15 +11,14 @@ import jax
 import numpy as np
 
 from t5x_lite.config import Config, NonFinite
-from t5x_lite.data import tokenizers, vocabulary_fit
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.errors import Interrupted, NotFinite, UserError
-from t5x_lite.training import adapters, checkpoint, driving, features, learnt, partitioning, paths, recipe_rates, tuning, workdirs
+from t5x_lite.training import adapters, checkpoint, driving, features, learnt, partitioning, paths, tuning, workdirs
 from t5x_lite.training.beginning import begun
 from t5x_lite.training.held_out import Evaluate, HeldOut
 from t5x_lite.training.step import Program, TrainState, grown, make_program
 from t5x_lite.training.telemetry import Clock, Console, MetricsLog, Profile, Window, peak_flops
-from t5x_lite.training.watch import Watch
+from t5x_lite.training.watch import Watch, before_training
 
 # Steps whose metrics may be on their way while the next are computed: the host never waits for the newest.
 _IN_FLIGHT = 2
@@ -112,9 +111,9 @@ class Trainer:
                 yield from self._loop(state, first, Window(run.get('window')), checkpoints, log)
 
     def _warn_before(self) -> None:
-        given = bool(self._config.init_from) and self._config.init_weights
-        self._watch.say('learning rate', recipe_rates.of_run(self._config, [program.tuning for program in self._programs.values()]))
-        self._watch.say('vocabulary', vocabulary_fit.of_run(self._data, tokenizers.load(self._tokenizer_path), given))
+        tunings = [program.tuning for program in self._programs.values()]
+        for kind, text in before_training(self._config, tunings, self._data, self._tokenizer_path).items():
+            self._watch.say(kind, text)
 
     def _stopped_early(self, step: int) -> str:
         return f'stopped early, at step {step:,}: no better {self._config.checkpoint.best_metric} in {self._config.eval.patience} evaluations'

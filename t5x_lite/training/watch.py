@@ -1,4 +1,4 @@
-"""Warnings of a run that goes wrong, in words: on the terminal and in workdir/warnings.txt, each kind once.
+"""Warnings of a run that goes wrong, in words: on the terminal and in workdir/warnings.txt, each kind once. The last two are known before training.
 
 The judgements are functions of numbers. Their thresholds are far from what healthy runs show, for a warning that comes always is read by nobody:
 
@@ -10,7 +10,7 @@ The judgements are functions of numbers. Their thresholds are far from what heal
     vocabulary    the tokenizer does not fit the text (data/vocabulary_fit.py)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import math
 import os
 from typing import Any
@@ -19,6 +19,10 @@ import jax
 import numpy as np
 
 from t5x_lite.config import Config
+from t5x_lite.data import tokenizers, vocabulary_fit
+from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.training import recipe_rates
+from t5x_lite.training.tuning import Tuning
 
 FILE = 'warnings.txt'
 _LOSSES = ('cross_entropy', 'mean_squared_error', '_loss')
@@ -92,6 +96,19 @@ def held_out_loss(scores: Mapping[str, float]) -> float | None:
     whole = {name: score for name, score in losses.items() if '/' not in name}
     total = sum((whole or losses).values())
     return total if losses and math.isfinite(total) else None
+
+
+def before_training(config: Config, tunings: Iterable[Tuning], data: DataFunction, tokenizer_path: str) -> dict[str, str]:
+    """{kind: warning} of what is known before the first step; '' where all is well.
+
+    Args:
+      tunings: what learns, at any time of the run.
+    """
+    given = bool(config.init_from) and config.init_weights
+    return {
+        'learning rate': recipe_rates.of_run(config, tunings),
+        'vocabulary': vocabulary_fit.of_run(data, tokenizers.load(tokenizer_path), given),
+    }
 
 
 class Watch:

@@ -43,6 +43,10 @@ def scores_of(run):
     return {line['step']: line['eval/accuracy'] for line in lines if 'eval/accuracy' in line}
 
 
+def warned_of(said):
+    return [line.removeprefix('warning: ') for line in said.splitlines() if line.startswith('warning: ')]
+
+
 def test_a_run_stops_early_and_its_best_checkpoint_is_used(place, stopped):
     run = place / 'early'
     scores = scores_of(run)
@@ -109,19 +113,24 @@ def test_dropout_is_the_run_s_own_whatever_weights_say(place):
 
 def test_a_run_at_a_rate_out_of_all_measure_is_warned_of_and_once(place):
     bad = ('--config.epochs=8', '--config.optim.learning_rate=0.3', '--config.eval.every_steps=8', '--config.optim.warmup_fraction=0.0')
+    foretold = warned_of(forked.run('train', *flags(place, 'bad', *bad, '--dry_run')).success)
+    assert foretold[0].startswith('learning rate: ') and not (place / 'bad').exists()
     said = forked.run('train', *flags(place, 'bad', *bad)).success
     written = (place / 'bad' / 'warnings.txt').read_text().splitlines()
-    assert sorted(line.partition('warning: ')[2] for line in said.splitlines() if line.startswith('warning: ')) == sorted(written)
+    assert sorted(warned_of(said)) == sorted(written) and set(foretold) <= set(written)
     kinds = [line.partition(':')[0] for line in written]
     assert len(set(kinds)) == len(kinds) and 'learning rate' in kinds and {'diverging', 'one class'} & set(kinds), written
-    assert 'learning rate: 0.3 for pretrained weights is beyond 0.0001 (Devlin' in '\n'.join(written)
+    assert 'learning rate: 0.3 for pretrained weights is beyond 0.00588 (Devlin' in '\n'.join(written)
 
 
 def test_a_vocabulary_that_does_not_match_is_warned_of(place):
     material.table(place / 'russian.tsv', [(f'{word} очень интересная книга {number}', label) for number in range(40) for word, label in (('это', 'pos'), ('не', 'neg'))])
-    said = forked.run('train', *flags(place, 'russian', f'--config.data.train={place}/russian.tsv', '--config.epochs=1', '--config.optim.learning_rate=1e-5')).success
+    given = flags(place, 'russian', f'--config.data.train={place}/russian.tsv', '--config.epochs=1', '--config.optim.learning_rate=1e-5')
+    foretold = warned_of(forked.run('train', *given, '--dry_run').success)
+    said = forked.run('train', *given).success
     assert 'warning: vocabulary: the tokenizer does not fit the text: ' in said and 'of its pieces are unknown' in said
-    assert [line.partition(':')[0] for line in (place / 'russian' / 'warnings.txt').read_text().splitlines()] == ['vocabulary']
+    written = (place / 'russian' / 'warnings.txt').read_text().splitlines()
+    assert [line.partition(':')[0] for line in written] == ['vocabulary'] and foretold == written
 
 
 def test_the_learning_rate_finder(place, stopped):

@@ -1,7 +1,8 @@
-"""What tests of reading share: tokenizers of every kind, and files of questions."""
+"""What tests of reading share: tokenizers of every kind, files of questions, and a config of them."""
 
 import json
 
+from t5x_lite.config import Config
 from t5x_lite.data import tokenizers
 from t5x_lite.data.squad_files import Answer, Question
 from tests.fixtures.make_tokenizer_fixtures import FOLDER
@@ -32,3 +33,25 @@ def question(context, answer=None, start=None, id='q', text='who ?'):
 def squad_json(*rows, context='It was Bo Li here.'):
     """The contents of a file with these qas."""
     return json.dumps({'version': 'v2.0', 'data': [{'title': 'T', 'paragraphs': [{'context': context, 'qas': list(rows)}]}]})
+
+
+def questions(folder, name, contexts, answer='bo li'):
+    """A file with one question about each context."""
+    paragraphs = [
+        {'context': context, 'qas': [{'id': f'{name}{number}', 'question': 'who ?', 'answers': [{'text': answer, 'answer_start': context.find(answer)}]}]}
+        for number, context in enumerate(contexts)
+    ]
+    (folder / name).write_text(json.dumps({'data': [{'title': 'T', 'paragraphs': paragraphs}]}))
+    return str(folder / name)
+
+
+def config_of(folder, train, validation='', **fields) -> Config:
+    """Windows of 16 pieces of such files; `fields` are those of config.data."""
+    (folder / 'words').mkdir(exist_ok=True)
+    (folder / 'words' / 'vocab.txt').write_text('\n'.join(SPECIAL + WORDS) + '\n')
+    config = Config()
+    config.data.tokenizer, config.data.train, config.data.validation = str(folder / 'words'), train, validation
+    config.data.seq_len, config.data.stride, config.data.max_question = 16, 4, 3
+    for name, value in fields.items():
+        setattr(config.data, name, value)
+    return config

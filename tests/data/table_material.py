@@ -20,8 +20,8 @@ def vocabulary(folder) -> str:
     return str(path)
 
 
-def labelled(folder, files, split='train', seed=0, seq_len=16, **fields) -> LabelledExamples:
-    """Examples of `files`, {'train.tsv': text}, written into `folder`; `fields` are those of config.data, by default the first file to train on."""
+def examples(kind, folder, files, split='train', seed=0, seq_len=16, **fields):
+    """Examples of a class, of `files`, {'train.tsv': text}, written into `folder`; `fields` are those of config.data, by default the first file to train on."""
     for name, content in files.items():
         content = content if isinstance(content, bytes) else content.encode()
         (folder / name).write_bytes(gzip.compress(content) if name.endswith('.gz') else content)
@@ -32,7 +32,11 @@ def labelled(folder, files, split='train', seed=0, seq_len=16, **fields) -> Labe
             value = str(folder / value)
         assert hasattr(config.data, name)
         setattr(config.data, name, value)
-    return LabelledExamples(config, split, seed, seq_len, 0, None)
+    return kind(config, split, seed, seq_len)
+
+
+def labelled(folder, files, split='train', seed=0, seq_len=16, **fields) -> LabelledExamples:
+    return examples(LabelledExamples, folder, files, split, seed, seq_len, **fields)
 
 
 def rows_of(count, seed=0, labels=('neg', 'pos')):

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from t5x_lite.config import Config
 from t5x_lite.data.tagged import TaggedExamples
-from tests.data.table_material import vocabulary
+from tests.data.table_material import examples
 
 FIRST, LAST, PLACES, OTHERS = ('man', 'woman'), ('red', 'green', 'house'), ('tree', 'runs'), ('the', 'a', 'sings', 'sleeps')
 COLUMNS = 'the X O\nman Y B-PER\nred Y I-PER\nsings Z O\n\ntree Y B-LOC\n\n'
@@ -28,12 +27,4 @@ def columns(rows) -> str:
 
 
 def tagged(folder, files, split='train', seed=0, seq_len=16, **fields) -> TaggedExamples:
-    """Examples of `files`, {'train.conll': text}, written into `folder`; `fields` are those of config.data."""
-    for name, content in files.items():
-        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    config = Config()
-    config.data.tokenizer, config.data.seq_len = vocabulary(folder), seq_len
-    for name, value in {'train': next(iter(files)), **fields}.items():
-        assert hasattr(config.data, name)
-        setattr(config.data, name, str(folder / value) if name in ('train', 'validation') and value else value)
-    return TaggedExamples(config, split, seed, seq_len)
+    return examples(TaggedExamples, folder, files, split, seed, seq_len, **fields)

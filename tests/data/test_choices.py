@@ -5,24 +5,17 @@ import json
 import numpy as np
 import pytest
 
-from t5x_lite.config import Config
 from t5x_lite.data import choice_columns
 from t5x_lite.data.choices import ChoiceExamples
 from t5x_lite.errors import UserError
-from tests.data.table_material import CLS, PAD, SEP, VOCAB, vocabulary, words
+from tests.data import table_material
+from tests.data.table_material import CLS, PAD, SEP, VOCAB, words
 
 SWAG = 'id,sent1,sent2,gold-source,ending0,ending1,label\n' + ''.join(f'{n},a man sings,the dog,gold,runs,sleeps,{n % 2}\n' for n in range(20))
 
 
-def examples(folder, files, split='train', seq_len=12, **fields):
-    for name, text in files.items():
-        (folder / name).write_text(text)
-    config = Config()
-    config.data.tokenizer, config.data.seq_len = vocabulary(folder), seq_len
-    for name, value in {'train': next(iter(files)), **fields}.items():
-        assert hasattr(config.data, name)
-        setattr(config.data, name, str(folder / value) if name in ('train', 'validation') and value else value)
-    return ChoiceExamples(config, split, 0, seq_len)
+def examples(folder, files, split='train', **fields) -> ChoiceExamples:
+    return table_material.examples(ChoiceExamples, folder, files, split, seq_len=12, **fields)
 
 
 def refused(tmp_path, text, name='t.csv', **fields):
@@ -47,7 +40,9 @@ def test_swag_as_it_comes(tmp_path):
     assert batch['token_types'][0, 0].tolist() == [0] * 5 + [1] * 4 + [0] * 3 and batch['sequence_ids'][0, 0].tolist() == [1] * 9 + [0] * 3
     said = found.describe()
     assert "question 'sent1' and 'sent2' (guessed), choices 'ending0', 'ending1' (guessed), label 'label' (guessed), which says its number from 0" in said
-    assert '2 choices; right is number 1 (9), number 2 (9); guessing reaches 0.5000, always the same number 0.5000' in said
+    second = int(found.labels.sum())
+    always = f'guessing reaches 0.5000, always the same number {max(second, 18 - second) / 18:.4f}'
+    assert f'2 choices; right is number 1 ({18 - second}), number 2 ({second}); {always}' in said
 
 
 def test_lists_of_any_length_and_letters(tmp_path):
@@ -78,7 +73,23 @@ def test_seeds_and_epochs(tmp_path):
     """Held out are rows of the table, and an epoch shows each of the others once."""
     train, held_out = examples(tmp_path, {'t.csv': SWAG}), examples(tmp_path, {'t.csv': SWAG}, 'validation')
     assert (len(train), len(held_out)) == (18, 2)
-    assert train.get(np.arange(18))['labels'].sum() == 9 and train.width(np.arange(3)) == 12
+    assert sorted(train.get(np.arange(18))['labels']) == sorted(train.labels) and train.width(np.arange(3)) == 12
+    assert train.labels.sum() + held_out.labels.sum() == 10
+
+
+def test_right_answers_may_share_a_place(tmp_path):
+    """Places are no classes: none must be there to be learnt, neither of all questions nor of a part, and four questions may have four."""
+    files = {'t.jsonl': ''.join(json.dumps({'question': f'the man {number}', 'choices': ['red', 'green'], 'answer': 'A'}) + '\n' for number in range(7))}
+    for fields in ({'folds': 3, 'fold': 1}, {'folds': 7}, {}):
+        train, held_out = (examples(tmp_path, files, split, **fields) for split in ('train', 'validation'))
+        assert len(train) + len(held_out) == 7 and not train.labels.any() and not held_out.labels.any()
+    assert 'right is number 1 (5)' in examples(tmp_path, files, folds=3, fold=1).describe()
+    rows = [{'question': 'the man', 'choices': ['red', 'green', 'a cat', 'a dog'], 'answer': letter} for letter in 'ABCD']
+    files = {'t.jsonl': ''.join(json.dumps(row) + '\n' for row in rows)}
+    assert [len(examples(tmp_path, files, split)) for split in ('train', 'validation')] == [3, 1]
+    for fields, said in (({'folds': 5}, '4 questions are too few for config.data.folds=5'), ({'validation_fraction': 0.9}, '4 questions are too few to set 90%')):
+        with pytest.raises(UserError, match=said):
+            examples(tmp_path, files, **fields)
 
 
 def test_columns_that_cannot_be_told(tmp_path):

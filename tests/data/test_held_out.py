@@ -37,6 +37,22 @@ def test_the_example_of_the_docstring():
     assert f'fold    {" ".join(map(str, found))}\n' in held_out.__doc__
 
 
+def test_rows_about_the_same_are_held_out_together_or_not_at_all():
+    units, data = np.array([0, 1, 0, 2, 1, 3, 3, 0]), DataConfig(validation_fraction=0.5)
+    (train, of_train), (held, of_held) = (held_out.rows_of(split, 8, data, 0, 'f', 'contexts', units=units) for split in ('train', 'validation'))
+    assert sorted([*train, *held]) == list(range(8)) and (np.diff(train) > 0).all() and (np.diff(held) > 0).all()
+    assert len(set(units[held])) == 2 and set(units[train]).isdisjoint(units[held])
+    assert of_train == '; without those about 2 of 4 contexts, set aside for validation by seed 0'
+    assert of_held == '; here are those about 2 of 4 contexts, set aside for validation by seed 0'
+
+
+def test_nothing_is_held_out_of_the_file_where_another_is():
+    rows, said = held_out.rows_of('train', 8, DataConfig(validation='dev.tsv', max_examples=3), 0, 'f', 'rows')
+    assert len(set(rows)) == 3 and said == '; a subset of 3 by seed 0'
+    rows, said = held_out.rows_of('validation', 8, DataConfig(validation='dev.tsv', max_examples=3), 0, 'f', 'rows')
+    assert rows.tolist() == list(range(8)) and said == ''
+
+
 def test_tables_are_divided_into_folds(tmp_path):
     files = {'train.tsv': tsv(rows_of(31, labels=('a', 'b', 'b')))}
     seen = []

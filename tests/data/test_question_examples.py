@@ -5,32 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from t5x_lite.config import Config
 from t5x_lite.data.question_examples import QuestionExamples
 from t5x_lite.errors import UserError
-from tests.data.reading_material import SPECIAL, WORDS
-
-
-def questions(folder, name, contexts, answer='bo li'):
-    """A file with one question about each context."""
-    paragraphs = [
-        {'context': context, 'qas': [{'id': f'{name}{number}', 'question': 'who ?', 'answers': [{'text': answer, 'answer_start': context.find(answer)}]}]}
-        for number, context in enumerate(contexts)
-    ]
-    (folder / name).write_text(json.dumps({'data': [{'title': 'T', 'paragraphs': paragraphs}]}))
-    return str(folder / name)
-
-
-def config_of(folder, train, validation='', **fields) -> Config:
-    (folder / 'words').mkdir(exist_ok=True)
-    (folder / 'words' / 'vocab.txt').write_text('\n'.join(SPECIAL + WORDS) + '\n')
-    config = Config()
-    config.data.tokenizer, config.data.train, config.data.validation = str(folder / 'words'), train, validation
-    config.data.seq_len, config.data.stride, config.data.max_question = 16, 4, 3
-    for name, value in fields.items():
-        setattr(config.data, name, value)
-    return config
-
+from tests.data.reading_material import config_of, questions
 
 CONTEXTS = [f'w{number} it was bo li here w{number + 1} .' for number in range(20)]
 

@@ -1,5 +1,6 @@
 """Baselines of a run's own tables."""
 
+from pathlib import Path
 import re
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from t5x_lite.config import Config
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.evaluation.before_tuning import baselines
+from tests.data import reading_material
 from tests.data.table_material import vocabulary
 from tests.data.tagged_material import columns, sentences
 
@@ -42,6 +44,15 @@ def test_tagged_words(tmp_path):
     assert re.fullmatch(r"baseline, each word's most frequent tag: f1 [\d.]+, precision [\d.]+, recall [\d.]+, accuracy [\d.]+", lines), lines
 
 
+def test_questions_with_choices(tmp_path):
+    text = 'question,choice1,choice2,choice3,answer\n' + 'the man,red,green,house,0\nthe dog,tree,red,house,1\nthe dog,tree,red,,1\n' * 10
+    run = run_of(tmp_path, text, 't.csv', 't5x_lite.data.choices:ChoiceExamples')
+    lines = baselines(*run).splitlines()
+    assert re.fullmatch(r'baseline, most frequent place: accuracy [\d.]+', lines[0]) and lines[1:] == ['baseline, bag of words: accuracy 1.0000']
+    assert baselines(*run, most_rows=60).endswith(' (read: 20 of the 27 train questions)'), '60 choices'
+
+
 def test_other_data_have_none(tmp_path):
-    text = 'question,choice1,choice2,answer\n' + 'the man,red,green,0\nthe dog,red,green,1\n' * 10
-    assert baselines(*run_of(tmp_path, text, 't.csv', 't5x_lite.data.choices:ChoiceExamples')) == ''
+    texts = reading_material.questions(tmp_path, 'q.json', [f'the man bo li {number}' for number in range(10)])
+    run = run_of(tmp_path, Path(texts).read_text(), 'q.json', 't5x_lite.data.question_examples:QuestionExamples', max_question=3, stride=4)
+    assert baselines(*run) == ''

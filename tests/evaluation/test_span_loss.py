@@ -1,21 +1,16 @@
 """Spans end to end: the loss by hand, a tiny model that learns where the answer stands, SQuAD's scores of its answers."""
 
-import jax
 import numpy as np
 import pytest
 
-from t5x_lite.checks import finalize
-from t5x_lite.config import Config, ModelConfig, OptimConfig
+from t5x_lite.config import Config
 from t5x_lite.data import tokenizers
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation.answer_predictor import AnswerPredictor
-from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.span_loss import SpanLoss
-from t5x_lite.training import partitioning
-from t5x_lite.training.step import make_program, make_train_step
-from tests.data.test_question_examples import config_of, questions
-from tests.training import small
+from tests import head_material
+from tests.data.reading_material import SPECIAL, WORDS, config_of, questions
 
 
 def contexts(count, seed):
@@ -30,32 +25,18 @@ def contexts(count, seed):
 
 
 def run_config(folder, **fields):
-    config = config_of(folder, questions(folder, 't.json', contexts(200, 0)), questions(folder, 'd.json', contexts(30, 1)), **fields)
-    config.steps, config.batch_size, config.loss = 60, 16, 't5x_lite.evaluation.span_loss:SpanLoss'
-    config.data.source = 't5x_lite.data.question_examples:QuestionExamples'
-    config.model = ModelConfig(
-        module='t5x_lite.models.heads:SpanHead', body='bert_flax.bert:Bert', vocab_size=55, vocab_multiple=8, num_layers=1, d_model=32, num_heads=4, d_ff=64,
-        max_positions=16, dropout=0.0, attention_dropout=0.0,
-    )  # fmt: skip
-    config.optim = OptimConfig(learning_rate=1e-2, warmup_steps=5)
-    return finalize(config)
+    files = questions(folder, 't.json', contexts(200, 0)), questions(folder, 'd.json', contexts(30, 1))
+    data = config_of(folder, *files, source='t5x_lite.data.question_examples:QuestionExamples', **fields).data
+    model = {'vocab_size': len(SPECIAL + WORDS), 'num_heads': 4}
+    return head_material.run_of('SpanHead', 't5x_lite.evaluation.span_loss:SpanLoss', data, model=model, steps=60)
 
 
 def test_a_tiny_model_learns_where_answers_stand(tmp_path):
     config = run_config(tmp_path)
-    train, held_out = DataFunction(config, 'train'), DataFunction(config, 'validation')
-    mesh = partitioning.make_mesh(config, small.one_device())
-    program = make_program(config, mesh)
-    evaluate = Evaluator(program, held_out)
-    with jax.set_mesh(mesh):
-        state, step = program.init(), jax.jit(make_train_step(program))
-        before = evaluate(state.params)
-        for number in range(config.steps):
-            state, metrics = step(state, train.batch(number))
-            assert metrics['finite']
-    scores = evaluate(state.params)
+    learnt = head_material.learnt(config)
+    scores, before = learnt.after, learnt.before
     assert scores['f1'] > 95 > 60 > before['f1'] and scores['em'] > 90, (before, scores)
-    predictor = AnswerPredictor(config, jax.tree.map(np.asarray, state.params), tokenizers.load(config.data.tokenizer), batch_size=4)
+    predictor = AnswerPredictor(config, learnt.params, tokenizers.load(config.data.tokenizer), batch_size=4)
     held = contexts(30, 1)
     answers = list(predictor([('who ?', context) for context in held]))
     assert np.mean([answer['answer'] == 'bo li' for answer in answers]) * 100 == pytest.approx(scores['em']), 'an answer is what the evaluation scored'

@@ -6,18 +6,17 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite.checks import finalize
-from t5x_lite.config import Config, DataConfig, MeshConfig, ModelConfig, OptimConfig
+from t5x_lite.config import Config, DataConfig
 from t5x_lite.data import tags, tokenizers
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import metrics_tags, tag_predictor
-from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.tag_predictor import TagPredictor
 from t5x_lite.models.heads import TokenHead
 from t5x_lite.tasks.tagging import TaggingLoss
 from t5x_lite.training import partitioning
-from t5x_lite.training.step import dummy_batch, make_program, make_train_step
+from t5x_lite.training.step import dummy_batch, make_program
+from tests import head_material
 from tests.data.table_material import vocabulary
 from tests.data.tagged_material import columns, sentences
 from tests.training import small
@@ -26,45 +25,21 @@ from tests.training import small
 def run_config(folder, crf=False, mesh=None, **data) -> Config:
     (folder / 'train.conll').write_text(columns(sentences(400)))
     (folder / 'dev.conll').write_text(columns(sentences(60, seed=1)))
-    config = Config(
-        steps=150,
-        batch_size=16,
-        loss='t5x_lite.tasks.tagging:TaggingLoss',
-        model=ModelConfig(
-            module='t5x_lite.models.heads:TokenHead', body='bert_flax.bert:Bert', vocab_size=21, vocab_multiple=8, num_layers=1, d_model=32, num_heads=8,
-            d_ff=64, max_positions=16, dropout=0.0, attention_dropout=0.0, crf=crf,
-        ),
-        data=DataConfig(
-            source='t5x_lite.data.tagged:TaggedExamples', train=str(folder / 'train.conll'), validation=str(folder / 'dev.conll'),
-            tokenizer=vocabulary(folder), seq_len=16, **data,
-        ),
-        optim=OptimConfig(learning_rate=1e-2, warmup_steps=5, eps=1e-3 if mesh else 1e-6),
-        mesh=MeshConfig(**(mesh or {})),
+    data = DataConfig(
+        source='t5x_lite.data.tagged:TaggedExamples', train=str(folder / 'train.conll'), validation=str(folder / 'dev.conll'),
+        tokenizer=vocabulary(folder), seq_len=16, **data,
     )  # fmt: skip
-    found = DataFunction(config, 'train').sources(DataFunction(config, 'train').stages[0])[0].resolved
-    for name, value in found.items():
-        group, field = name.split('.')
-        setattr(getattr(config, group), field, value)
-    return finalize(config)
+    return head_material.run_of('TokenHead', 't5x_lite.tasks.tagging:TaggingLoss', data, mesh=mesh, model={'crf': crf}, steps=150)
 
 
 @pytest.mark.parametrize('crf, data', [(False, {}), (True, {'tag_scheme_out': 'BIOES', 'every_piece': True})])
 def test_a_tiny_model_learns_entities(tmp_path, crf, data):
     config = run_config(tmp_path, crf, **data)
-    train, held_out = DataFunction(config, 'train'), DataFunction(config, 'validation')
-    mesh = partitioning.make_mesh(config, small.one_device())
-    program = make_program(config, mesh)
-    evaluate = Evaluator(program, held_out)
-    with jax.set_mesh(mesh):
-        state, step = program.init(), jax.jit(make_train_step(program))
-        before = evaluate(state.params)
-        for number in range(config.steps):
-            state, metrics = step(state, train.batch(number))
-            assert metrics['finite']
-    scores = evaluate(state.params)
-    assert scores['f1'] > 0.97 > 0.6 > before['f1'], scores
+    learnt = head_material.learnt(config)
+    scores = learnt.after
+    assert scores['f1'] > 0.97 > 0.6 > learnt.before['f1'], scores
     assert {'precision', 'recall', 'f1', 'f1_PER', 'f1_LOC', 'accuracy', 'token_accuracy', 'crf_loss' if crf else 'cross_entropy'} <= scores.keys()
-    predictor = TagPredictor(config, jax.tree.map(np.asarray, state.params), tokenizers.load(config.data.tokenizer), batch_size=4)
+    predictor = TagPredictor(config, learnt.params, tokenizers.load(config.data.tokenizer), batch_size=4)
     held = sentences(60, seed=1)
     answers = list(predictor([(' '.join(words),) for words, _ in held]))
     found = [[(entity['type'], entity['start'], entity['stop']) for entity in answer['entities']] for answer in answers]
@@ -89,13 +64,9 @@ def test_a_tiny_model_learns_entities(tmp_path, crf, data):
 def test_a_mesh_and_microbatches_change_no_number(tmp_path, crf, mesh, weights):
     config = run_config(tmp_path, crf, mesh={'data': 2} | mesh, class_weights=weights)
     config.label_smoothing = 0.1 if weights else 0.0
-    batches = [DataFunction(config, 'train').batch(0)] * 3
-    sharded = small.train(dataclasses.replace(config, optim=dataclasses.replace(config.optim, microbatches=2)), batches=batches)
-    alone = small.train(dataclasses.replace(config, mesh=MeshConfig()), devices=small.one_device(), batches=batches)
-    np.testing.assert_allclose(sharded.curve, alone.curve, rtol=2e-4)
-    assert small.largest_difference(sharded.state.params, alone.state.params) < 2e-4
+    params = head_material.same_on_its_mesh(config)
     if crf:
-        assert np.abs(alone.state.params['crf']['transitions']).max() > 0, 'transitions are learnt'
+        assert np.abs(params['crf']['transitions']).max() > 0, 'transitions are learnt'
 
 
 def test_tags_weigh_as_asked(tmp_path):

@@ -1,5 +1,7 @@
 """Learning rates beyond published recipes are warned of, by what learns; those of the recipes are not."""
 
+import dataclasses
+
 import pytest
 
 from t5x_lite.config import Adapters, Optimizer, TuneConfig
@@ -32,7 +34,12 @@ def said(tune, rate, **fields):
     config = small.config(tune=tune, optim=optim, **fields)
     mesh = partitioning.make_mesh(config, small.one_device())
     steps = {0, *(int(begin * config.steps) for begin, _, _ in tune.unfreeze)}
-    return recipe_rates.of_run(config, [make_program(config, mesh, step).tuning for step in steps])
+    return recipe_rates.of_run(sized(config), [make_program(config, mesh, step).tuning for step in steps])
+
+
+def sized(config, layers=12, width=768):
+    """As if the tiny model were as large as those of the recipes, or of another size."""
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_layers=layers, d_model=width))
 
 
 @pytest.mark.parametrize('name', RECIPES)
@@ -50,7 +57,30 @@ def test_without_pretrained_weights_any_rate_is_a_matter_of_taste():
 def test_going_on_with_pretraining_may_go_higher():
     """config.data.path is a corpus."""
     config = small.config(optim={'learning_rate': 4e-4}, init_from='somewhere')
+    config = sized(config)
     config.data.path = ('corpus',)
     assert recipe_rates.beyond(config, {'encoder/layers/mlp/wi/kernel': 1.0}) == ''
     config.data.path = ()
     assert 'beyond 0.0001' in recipe_rates.beyond(config, {'encoder/layers/mlp/wi/kernel': 1.0})
+
+
+@pytest.mark.parametrize('layers, width, limit', [
+    (12, 768, 1e-4), (24, 1024, 1e-4), (2, 1024, 1e-4 * 6**0.5), (24, 384, 2e-4), (6, 384, 2e-4 * 2**0.5), (2, 128, 6e-4 * 6**0.5),
+])  # fmt: skip
+def test_small_models_bear_more(layers, width, limit):
+    def beyond(rate, tune=None, **optim):
+        config = sized(small.config(optim={'learning_rate': rate} | optim, init_from='somewhere'), layers, width)
+        return recipe_rates.beyond(config, {tune or 'encoder/layers/mlp/wi/kernel': 1.0})
+
+    assert beyond(limit) == '' and f'is beyond {limit:.3g} (Devlin' in beyond(1.01 * limit)
+    assert (f'; with {layers} layers of {width} instead of 12 of 768, ' in beyond(1.01 * limit)) == (limit > 1e-4)
+    assert 'beyond 0.01 ' in beyond(2e-2, name=Optimizer.adafactor) and 'beyond 0.001 ' in beyond(2e-3, 'encoder/layers/mlp/wi/bias')
+    assert 'beyond 0.002 ' in beyond(3e-3, 'encoder/layers/attention/query/lora_a')
+
+
+def test_the_quickstart_is_not_warned_of():
+    """2 layers of 128 at 1e-3 (launch/quickstart_bert.sh); at ten times that it is."""
+    quickstart = sized(small.config(optim={'learning_rate': 1e-3}, init_from='somewhere'), 2, 128)
+    assert recipe_rates.beyond(quickstart, {'encoder/layers/mlp/wi/kernel': 1.0}) == ''
+    quickstart.optim.learning_rate = 1e-2
+    assert 'with 2 layers of 128 instead of 12 of 768, 14.7 times as much' in recipe_rates.beyond(quickstart, {'encoder/layers/mlp/wi/kernel': 1.0})
