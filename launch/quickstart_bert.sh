@@ -3,8 +3,8 @@
 stage 'Preparation: trains a WordPiece vocabulary and turns the text into tokens; whole modules are held out'
 prepare wordpiece
 
-stage 'Pre-training: masked words and next sentences; stopped part way, then resumed by the same command'
-pretrain --config=configs/bert_small_corpus.py
+stage 'Pre-training: masked words and next sentences, short rows first; stopped part way, then resumed by the same command'
+pretrain --config=configs/bert_small_corpus.py --config.data.stages='((0, 32, 64, 13), (2000, 64, 32, 26))'
 
 stage 'Evaluation on the held-out modules, beside what counts alone reach'
 run -m t5x_lite.evaluate --workdir="$runs/pretrained" --config.eval.batches=0
