@@ -15,7 +15,7 @@ from t5x_lite.interop.fields import (
 )  # fmt: skip
 from t5x_lite.models.layers import head_size
 
-_MODULE = 't5x_lite.models.language_model:EncoderDecoder'
+_MODULE, _TAGS = 't5x_lite.models.language_model:EncoderDecoder', 't5x_lite.models.heads:TokenHead'
 _SIZES = {'vocab_size': 'vocab_size', 'd_model': 'd_model', 'd_kv': 'head_size', 'd_ff': 'd_ff', 'num_layers': 'num_layers', 'num_heads': 'num_heads'}
 _RATES = ('dropout', 'attention_dropout', 'hidden_dropout', 'output_dropout')  # all that dropout_rate is
 _ONLY = {'is_encoder_decoder': True, 'is_decoder': False, 'tie_encoder_decoder': False}
@@ -67,28 +67,40 @@ def _stack(name: str, layers: str, gated: bool, cross: bool) -> tuple[Rule, ...]
 
 
 class T5:
-    """How a T5 folder maps to `t5x_lite.models.language_model:EncoderDecoder` and back.
+    """How a T5 folder maps to `t5x_lite.models.language_model:EncoderDecoder`, or a tagger on its encoder, and back.
 
-    Axes: V vocabulary, D width, E heads x head size, F feed-forward, B buckets, H heads; N layers of the encoder, M of the decoder.
+    Axes: V vocabulary, D width, E heads x head size, F feed-forward, B buckets, H heads, C labels; N layers of the encoder, M of the decoder.
     """
 
-    # T5Model has no output layer: transformers too ties it when such a folder is read as a language model.
-    modules = dict.fromkeys(('T5ForConditionalGeneration', 'T5Model', 'T5WithLMHeadModel'), _MODULE)
-    required = dict.fromkeys(modules, ('body',))
+    # T5Model has no output layer: transformers too ties it when such a folder is read as a language model. Classes and answers are read off the decoder
+    # there, off the encoder in ours: of heads, tags alone are the same.
+    modules = dict.fromkeys(('T5ForConditionalGeneration', 'T5Model', 'T5WithLMHeadModel'), _MODULE) | {'T5ForTokenClassification': _TAGS}
     always = ('body',)
-    private = labelled = frozenset()
-    body, heads = _MODULE, frozenset()
+    private = labelled = frozenset({'classifier'})
+    body, heads = _MODULE, frozenset({_TAGS})
     tied = dict.fromkeys(('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight', 'lm_head.weight'), 'shared.weight')
     head, depth = 'lm_head.weight', 'num_layers and num_decoder_layers'
     loss, source = 't5x_lite.training.losses:LmLoss', 't5x_lite.data.span_corruption:SpanCorruption'
     projection = 'relu'  # where config.json does not say
 
+    @property
+    def required(self) -> dict[str, tuple[str, ...]]:
+        return {name: ('body', 'classifier') if module == _TAGS else ('body',) for name, module in self.modules.items()}
+
     def rules(self, config: ModelConfig) -> tuple[Rule, ...]:
+        tags = (
+            Rule('classifier', 'classifier.weight', 'CD', 'classifier/kernel', 'DC'),
+            Rule('classifier', 'classifier.bias', 'C', 'classifier/bias', 'C'),
+        )
+        written = (
+            *_stack('decoder', 'M', config.gated, cross=True),
+            *(() if config.tie_embeddings else (_linear('lm_head', 'embeddings/output', 'VD'),)),
+        )
         return (
             Rule('body', 'shared.weight', 'VD', 'embeddings/word/embedding', 'VD'),
             *_stack('encoder', 'N', config.gated, cross=False),
-            *_stack('decoder', 'M', config.gated, cross=True),
-            *(() if config.tie_embeddings else (_linear('lm_head', 'embeddings/output', 'VD'),)),
+            *(written if config.module != _TAGS else ()),
+            *(tags if config.module in ('', _TAGS) else ()),
         )
 
     def canonical(self, name: str) -> str | None:
@@ -97,19 +109,20 @@ class T5:
         return None if name == 'decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight' else name
 
     def written(self, name: str, architecture: str) -> str:
-        return name
+        return f'transformer.{name}' if self.modules[architecture] == _TAGS and name.split('.')[0] not in self.private else name
 
     def sizes(self, config: ModelConfig) -> dict[str, int]:
         return {
             'N': config.num_layers, 'M': config.num_decoder_layers or config.num_layers, 'V': config.vocab_size, 'D': config.d_model,
             'E': config.num_heads * head_size(config), 'F': config.d_ff, 'B': config.relative_buckets, 'H': config.num_heads,
+            'C': config.num_labels,
         }  # fmt: skip
 
     def architecture(self, stated: list[str], groups: set[str]) -> str:
         return next((name for name in stated if name in self.modules), next(iter(self.modules)))
 
     def export_architecture(self, groups: set[str]) -> str:
-        return next(iter(self.modules))
+        return next(name for name, module in self.modules.items() if module == (_TAGS if 'classifier' in groups else _MODULE))
 
     def model_config(self, fields: dict[str, Any], where: str) -> ModelConfig:
         """`fields` of the config.json at `where`, as ours; `module` and a head of its own are not its business.
@@ -119,7 +132,7 @@ class T5:
         """
         stated = fields.get('architectures')
         if stated and not any(name in self.modules for name in stated):
-            raise UserError(f'{where}: architectures is {stated!r}; only {", ".join(self.modules)} are supported: two stacks, no other head')
+            raise UserError(f'{where}: architectures is {stated!r}; only {", ".join(self.modules)} are supported: two stacks, or tags')
         refuse_others(fields, _ONLY, where)
         values = {ours: whole_number(fields, name, where) for name, ours in _SIZES.items()}
         values |= dict.fromkeys(_RATES, share(fields, 'dropout_rate', where, 0.1))
@@ -140,6 +153,8 @@ class T5:
             relative_buckets=buckets, relative_max_distance=distance,
             norm_eps=number(fields, 'layer_norm_epsilon', where, 1e-6),
             scale_logits=self.scaled(fields, where),
+            # Of a language model the weights tell.
+            tie_embeddings=self.modules[self.architecture(stated or [], set())] != _TAGS or flag(fields, 'tie_word_embeddings', where, True),
             init=Init.fan_in, **_OURS, **values,
         )  # fmt: skip
 
@@ -169,7 +184,11 @@ class T5:
         check_exportable(config, 'T5', _OURS)
         if len({getattr(config, name) for name in _RATES}) > 1:
             logging.warning('dropout_rate is written as config.model.dropout=%s; T5 in transformers has no other rates', config.dropout)
-        if config.tie_embeddings != config.scale_logits:
+        if config.module == _TAGS and not config.head_bias:
+            raise UserError(
+                'config.model.head_bias=False cannot be exported: T5 in transformers tags with a bias; fine-tune with --config.model.head_bias=True'
+            )
+        if config.tie_embeddings != config.scale_logits and config.module != _TAGS:
             logging.warning('releases of transformers that do not know scale_decoder_outputs scale logits where embeddings are tied, and only there')
         return {name: getattr(config, ours) for name, ours in _SIZES.items()} | {
             'model_type': 't5', 'is_encoder_decoder': True, 'd_kv': head_size(config),
@@ -184,8 +203,7 @@ class T5:
 class Mt5(T5):
     """T5 1.1 with many languages (Xue et al., 2021); never scaled in transformers. What we write of it is a T5 folder, which computes the same."""
 
-    modules = dict.fromkeys(('MT5ForConditionalGeneration', 'MT5Model'), _MODULE)
-    required = dict.fromkeys(modules, ('body',))
+    modules = dict.fromkeys(('MT5ForConditionalGeneration', 'MT5Model'), _MODULE) | {'MT5ForTokenClassification': _TAGS}
     projection = 'gated-gelu'
 
     def scaled(self, fields: dict[str, Any], where: str) -> bool:

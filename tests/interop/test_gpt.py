@@ -133,7 +133,7 @@ def test_broken_folders_are_named(source, tmp_path):
 
 @pytest.mark.parametrize('name, stated', [('score.weight', 'GPT2LMHeadModel'), ('qa_outputs.weight', 'GPT2ForQuestionAnswering')])
 def test_other_heads_are_left_out_and_said(name, stated, tmp_path, caplog):
-    """Those that we have, of classes and tags, are in test_gpt_heads.py."""
+    """Those that we have, of classes and tags, are in test_heads.py."""
     path = edit(GPT2, tmp_path, change=lambda values: {name: np.zeros((2, 24), np.float32)}, architectures=[stated])
     assert folder.load(str(path))[0].module == 't5x_lite.models.language_model:Decoder'
     assert f'heads are left out: {name}' in caplog.text

@@ -1,4 +1,4 @@
-"""GPT's heads for classes and tags: our tree to transformers' folder and back, and the same numbers where transformers is installed."""
+"""GPT's heads for classes and tags, T5's for tags: our tree to transformers' folder and back, and the same numbers where transformers is installed."""
 
 import dataclasses
 
@@ -12,20 +12,23 @@ from t5x_lite.errors import UserError
 from t5x_lite.interop import conversion, folder
 from t5x_lite.training import paths
 from t5x_lite.training.step import dummy_batch
-from tests.interop import GPT1, GPT2, T5
+from tests.interop import GPT1, GPT2, T5, T5_1_1
 from tests.interop.language_models import edit
 from tests.interop.test_folder import assert_bitwise
 
 CLASSES, TAGS = 't5x_lite.models.heads:SequenceHead', 't5x_lite.models.heads:TokenHead'
 CASES = pytest.mark.parametrize('source, module, name', [
     (GPT2, CLASSES, 'GPT2ForSequenceClassification'), (GPT2, TAGS, 'GPT2ForTokenClassification'), (GPT1, CLASSES, 'OpenAIGPTForSequenceClassification'),
+    (T5, TAGS, 'T5ForTokenClassification'), (T5_1_1, TAGS, 'T5ForTokenClassification'),
 ])  # fmt: skip
 
 
 def fine_tuned(source, module, **fields):
     """(config, parameters) of a head on the weights of a folder."""
     config, params = folder.load(str(source))
-    config = dataclasses.replace(config, module=module, body='t5x_lite.models.language_model:Decoder', num_labels=3, head_bias=module == TAGS, **fields)
+    params = {name: part for name, part in params.items() if name != 'decoder' or 'encoder' not in params}  # heads of a T5 are on its encoder
+    params['embeddings'].pop('output', None)
+    config = dataclasses.replace(config, module=module, body=config.module, num_labels=3, head_bias=module == TAGS, **fields)
     rng = np.random.default_rng(0)
     params['classifier'] = {'kernel': rng.normal(size=(config.d_model, 3)).astype(np.float32)}
     if config.head_bias:
@@ -65,6 +68,9 @@ def test_a_workdir_knows_its_labels_and_its_loss(tmp_path):
 
 def test_what_transformers_lacks_is_refused(tmp_path):
     config, params = fine_tuned(GPT2, CLASSES)
+    of_t5 = fine_tuned(T5, TAGS)
+    with pytest.raises(UserError, match='config.model.head_bias=False cannot be exported: T5 in transformers tags with a bias; fine-tune with'):
+        folder.save(str(tmp_path / 'out'), dataclasses.replace(of_t5[0], head_bias=False), of_t5[1])
     for fields, words in (
         ({'head_bias': True}, 'config.model.head_bias=True cannot be exported: GPT-2 in transformers classifies without a bias; fine-tune with'),
         ({'pooling': resolve('t5x_lite.config:Pooling').mean}, 'config.model.pooling=mean cannot be exported'),
