@@ -237,7 +237,8 @@ class _Group:
             return jitted.lower(abstract, batch, self._numbers).compile()
 
         shapes = tuple(sorted((name, value.shape, str(value.dtype)) for name, value in batch.items()))
-        function, seconds = driving.timed(('abreast', program.key, shapes), compile_step, f'the step of {count} runs abreast for {" x ".join(map(str, batch["tokens"].shape[1:]))}')
+        what = f'the step of {count} runs abreast for {" x ".join(map(str, batch["tokens"].shape[1:]))}'
+        function, seconds = driving.timed(('abreast', program.key, shapes), compile_step, what, self._state)
         _check_memory(function, count)
         return function, seconds
 

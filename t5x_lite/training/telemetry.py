@@ -181,7 +181,7 @@ def duration(seconds: float) -> str:
 
 
 class Console:
-    """A line every few seconds of wall time."""
+    """A line every few seconds of training: after a pause the steps of too short a time would say nothing of the rate."""
 
     def __init__(self, steps: int, config: LogConfig):
         self._steps, self._every_seconds = steps, config.console_seconds
@@ -201,9 +201,9 @@ class Console:
             self._tokens = 0.0
             return
         self._tokens += tokens
-        if now - self._last < self._every_seconds and step < self._steps:
-            return
         busy = max(now - self._last - self._paused_seconds, 1e-9)
+        if busy < self._every_seconds and step < self._steps:
+            return
         per_step = busy / max(step - self._last_step, 1)
         rate = f'{self._tokens / busy:,.0f} tokens/s'
         if flops_per_second_peak:

@@ -219,6 +219,24 @@ def test_the_step_takes_over_the_memory_of_parameters_and_optimiser_state(corpus
     assert seen == [[]] * STEPS
 
 
+def test_compiling_waits_for_the_steps_under_way_and_its_seconds_are_its_own(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(driving.time, 'perf_counter', lambda: now[0])
+
+    class UnderWay:
+        def block_until_ready(self):
+            now[0] += 30.0
+
+    def compile_step():
+        now[0] += 2.0
+        return 'compiled'
+
+    name = ('test', object())
+    assert driving.timed(name, compile_step, 'it', [UnderWay()]) == ('compiled', 2.0)
+    assert now == [132.0] and capsys.readouterr().out == 'compiled it in 2.0 s\n'
+    assert driving.timed(name, compile_step, 'it', [UnderWay()]) == ('compiled', 0.0) and now == [132.0] and not capsys.readouterr().out
+
+
 class OneSecond(telemetry.Clock):
     """Each line took a second."""
 
@@ -376,8 +394,8 @@ def test_the_terminal_has_a_line_every_few_seconds_and_rates_without_pauses(monk
             console.pause(4.0)  # an evaluation, say
         console.step(step, 50.0, {'loss': 2.5, 'lr': 1e-4}, 1e6, 2e5)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split('/')[0] for line in lines] == ['step 3', 'step 8']
-    for line, left in zip(lines, ('1:37', '1:32')):
+    assert [line.split('/')[0] for line in lines] == ['step 6', 'step 11']
+    for line, left in zip(lines, ('1:34', '1:29')):
         assert 'loss 2.5  lr 0.0001  50 tokens/s, MFU 20.0%' in line and line.endswith(f'{left} left')
 
 
