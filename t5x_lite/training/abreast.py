@@ -163,6 +163,10 @@ def _take_all(members: Sequence[_Member]) -> None:
         else:
             group = group or _Group(now)
             group.take()
+        # All have waited for what was compiled for any.
+        compile_seconds = sum(member.asked.compile_seconds for member in now)
+        for member in now:
+            member.asked.compile_seconds = compile_seconds
         for member in now:
             member.go_on()
 

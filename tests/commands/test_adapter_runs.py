@@ -54,7 +54,8 @@ def lora(place):
 
 
 def test_a_checkpoint_holds_what_learns_alone_and_the_run_is_used_as_any(place, lora):
-    assert f'weights from {place}/hf; at random: ' in lora
+    (said,) = [line for line in lora.splitlines() if line.startswith(f'weights from {place}/hf; at random: ')]
+    assert said.endswith('; added: lora_a, lora_b, lora_scale in encoder/layers') and said.count('encoder/layers') == 1
     assert {path.split('/')[0] for path in held(place / 'lora') if not adapters.is_added(path)} == {'classifier', 'encoder'}
     assert {path for path in held(place / 'lora') if path.startswith('encoder/') and not adapters.is_added(path)} == {
         'encoder/pooler/kernel', 'encoder/pooler/bias'

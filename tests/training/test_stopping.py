@@ -399,6 +399,18 @@ def test_the_terminal_has_a_line_every_few_seconds_and_rates_without_pauses(monk
         assert 'loss 2.5  lr 0.0001  50 tokens/s, MFU 20.0%' in line and line.endswith(f'{left} left')
 
 
+def test_the_last_line_has_no_rate_of_a_moment(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(telemetry.time, 'perf_counter', lambda: now[0])
+    console = telemetry.Console(8, LogConfig(console_seconds=5.0))
+    for step, seconds in enumerate((1.0,) * 6 + (1e-5, 1e-5), 1):  # what was under way is read at once
+        now[0] += seconds
+        console.step(step, 50.0, {'loss': 2.5}, None, 0.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition('  ')[0] for line in lines] == ['step 6/8', 'step 8/8']
+    assert ' 50 tokens/s' in lines[0] and ' 70 tokens/s' in lines[1]
+
+
 def test_the_peak_of_a_device_is_that_of_its_own_name():
     def peak(kind):
         return telemetry.peak_flops(types.SimpleNamespace(device_kind=kind))
