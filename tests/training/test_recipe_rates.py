@@ -1,9 +1,12 @@
 """Learning rates beyond published recipes are warned of, by what learns; those of the recipes are not."""
 
+import types
+
 import pytest
 
+from t5x_lite import finding_rates
 from t5x_lite.config import Adapters, Optimizer, TuneConfig
-from t5x_lite.training import partitioning, recipe_rates
+from t5x_lite.training import partitioning, range_test, recipe_rates
 from t5x_lite.training.step import make_program
 from tests.training import small
 
@@ -54,3 +57,10 @@ def test_going_on_with_pretraining_may_go_higher():
     assert recipe_rates.beyond(config, {'encoder/layers/mlp/wi/kernel': 1.0}) == ''
     config.data.path = ()
     assert 'beyond 0.0001' in recipe_rates.beyond(config, {'encoder/layers/mlp/wi/kernel': 1.0})
+
+
+def test_the_finder_names_the_source_whole():
+    config = small.config(tune=TuneConfig(), optim={'learning_rate': 1e-5}, init_from='somewhere', init_fresh=HEAD)
+    tunings = [make_program(config, partitioning.make_mesh(config, small.one_device())).tuning]
+    found = finding_rates.said(types.SimpleNamespace(config=config), range_test.Finding(4e-4, 1e-3, None), tunings)
+    assert 'Sun et al. (2019) see 4e-4 forget what was pretrained): so short a test does not see' in found
