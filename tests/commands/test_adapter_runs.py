@@ -97,6 +97,11 @@ def test_whole_checkpoints_hold_the_same_and_a_run_may_change_to_them(place, lor
     assert learnt_alone < 0.7 * bytes_of(place / 'whole' / 'checkpoints' / str(newest))
 
 
+def test_a_folder_from_elsewhere_is_no_run(place, lora):
+    said = forked.run('predict', f'--workdir={place}/hf', f'--adapter={place}/lora', '--text=good').error
+    assert f'{place}/hf/config.json is of a Hugging Face folder, not of a run; make a run of it with' in said and 'one of the runs that learnt' in said
+
+
 def test_another_adapter_in_the_same_workdir_is_refused(place, lora):
     for other in (LORA.replace('4, 8.0', '2, 8.0'), *PFEIFFER[:1], '--config.tune.ia3'):
         assert 'holds another run; it differs in tune.' in forked.run('train', *flags(place, 'lora', other)).error
