@@ -268,7 +268,7 @@ def _stage_checks(config: Config) -> Iterator[tuple[bool, str]]:
             length <= model.max_positions or model.positions != Positions.learned,
             (
                 f'{in_length}: sequences of {length} are longer than config.model.max_positions={model.max_positions}; '
-                'shorten them or raise the positions'
+                f'give at most {model.max_positions}' + ('' if config.init_from else ', or raise the positions')
             ),
         )
         yield batch > 0, f'{in_batch}: the batch size is {batch}; it must be above 0'
@@ -278,7 +278,7 @@ def _stage_checks(config: Config) -> Iterator[tuple[bool, str]]:
         )
         yield (
             most <= model.max_positions or model.positions != Positions.learned,
-            f'{in_most}: targets of {most} are longer than config.model.max_positions={model.max_positions}; shorten them or raise the positions',
+            f'{in_most}: targets of {most} are longer than config.model.max_positions={model.max_positions}; give at most that',
         )
         count = config.optim.microbatches
         yield batch % count == 0, f'{in_batch}: config.optim.microbatches={count} does not divide the batch of {batch}; change one of them'

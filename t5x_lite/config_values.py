@@ -142,6 +142,11 @@ def from_json(path: str) -> Config:
         raise UserError(f'{path}:{error.lineno}: not JSON ({error.msg})') from error
     except UnicodeDecodeError as error:
         raise UserError(f'{path}: not UTF-8 (byte {error.start})') from error
+    if isinstance(fields, dict) and 'model_type' in fields:
+        raise UserError(
+            f'{path} is of a Hugging Face folder, not of a run; make a run of it with  python -m t5x_lite.convert --format=native  '
+            '(it is what --config.init_from takes as it is; beside --adapter, --workdir is one of the runs that learnt)'
+        )
     return from_dict(Config, fields, f'{path}: config')
 
 

@@ -55,7 +55,7 @@ def said(run: Run, finding: range_test.Finding, tunings) -> str:
     tried = dataclasses.replace(run.config, optim=dataclasses.replace(run.config.optim, learning_rate=finding.steepest))
     beyond = recipe_rates.of_run(tried, tunings)
     if beyond:
-        lines.append(f'but {beyond.rpartition(";")[0]}: so short a test does not see what is forgotten slowly; stay within the recipe')
+        lines.append(f'but {beyond.rpartition("; ")[0]}: so short a test does not see what is forgotten slowly; stay within the recipe')
     else:
         begin = f'try --config.optim.learning_rate={finding.steepest:.1g}'
         lines.append(begin + ('' if run.config.tune == TuneConfig() else ', with these fields of config.tune') + ', and a third and three times of it')

@@ -55,7 +55,8 @@ def main(argv: Sequence[str]) -> None:
         _write_lines(sweep, waiting)
         return
     done = len(sweep.wanted) - len(waiting)
-    print(f'{len(sweep.wanted):,} runs, {f"{done:,} of them done, the others" if done else "all"} checked', flush=True)
+    counted = f'{len(sweep.wanted):,} run{"s" * (len(sweep.wanted) > 1)}'
+    print(f'{counted}, {"done before" if not waiting else f"{done:,} of them done, the others checked" if done else "checked"}', flush=True)
     signal = runs.train(sweep, waiting, lambda line: print(line, flush=True), _ABREAST.value)
     if signal:
         print(f'\nstopped by {signal}; repeat the command to go on')

@@ -87,7 +87,7 @@ class Generator:
         Raises:
           UserError: a prompt that is empty, or that the model's positions do not hold.
         """
-        ids = [self._ids(prompt) for prompt in prompts]
+        ids = [self._asked(prompt, decode) for prompt in prompts]
         limits = [self._limit(row, decode) for row in ids]
         stops = self._stop_ids(decode)
         answers: list[list[Answer]] = [[] for _ in ids]
@@ -111,7 +111,12 @@ class Generator:
 
     def check(self, prompt: str, decode: DecodeConfig) -> None:
         """Raises UserError for a prompt that `__call__` would refuse."""
-        self._limit(self._ids(prompt), decode)
+        self._limit(self._asked(prompt, decode), decode)
+
+    def cut(self, prompt: str, decode: DecodeConfig) -> int:
+        """How many tokens are read of a prompt that is too long; 0: all."""
+        ids = self._asked(prompt, decode)
+        return len(ids) if len(ids) < len(self._ids(prompt)) else 0
 
     def _filled(self, rows: list) -> list:
         """Rows of a batch of the usual size, so that few shapes are compiled."""
@@ -119,7 +124,7 @@ class Generator:
 
     def stream(self, prompt: str, decode: DecodeConfig, seed: int = 0) -> Iterator[str]:
         """The answer to one prompt in pieces, as it is generated; greedy and sampling only."""
-        ids = [self._ids(prompt)]
+        ids = [self._asked(prompt, decode)]
         shown = ''
         for rows in self._extended(ids, decode, self._stop_ids(decode), [self._limit(ids[0], decode)], seed, 0, 0, 1):
             answer = self._answer(*rows[0], decode)
@@ -168,6 +173,14 @@ class Generator:
         if not ids:
             raise UserError('the prompt is empty, and this model has no token to begin with; give some text')
         return ids
+
+    def _asked(self, prompt: str, decode: DecodeConfig) -> list[int]:
+        """As the model reads it: of a run that learnt with config.data.tasks.keep_end the end, where the answer would have no room."""
+        ids, most = self._ids(prompt), self.config.model.max_positions
+        if self.has_encoder or not self.config.data.tasks.keep_end or self.config.model.positions != Positions.learned:
+            return ids
+        room = most - (decode.max_new_tokens or min(_USUAL_LENGTH, most // 2))
+        return ids if room < 2 or len(ids) <= room else ids[: self._starts] + ids[len(ids) - room + self._starts :]
 
     def _stop_ids(self, decode: DecodeConfig) -> tuple[int, ...]:
         ids = {self.tokenizer.end_id} | {i for stop in decode.stop for i in self.tokenizer.special_ids if self.tokenizer.token(i) == stop}

@@ -177,6 +177,8 @@ class TextPredictor:
             yield piece
         if (whole := filled(prompt, answer)) != prompt:
             yield f'\n{whole}'
+        if cut := self._generator.cut(self._asked(prompt, 0), self._decode):
+            yield f'\n{_only_read(cut)}'
 
     def __call__(self, texts: Texts) -> Iterator[dict[str, Any]]:
         number = 0
@@ -205,13 +207,14 @@ class TextPredictor:
 
     def _generated(self, prompts: list[str], first: int) -> Iterator[dict[str, Any]]:
         asked = [self._asked(prompt, number) for number, prompt in enumerate(prompts, first)]
-        for prompt, answers in zip(prompts, self._generator(asked, self._decode, self._seed, first)):
+        for number, (prompt, answers) in enumerate(zip(prompts, self._generator(asked, self._decode, self._seed, first)), first):
             found = [
                 {'text': answer.text, 'log_prob': round(answer.log_prob, 6), 'tokens': len(answer.tokens), 'ended': answer.ended} for answer in answers
             ]
             for answer in found if re.search(_SENTINEL, prompt) else ():
                 answer['filled'] = filled(prompt, answer['text'])
-            yield {'text': prompt, 'answers': found}
+            cut = self._generator.cut(self._asked(prompt, number), self._decode)
+            yield {'text': prompt, 'answers': found} | ({'cut': cut} if cut else {})
 
     def _classes(self, prompts: list[str], first: int) -> Iterator[dict[str, Any]]:
         scores = asking.choice_scores(self._generator, self._shots, self._decode, [{'inputs': prompt} for prompt in prompts], first)
@@ -246,7 +249,8 @@ def show(answer: dict[str, Any]) -> str:
     """An answer in lines for people."""
     lines = [answer['text']]
     if 'answers' in answer:
-        return '\n'.join(lines + [f'  {found["log_prob"]:9.3f}  {found["filled" if "filled" in found else "text"]}' for found in answer['answers']])
+        lines += [f'  {found["log_prob"]:9.3f}  {found["filled" if "filled" in found else "text"]}' for found in answer['answers']]
+        return '\n'.join(lines + ([_only_read(answer['cut'])] if 'cut' in answer else []))
     if 'choices' in answer:
         for found in answer['choices']:
             if 'probability' in found:
@@ -267,7 +271,13 @@ def show(answer: dict[str, Any]) -> str:
     elif 'value' in answer:
         lines.append(f'  {answer["value"]:.4f}')
     else:
+        if 'labels' in answer:
+            lines.append(f'  {", ".join(answer["labels"]) or "(no label)"}')
         lines += [f'  {name:<24} {p:6.1%}' for name, p in answer['probabilities'].items()]
     if 'cut' in answer:
-        lines.append(f'  (of this text only {answer["cut"]:,} tokens were read)')
+        lines.append(_only_read(answer['cut']))
     return '\n'.join(lines)
+
+
+def _only_read(tokens: int) -> str:
+    return f'  (of this text only {tokens:,} tokens were read)'

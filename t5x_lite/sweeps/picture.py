@@ -87,7 +87,7 @@ class _Axis:
     def _labels(self) -> list[str]:
         """A name at each place, none where numbers stand too close for it."""
         if not self.numeric:
-            return [_cut('\n'.join(textwrap.wrap(name, 24)), 72) for name in self._places]
+            return ['\n'.join(_wrapped(name)) for name in self._places]
         heights = [math.log(place) if self.logarithmic else place for place in self._places.values()]
         labels, last = [], -math.inf
         for name, height in zip(self._places, heights, strict=True):
@@ -115,6 +115,12 @@ def _shown(value: float, logarithmic: bool) -> str:
         return f'{value:g}'
     mantissa, exponent = f'{value:e}'.split('e')
     return f'{float(mantissa):g}e{int(exponent)}'
+
+
+def _wrapped(name: str) -> list[str]:
+    """Four lines at most, no word of which goes on in the next."""
+    lines = [_cut(line, 28) for line in textwrap.wrap(name, 24, break_long_words=False, break_on_hyphens=False)]
+    return lines if len(lines) <= 4 else [*lines[:3], '...']
 
 
 def _cut(text: str, most: int = 40) -> str:

@@ -71,14 +71,15 @@ def train(sweep: Sweep, runs: Sequence[Planned], say: Callable[[str], None] = pr
     Args:
       together: at most so many runs as one vmapped run (training/abreast.py), of those that differ in numbers alone.
     """
-    began = time.perf_counter()
+    began, ended = time.perf_counter(), set()
 
     def begins(index: int) -> None:
         spent = time.perf_counter() - began
-        left = f', about {duration(spent / index * (len(runs) - index))} left' if index else ''
+        left = f', about {duration(spent / len(ended) * (len(runs) - len(ended)))} left' if ended else ''
         say(f'\nrun {index + 1:,} of {len(runs):,}: {runs[index].name}{left}')
 
     def ends(index: int, error: UserError | None) -> None:
+        ended.add(index)
         if error is not None:
             say(f'run {runs[index].name} failed: {error}')
         _record(runs[index], error)

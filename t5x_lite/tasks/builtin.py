@@ -141,5 +141,5 @@ def of_table(train: str, validation: str, inputs: str, targets: str, metrics: tu
     """The task that flags describe: config.data.train and .validation, and the templates of config.data.tasks; `turns`: rows are dialogues."""
     preprocess = functools.partial(dialogues.from_template if turns else text_formats.from_template, inputs=inputs, targets=targets)
     content = text_formats.columns_of(inputs)
-    text_formats.columns_of(targets)  # broken braces should show before a file is read
-    return Task('table', Files(train, validation), preprocess, metrics, content=content)
+    named = content + text_formats.columns_of(targets)  # broken braces should show before a file is read
+    return Task('table', Files(train, validation, named=() if turns else named), preprocess, metrics, content=content)

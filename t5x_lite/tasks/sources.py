@@ -42,12 +42,14 @@ class Files(_Paths):
 
     Attributes:
       columns: names of ours for columns of the file, {'sentence': '5'}: names, or numbers from 0 where there is no header. {}: all, as they are.
+      named: columns that will be asked for by name, so that a first row of such names is known for a header.
     """
 
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    named: tuple[str, ...] = ()
 
     def read(self, split: str, tfds_dir: str = '') -> list[Row]:
-        return read_table(getattr(self, split), self.columns, tfds_dir)
+        return read_table(getattr(self, split), self.columns, tfds_dir, named=self.named)
 
 
 @dataclasses.dataclass
@@ -65,13 +67,14 @@ class Tfds:
         return read_table(f'{TFDS}{self.name}:{self.parts[split]}', {}, tfds_dir, named_classes=False)
 
 
-def read_table(path: str, columns: Mapping[str, str], tfds_dir: str = '', named_classes: bool = True) -> list[Row]:
+def read_table(path: str, columns: Mapping[str, str], tfds_dir: str = '', named_classes: bool = True, named: tuple[str, ...] = ()) -> list[Row]:
     """The rows of a table.
 
     Args:
       named_classes: class labels of TFDS by name; else as ids.
+      named: of `Files`.
     """
-    table = table_files.read(path, tuple(columns.values()), bool(columns), tfds_dir)
+    table = table_files.read(path, tuple(columns.values()) or named, bool(columns), tfds_dir)
     wanted = dict(columns) or {name: name for name in table.columns}
     places = {ours: table.column(name, 'columns of the task') for ours, name in wanted.items()}
     rows = []

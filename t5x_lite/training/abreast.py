@@ -163,6 +163,10 @@ def _take_all(members: Sequence[_Member]) -> None:
         else:
             group = group or _Group(now)
             group.take()
+        # All have waited for what was compiled for any.
+        compile_seconds = sum(member.asked.compile_seconds for member in now)
+        for member in now:
+            member.asked.compile_seconds = compile_seconds
         for member in now:
             member.go_on()
 
@@ -237,7 +241,8 @@ class _Group:
             return jitted.lower(abstract, batch, self._numbers).compile()
 
         shapes = tuple(sorted((name, value.shape, str(value.dtype)) for name, value in batch.items()))
-        function, seconds = driving.timed(('abreast', program.key, shapes), compile_step, f'the step of {count} runs abreast for {" x ".join(map(str, batch["tokens"].shape[1:]))}')
+        what = f'the step of {count} runs abreast for {" x ".join(map(str, batch["tokens"].shape[1:]))}'
+        function, seconds = driving.timed(('abreast', program.key, shapes), compile_step, what, self._state)
         _check_memory(function, count)
         return function, seconds
 

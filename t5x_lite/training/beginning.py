@@ -1,6 +1,6 @@
 """The state before the first step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -21,8 +21,16 @@ def begun(program: Program, initial: dict[str, Any] | None, say: Callable[[str],
         return state
     params, fresh = checkpoint.merge(state.params, initial, (*config.init_fresh, adapters.PATTERN), config.init_from)
     ema = jax.tree.map(lambda x: x + 0, params) if config.ema_decay else {}
-    groups = sorted({'/'.join(path.split('/')[:2]) for path in fresh})
-    say(f'weights from {config.init_from}' + (f'; at random: {", ".join(groups)}' if fresh else ''))
+    added = [path for path in fresh if adapters.is_added(path)]
+    groups = [_groups(path for path in fresh if path not in added), _groups(added)]
+    kinds = ', '.join(sorted({path.rpartition('/')[2] for path in added}))
+    said = [f'weights from {config.init_from}']
+    said += [f'at random: {groups[0]}'] * bool(groups[0]) + [f'added: {kinds} in {groups[1]}'] * bool(added)
+    say('; '.join(said))
     state = state.replace(params=params, ema=ema)
     remembers = config.optim.decay_to_init or config.tune.mixout
     return state.replace(opt_state=begun_at(program, params)) if remembers else state
+
+
+def _groups(paths: Iterable[str]) -> str:
+    return ', '.join(sorted({'/'.join(path.split('/')[:2]) for path in paths}))

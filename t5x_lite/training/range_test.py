@@ -17,6 +17,7 @@ from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.training import driving, partitioning
 from t5x_lite.training.beginning import begun
 from t5x_lite.training.step import TrainState, make_program
+from t5x_lite.training.telemetry import Console
 
 LOWEST, HIGHEST = 1e-7, 1.0
 ABOVE = 1.25  # times the lowest loss is too high
@@ -43,7 +44,7 @@ def measure(
     program, rows = make_program(config, mesh), partitioning.local_rows(mesh, stage.batch_size)
     # Later stages of the data have other lengths; their losses would not compare.
     first_stage = data.stages[1].first_step if len(data.stages) > 1 else steps
-    one = driving.One()
+    one, console = driving.One(), Console(steps, config.log)
     rates, losses, mean, lowest = [], [], 0.0, math.inf
     with jax.set_mesh(mesh):
         state: TrainState | None = begun(program, initial, say)
@@ -53,6 +54,8 @@ def measure(
             one.take(asked)
             metrics = asked.metrics()
             loss = float(metrics['loss'])
+            console.pause(asked.compile_seconds)
+            console.step(step + 1, float(metrics['tokens']), {'loss': loss, 'lr': float(metrics['learning_rate'])}, None, 0.0)
             if not bool(metrics['finite']):
                 break
             rates.append(float(metrics['learning_rate']))

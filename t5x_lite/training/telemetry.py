@@ -181,7 +181,7 @@ def duration(seconds: float) -> str:
 
 
 class Console:
-    """A line every few seconds of wall time."""
+    """A line every few seconds of training: after a pause the steps of too short a time would say nothing of the rate."""
 
     def __init__(self, steps: int, config: LogConfig):
         self._steps, self._every_seconds = steps, config.console_seconds
@@ -189,23 +189,28 @@ class Console:
         self._first_step: int | None = None
         self._tokens, self._last_step = 0.0, 0
         self._paused_seconds = 0.0
+        self._before = 0.0, 0.0, 0  # seconds, tokens and steps of the line before
 
     def pause(self, seconds: float) -> None:
         """Leaves time spent on compiling, evaluating or saving out of rates."""
         self._paused_seconds += seconds
 
-    def step(self, step: int, tokens: float, values: dict[str, float], flops_per_second_peak: float | None, step_flops: float) -> None:
+    def step(self, step: int, tokens_of_step: float, values: dict[str, float], flops_per_second_peak: float | None, step_flops: float) -> None:
         now = time.perf_counter()
         if self._first_step is None:
             self._first_step, self._began, self._last, self._last_step, self._paused_seconds = step, now, now, step, 0.0
             self._tokens = 0.0
             return
-        self._tokens += tokens
-        if now - self._last < self._every_seconds and step < self._steps:
-            return
+        self._tokens += tokens_of_step
         busy = max(now - self._last - self._paused_seconds, 1e-9)
-        per_step = busy / max(step - self._last_step, 1)
-        rate = f'{self._tokens / busy:,.0f} tokens/s'
+        if busy < self._every_seconds and step < self._steps:
+            return
+        steps, tokens = step - self._last_step, self._tokens
+        if busy < 0.1 * self._every_seconds:  # at the end of a run: too short a time to tell a rate by
+            busy, tokens, steps = (now + before for now, before in zip((busy, tokens, steps), self._before))
+        self._before = busy, tokens, steps
+        per_step = busy / max(steps, 1)
+        rate = f'{tokens / busy:,.0f} tokens/s'
         if flops_per_second_peak:
             rate += f', MFU {step_flops / per_step / flops_per_second_peak:.1%}'
         shown = '  '.join(f'{name} {value:.4g}' for name, value in values.items())

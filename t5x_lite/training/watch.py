@@ -5,7 +5,7 @@ The judgements are functions of numbers. Their thresholds are far from what heal
     diverging     the mean loss of the last steps is above 1.5 times that of the first, by 0.1 nats and four standard errors at least
     forgetting    the loss had fallen to 0.6 of its start, and is back at 0.9: what was learnt, or brought along, is lost again
     over-fitting  the held-out loss rises at three evaluations in a row, to 5 % above the lowest of them, while the training loss falls
-    one class     every held-out example gets the same label, at two evaluations in a row
+    one class     every held-out example gets the same label, at two evaluations in a row or at the last step
     learning rate it is beyond what published recipes use for what learns (training/recipe_rates.py)
     vocabulary    the tokenizer does not fit the text (data/vocabulary_fit.py)
 """
@@ -170,6 +170,7 @@ class Watch:
             self.say('over-fitting', overfitting(state['held_out'], state['trained']), step)
         state['since'] = [0.0, 0]
         state['one_class'] = state['one_class'] + 1 if one_class(scores, self._config.model.num_labels) else 0
-        if state['one_class'] > 1:
-            text = 'all held-out examples get the same label, and did at the evaluation before; nothing is learnt of the others'
-            self.say('one class', f'{text}: lower config.optim.learning_rate, balance the labels, or train longer', step)
+        if state['one_class'] > 1 or state['one_class'] and step >= self._config.steps:
+            text = 'all held-out examples get the same label' + (', and did at the evaluation before' if state['one_class'] > 1 else ', as in a majority vote')
+            mend = 'train longer, at another config.optim.learning_rate (--find_learning_rate tries some), or balance the labels'
+            self.say('one class', f'{text}; nothing is learnt of the others: {mend}', step)

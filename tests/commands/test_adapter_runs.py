@@ -54,7 +54,8 @@ def lora(place):
 
 
 def test_a_checkpoint_holds_what_learns_alone_and_the_run_is_used_as_any(place, lora):
-    assert f'weights from {place}/hf; at random: ' in lora
+    (said,) = [line for line in lora.splitlines() if line.startswith(f'weights from {place}/hf; at random: ')]
+    assert said.endswith('; added: lora_a, lora_b, lora_scale in encoder/layers') and said.count('encoder/layers') == 1
     assert {path.split('/')[0] for path in held(place / 'lora') if not adapters.is_added(path)} == {'classifier', 'encoder'}
     assert {path for path in held(place / 'lora') if path.startswith('encoder/') and not adapters.is_added(path)} == {
         'encoder/pooler/kernel', 'encoder/pooler/bias'
@@ -94,6 +95,11 @@ def test_whole_checkpoints_hold_the_same_and_a_run_may_change_to_them(place, lor
     assert all(ours[path].tobytes() == theirs[path].tobytes() for path in theirs)
     assert held(place / 'whole') == theirs.keys() > held(place / 'lora')
     assert learnt_alone < 0.7 * bytes_of(place / 'whole' / 'checkpoints' / str(newest))
+
+
+def test_a_folder_from_elsewhere_is_no_run(place, lora):
+    said = forked.run('predict', f'--workdir={place}/hf', f'--adapter={place}/lora', '--text=good').error
+    assert f'{place}/hf/config.json is of a Hugging Face folder, not of a run; make a run of it with' in said and 'one of the runs that learnt' in said
 
 
 def test_another_adapter_in_the_same_workdir_is_refused(place, lora):

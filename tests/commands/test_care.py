@@ -137,7 +137,8 @@ def test_the_learning_rate_finder(place, stopped):
     """In a folder of its own, and in that of a run, which stays as it is."""
     run = place / 'early'
     before = {path: path.read_bytes() for path in run.rglob('*') if path.is_file()}
-    said = forked.run('train', *flags(place, 'early', '--find_learning_rate', '--find_steps=120')).success
+    said = forked.run('train', *flags(place, 'early', '--find_learning_rate', '--find_steps=120', '--config.log.console_seconds=0')).success
+    assert re.search(r'\nstep \d+/120  loss \S+  lr \S+  ', said), said
     assert '120 steps at learning rates from 1e-07 to 1' in said and re.search(r'the loss falls most steeply at \S+ and is lowest at', said), said
     lines = [json.loads(line) for line in (run / finding_rates.CURVE).read_text().splitlines()]
     assert 60 < len(lines) <= 120 and lines[0]['learning_rate'] == pytest.approx(1e-7) and {'step', 'loss', 'smoothed', 'learning_rate'} == lines[0].keys()

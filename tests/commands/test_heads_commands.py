@@ -5,6 +5,7 @@ import json
 import pytest
 
 from t5x_lite.config_values import from_json
+from t5x_lite.evaluation.predictor import show
 from tests.commands import forked, material
 from tests.data.tagged_material import columns, sentences
 
@@ -66,6 +67,8 @@ def test_sets_of_labels_and_baselines(place):
     assert 'held out at step' in said and 'micro_f1' in said
     shown = json.loads(_answer(place, 'sets', 'the good day'))
     assert shown['probabilities'].keys() == {'good', 'bad', 'day'} and set(shown['labels']) <= {'good', 'bad', 'day'}
+    for labels, line in ((['good', 'day'], '  good, day'), ([], '  (no label)')):
+        assert show(shown | {'labels': labels}).splitlines()[1] == line
     quiet = forked.run('train', *SMALL, *flags, f'--workdir={place}/quiet', '--config.data.baselines=False').success
     assert 'baseline' not in quiet
     assert 'baseline' not in forked.run('train', *SMALL, *flags, f'--workdir={place}/sets').success, 'a finished run'

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite.config import Config, DataConfig, DecodeConfig, Decoding, MeshConfig, ModelConfig
+from t5x_lite.config import Config, DataConfig, DecodeConfig, Decoding, MeshConfig, ModelConfig, TaskConfig
 from t5x_lite.data import tokenizers
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.generation import Generator
-from t5x_lite.evaluation.predictor import TextPredictor, filled
+from t5x_lite.evaluation.predictor import TextPredictor, filled, show
 from t5x_lite.training import partitioning
 from t5x_lite.training.step import make_program
 from tests.models.test_language_model import GPT2, T5, lively
@@ -189,6 +189,22 @@ def test_bad_prompts(prompt, fields, message, tokenizer):
     made = generator('decoder', tokenizer)
     with pytest.raises(UserError, match=message):
         made([prompt], DecodeConfig(**fields))
+
+
+def test_a_run_that_learnt_ends_reads_the_end_of_a_prompt_that_is_too_long(tokenizer):
+    made, prompt = generator('decoder', tokenizer), 'the cat ' * 12 + 'at'
+    learnt = dataclasses.replace(made.config, data=dataclasses.replace(made.config.data, tasks=TaskConfig(keep_end=True)))
+    keeping, ids, most = Generator(learnt, made.params, tokenizer), tokenizer.encode(prompt), made.config.model.max_positions
+    with pytest.raises(UserError, match='leaves nothing'):
+        made.check(prompt, DecodeConfig())
+    for decode, room in ((DecodeConfig(), most // 2), (DecodeConfig(max_new_tokens=5), most - 5)):
+        assert keeping._asked(prompt, decode) == [tokenizer.start_id, *ids[len(ids) - room + 1 :]] and keeping.cut(prompt, decode) == room
+        ((answer,),) = keeping([prompt], decode)
+        assert 1 <= len(answer.tokens) <= most - room
+        said = next(TextPredictor(keeping, decode, 0)([(prompt,)]))
+        assert said['cut'] == room and show(said).endswith(f'(of this text only {room} tokens were read)')
+        assert ''.join(TextPredictor(keeping, decode, 0).stream(prompt)).endswith(show(said).splitlines()[-1])
+    assert keeping._asked('the cat', DecodeConfig()) == made._asked('the cat', DecodeConfig()) and not keeping.cut('the cat', DecodeConfig())
 
 
 def test_an_encoder_cannot_generate(tokenizer):

@@ -135,6 +135,24 @@ def test_a_run_that_fails_does_not_keep_others_from_going_on(tmp_path, ways):
     assert said[0] == '\nrun 1 of 5: seed=0' and said[1].startswith('\nrun 2 of 5: seed=1, about 0:0') and 'run seed=1 failed: step 3' in said[2]
 
 
+def test_the_time_left_is_told_by_runs_that_have_ended(tmp_path, monkeypatch):
+    now, sweep, said = [0.0], sweep_of(tmp_path, 'seed=0..5'), []
+    monkeypatch.setattr(runs.time, 'perf_counter', lambda: now[0])
+
+    def two_by_two(configs, workdirs, begins, ends, together):
+        for first in range(0, len(configs), together):
+            for place in range(first, first + together):
+                begins(place)
+            now[0] += 60.0
+            for place in range(first, first + together):
+                ends(place, None)
+        return ''
+
+    monkeypatch.setattr(runs, 'run_group', two_by_two)
+    runs.train(sweep, sweep.runs, said.append, 2)
+    assert [line.partition(', about ')[2] for line in said] == ['', '', '2:00 left', '2:00 left', '1:00 left', '1:00 left']
+
+
 def test_a_signal_ends_the_sweep_and_a_bug_is_not_hidden(tmp_path, ways):
     sweep = sweep_of(tmp_path, 'seed=0..3')
     ways[0][1] = 'SIGTERM'

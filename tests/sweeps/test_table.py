@@ -197,6 +197,18 @@ def test_lists_of_strategies_are_told_apart_by_what_they_name(tmp_path):
     assert axes.get_xlabel() == 'optim.learning_rate' and set(names) < lines(axes).keys() and lines(axes)['ia3=True'] == ([1e-5, 1e-4], [10.0, 11.0])
 
 
+def test_long_names_are_divided_between_words(tmp_path):
+    fields = [{'optim.name': 'lamb', 'tune.lora': [['.*/attention/(query|value)', 4, 8.0]]}, {'tune.freeze': ['encoder/embeddings/.*', 'encoder/layers/[01]/.*']}]
+    sweep = plan.opened(str(tmp_path), BASE, fields)
+    sweep.save()
+    for number, run in enumerate(sweep.runs):
+        trained(run, {20: {'mlm_loss': float(number)}})
+    (axes,) = drawn(sweep).axes
+    assert [tick.get_text().split('\n') for tick in axes.get_xticklabels()] == [
+        ['name=lamb,', "lora=(('.*/attention/(que...", '4, 8.0),)'], ["freeze=('encoder/embeddin...", "'encoder/layers/[01]/.*')"]
+    ]  # fmt: skip
+
+
 def test_seeds_alone(tmp_path):
     sweep = sweep_of(tmp_path, 'seed=0..3')
     for number, run in enumerate(sweep.runs):

@@ -290,3 +290,18 @@ def test_the_file_that_local_describes(tmp_path, monkeypatch):
     (tmp_path / 'my_tasks.py').write_text('\n'.join(lines))
     registry.load(['my_tasks.py'])
     assert [task.name for task in registry.tasks_of(['both'])] == ['sst2', 'stsb']
+
+
+@pytest.mark.parametrize('ending, separator', [('csv', ','), ('tsv', '\t')])
+def test_a_header_is_known_by_what_the_templates_name(tmp_path, ending, separator):
+    rows = [('en', 'de'), ('A dog.', 'Ein Hund.'), ('A cat.', 'Eine Katze.'), ('Two men.', 'Zwei Herren.')]
+    path = tmp_path / f'sentences.{ending}'
+    path.write_text(''.join(separator.join(row) + '\n' for row in rows))
+
+    def examples(inputs, targets):
+        return builtin.of_table('', str(path), inputs, targets, ('bleu',)).examples('validation')
+
+    assert examples('translate: {en}', '{de}')[0] == {'inputs': 'translate: A dog.', 'targets': 'Ein Hund.', 'references': ['Ein Hund.']}
+    assert len(examples('{en}', '{de}')) == 3 and len(examples('{0}', '{1}')) == 4
+    with pytest.raises(UserError, match="no header with a column 'fr'; its first row is 'en . de'"):
+        examples('{en}', '{fr}')

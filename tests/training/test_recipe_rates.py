@@ -1,11 +1,13 @@
 """Learning rates beyond published recipes are warned of, by what learns; those of the recipes are not."""
 
 import dataclasses
+import types
 
 import pytest
 
+from t5x_lite import finding_rates
 from t5x_lite.config import Adapters, Optimizer, TuneConfig
-from t5x_lite.training import partitioning, recipe_rates
+from t5x_lite.training import partitioning, range_test, recipe_rates
 from t5x_lite.training.step import make_program
 from tests.training import small
 
@@ -84,3 +86,10 @@ def test_the_quickstart_is_not_warned_of():
     assert recipe_rates.beyond(quickstart, {'encoder/layers/mlp/wi/kernel': 1.0}) == ''
     quickstart.optim.learning_rate = 1e-2
     assert 'with 2 layers of 128 instead of 12 of 768, 14.7 times as much' in recipe_rates.beyond(quickstart, {'encoder/layers/mlp/wi/kernel': 1.0})
+
+
+def test_the_finder_names_the_source_whole():
+    config = small.config(tune=TuneConfig(), optim={'learning_rate': 1e-5}, init_from='somewhere', init_fresh=HEAD)
+    tunings = [make_program(config, partitioning.make_mesh(config, small.one_device())).tuning]
+    found = finding_rates.said(types.SimpleNamespace(config=sized(config, 12, 768)), range_test.Finding(4e-4, 1e-3, None), tunings)
+    assert 'Sun et al. (2019) see 4e-4 forget what was pretrained): so short a test does not see' in found

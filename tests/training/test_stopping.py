@@ -220,6 +220,24 @@ def test_the_step_takes_over_the_memory_of_parameters_and_optimiser_state(corpus
     assert seen == [[]] * STEPS
 
 
+def test_compiling_waits_for_the_steps_under_way_and_its_seconds_are_its_own(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(driving.time, 'perf_counter', lambda: now[0])
+
+    class UnderWay:
+        def block_until_ready(self):
+            now[0] += 30.0
+
+    def compile_step():
+        now[0] += 2.0
+        return 'compiled'
+
+    name = ('test', object())
+    assert driving.timed(name, compile_step, 'it', [UnderWay()]) == ('compiled', 2.0)
+    assert now == [132.0] and capsys.readouterr().out == 'compiled it in 2.0 s\n'
+    assert driving.timed(name, compile_step, 'it', [UnderWay()]) == ('compiled', 0.0) and now == [132.0] and not capsys.readouterr().out
+
+
 class OneSecond(telemetry.Clock):
     """Each line took a second."""
 
@@ -378,9 +396,21 @@ def test_the_terminal_has_a_line_every_few_seconds_and_rates_without_pauses(monk
             console.pause(4.0)  # an evaluation, say
         console.step(step, 50.0, {'loss': 2.5, 'lr': 1e-4}, 1e6, 2e5)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split('/')[0] for line in lines] == ['step 3', 'step 8']
-    for line, left in zip(lines, ('1:37', '1:32')):
+    assert [line.split('/')[0] for line in lines] == ['step 6', 'step 11']
+    for line, left in zip(lines, ('1:34', '1:29')):
         assert 'loss 2.5  lr 0.0001  50 tokens/s, MFU 20.0%' in line and line.endswith(f'{left} left')
+
+
+def test_the_last_line_has_no_rate_of_a_moment(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(telemetry.time, 'perf_counter', lambda: now[0])
+    console = telemetry.Console(8, LogConfig(console_seconds=5.0))
+    for step, seconds in enumerate((1.0,) * 6 + (1e-5, 1e-5), 1):  # what was under way is read at once
+        now[0] += seconds
+        console.step(step, 50.0, {'loss': 2.5}, None, 0.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition('  ')[0] for line in lines] == ['step 6/8', 'step 8/8']
+    assert ' 50 tokens/s' in lines[0] and ' 70 tokens/s' in lines[1]
 
 
 def test_the_peak_of_a_device_is_that_of_its_own_name():

@@ -101,6 +101,15 @@ def test_of_two_classes_no_other_predictions_have_the_scores_of_one(n=6):
             assert watch.one_class(metrics.classification(targets, predictions, 2), 2) == (predictions.min() == predictions.max())
 
 
+def test_one_class_warns_at_the_only_evaluation_of_a_run_that_has_ended(tmp_path):
+    alike, apart = {'accuracy': 0.6, 'f1': 0.75, 'matthews': 0.0}, {'accuracy': 0.6, 'f1': 0.5, 'matthews': 0.2}
+    for name, step, scores, kinds in (('begun', 9, alike, []), ('apart', 10, apart, []), ('alike', 10, alike, ['one class'])):
+        (folder := tmp_path / name).mkdir()
+        Watch(Config(steps=10, model=ModelConfig(num_labels=2)), folder).evaluated(step, scores)
+        assert (folder / watch.FILE).exists() == bool(kinds), name
+    assert warned(folder / watch.FILE) == kinds and 'at the evaluation before' not in (folder / watch.FILE).read_text()
+
+
 def test_one_class_warns_at_the_second_evaluation_in_a_row(tmp_path):
     watching, path = Watch(Config(model=ModelConfig(num_labels=2)), tmp_path), tmp_path / watch.FILE
     alike, apart = {'accuracy': 0.6, 'f1': 0.75, 'matthews': 0.0}, {'accuracy': 0.6, 'f1': 0.5, 'matthews': 0.2}
