@@ -182,10 +182,10 @@ def temporaries(dtype: DType, megabytes: float, rows: int, length: int) -> float
     return (memory.temp_size_in_bytes - memory.output_size_in_bytes) / 1e9
 
 
-@pytest.mark.parametrize('dtype', [DType.float32, DType.bfloat16])
-def test_gpt2_with_64_rows_of_1024_tokens_takes_a_third_of_a_gigabyte(dtype):
-    """Instead of 13.2 GB for the logits alone. (bf16 operands of products are copies; a CPU multiplies bf16 in float32, for which it makes more.)"""
-    assert temporaries(dtype, ModelConfig().logits_megabytes, 64, 1024) < 0.3
+@pytest.mark.parametrize('dtype,most', [(DType.float32, 0.25), (DType.bfloat16, 0.35)], ids=['float32', 'bfloat16'])
+def test_gpt2_with_64_rows_of_1024_tokens_takes_a_third_of_a_gigabyte(dtype, most):
+    """Instead of 13.2 GB for the logits alone. In bf16, 0.08 GB of it is the table in bf16, and 0.1 GB what a CPU makes of it to multiply in float32."""
+    assert temporaries(dtype, ModelConfig().logits_megabytes, 64, 1024) < most
 
 
 def test_memory_does_not_grow_with_the_batch():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from t5x_lite.config import Activation, Init, Norm, NormPlace, Positions, Remat
+from t5x_lite.models.vocabulary import OutputLayer
 from tests.training import small
 from tests.training.test_step import assert_equal, assert_equal_gradients
 
@@ -67,3 +68,33 @@ def test_a_mesh_of_eight_devices_gives_the_numbers_of_one(single, kind, mesh):
 @pytest.mark.parametrize('kind', KINDS)
 def test_microbatches_unrolled_layers_and_remat_change_nothing(single, kind):
     assert_equal(single[kind], train(kind, small.one_device(), {'scan_layers': False, 'remat': Remat.full}, optim={'microbatches': 4}))
+
+
+@pytest.fixture
+def chunked(monkeypatch):
+    """Output layers that losses asked for sums."""
+    asked, sums = [], OutputLayer.sums
+    monkeypatch.setattr(OutputLayer, 'sums', lambda layer, *given: asked.append(layer) or sums(layer, *given))
+    return asked
+
+
+FEW = {'logits_megabytes': 1e-3}  # two rows of 128 logits
+
+
+@pytest.mark.parametrize('mesh,parts', [(MESHES[0], (4, 1, 2)), (MESHES[1], (2, 2, 2)), ({'data': 8}, (8, 1, 1))], ids=str)
+@pytest.mark.parametrize('kind', KINDS)
+def test_logits_in_chunks_change_nothing_on_any_mesh(single, chunked, kind, mesh, parts):
+    """Each device has its rows, positions and columns of every chunk."""
+    sharded = train(kind, model=FEW, mesh=mesh)
+    assert_equal(single[kind], sharded)
+    assert_equal_gradients(single[kind], sharded)
+    sizes = {'data': 1, 'fsdp': 1, 'tensor': 1, 'sequence': 1} | mesh
+    assert chunked and all(layer.chunks > 1 for layer in chunked)
+    assert tuple(int(np.prod([sizes[axis] for axis in axes])) for axes in (chunked[0].batch, chunked[0].length, chunked[0].vocab)) == parts
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_logits_in_chunks_change_nothing_with_microbatches_unrolled_layers_and_remat(single, chunked, kind):
+    model = FEW | {'scan_layers': False, 'remat': Remat.full}
+    assert_equal(single[kind], train(kind, small.one_device(), model, optim={'microbatches': 4}))
+    assert chunked
