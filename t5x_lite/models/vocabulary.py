@@ -65,9 +65,7 @@ def output_layer(config: ModelConfig, x_BLD: jax.Array, table: jax.Array, table_
     chunks = next(count for count in range(max(wanted, 1), own + 1) if own % count == 0)
     if chunks == 1:
         return {}
-    return {
-        'output_layer': OutputLayer(x_BLD, table, bias_V, table_axes, compute_dtype(config), config.vocab_size, chunks, batch, length, vocab)
-    }
+    return {'output_layer': OutputLayer(x_BLD, table, bias_V, table_axes, compute_dtype(config), config.vocab_size, chunks, batch, length, vocab)}
 
 
 def _dividing(name: str, size: int) -> Axes:

@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_lite.config import ModelConfig
 from t5x_lite.models.layers import DropoutKey, Einsum, Embedding, LayerNorm, dropout, hide_padded, product, sinusoidal, truncated_normal
 
 

@@ -1,20 +1,25 @@
 """Logits in chunks: the sums, gradients and metrics of the whole, for every option of the losses and every output layer."""
 
 import dataclasses
+import operator
+import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
 from bert_flax.bert import BertForMaskedLm, BertForPreTraining
 from bert_flax.losses import MlmLoss, MlmNspLoss
-from t5x_lite.config import Config, DType, ModelConfig
+from t5x_lite.config import Config, DType, MeshConfig, ModelConfig, TuneConfig
 from t5x_lite.models.language_model import Decoder, EncoderDecoder
-from t5x_lite.models.layers import hide_padded, product
+from t5x_lite.models.layers import gathered, hide_padded, product
 from t5x_lite.models.vocabulary import output_layer
-from t5x_lite.training import sharing
+from t5x_lite.training import partitioning
 from t5x_lite.training.losses import LmLoss, divide
+from t5x_lite.training.step import make_program
 from tests.training import small
 from tests.training.test_step_of_language_models import GPT, T5, batch as lm_batch
 
@@ -108,9 +113,9 @@ def test_several_runs_abreast():
     given, batch = some()
     three = jax.tree.map(lambda x: jnp.stack([x, 2 * x, -x]), given)
     found = jax.vmap(lambda *one: results(one, batch, 'VD', FEW, **OPTIONS['both']))(*three)
-    for number in range(3):
-        alone = results(jax.tree.map(lambda x: x[number], three), batch, 'VD', 0, **OPTIONS['both'])
-        assert_near(jax.tree.map(lambda x: x[number], found), alone, 2e-6)
+    for one in range(3):
+        ours, alone = (jax.tree.map(operator.itemgetter(one), tree) for tree in (found, three))
+        assert_near(ours, results(alone, batch, 'VD', 0, **OPTIONS['both']), 2e-6)
 
 
 def test_what_is_minimised_alone_has_gradients():
@@ -123,7 +128,8 @@ def test_what_is_minimised_alone_has_gradients():
 
 # ---- modules
 
-FIELDS = {'vocab_size': 100, 'num_layers': 1, 'd_model': 16, 'num_heads': 2, 'd_ff': 32, 'max_positions': small.LENGTH, 'dropout': 0.0, 'attention_dropout': 0.0}
+SIZES = {'vocab_size': 100, 'num_layers': 1, 'd_model': 16, 'num_heads': 2, 'd_ff': 32, 'max_positions': small.LENGTH}
+FIELDS = SIZES | {'dropout': 0.0, 'attention_dropout': 0.0}
 MODULES = {
     'decoder': (Decoder, LmLoss, GPT, 'decoder'),
     'untied decoder': (Decoder, LmLoss, GPT | {'tie_embeddings': False}, 'decoder'),
@@ -156,6 +162,32 @@ def test_a_module_learns_the_same(name):
     assert_near(results_of(dataclasses.replace(whole, logits_megabytes=0.01)), results_of(whole), 2e-6)
 
 
+def test_an_output_layer_with_adapters_beside_it_is_applied_at_once():
+    run = small.config(
+        model=T5 | {'logits_megabytes': 0.001}, loss='t5x_lite.training.losses:LmLoss', tune=TuneConfig(lora=(('.*/output', 2, 4.0),), train=('.*',))
+    )
+    program = make_program(run, partitioning.make_mesh(run, small.one_device()))
+    batch, params = lm_batch('encoder_decoder', 0), program.abstract.params
+    plain = jax.tree.map(lambda x: x, params)
+    plain['embeddings']['output'] = {'kernel': params['embeddings']['output']['kernel']}
+    assert 'lora_a' in params['embeddings']['output']
+    outputs, of_plain = (jax.eval_shape(lambda params: program.module.apply({'params': params}, batch), tree) for tree in (params, plain))
+    assert 'output_layer' not in outputs and 'output_layer' in of_plain
+
+
+def test_a_table_that_does_not_learn_costs_no_product():
+    given, batch = some()
+
+    def operations(*learning):
+        def total(x, table):
+            return LmLoss(Config(model=ModelConfig(vocab_size=100)))(layer_of(x, table, 'VD', None, FEW), batch)[0]['lm_loss']
+
+        return jax.jit(jax.grad(total, learning)).lower(*given[:2]).compile().cost_analysis()['flops']
+
+    product_of_chunk = 2 * (4 * 2) * 128 * 16
+    assert operations(0, 1) - operations(0) > 0.9 * product_of_chunk
+
+
 # ---- memory
 
 
@@ -177,7 +209,6 @@ def temporaries(dtype: DType, megabytes: float, rows: int, length: int) -> float
 
     shapes = ((rows, length, 768), dtype.value), ((50304, 768), 'float32'), ((rows, length), 'int32'), ((rows, length), 'float32')
     compiled = jax.jit(step).lower(*(jax.ShapeDtypeStruct(shape, jnp.dtype(kind)) for shape, kind in shapes)).compile()
-    sharing.forget()
     memory = compiled.memory_analysis()
     return (memory.temp_size_in_bytes - memory.output_size_in_bytes) / 1e9
 
@@ -192,3 +223,34 @@ def test_memory_does_not_grow_with_the_batch():
     small_batch, large_batch = (temporaries(DType.float32, 16, rows, 1024) for rows in (4, 32))
     assert large_batch < 1.1 * small_batch + 0.01
     assert temporaries(DType.float32, 0, 4, 1024) > 1.6, 'the whole: 0.8 GB of logits, and as much for their gradient'
+
+
+# ---- meshes
+
+
+def test_devices_add_up_the_gradient_of_the_table_once():
+    """In the loop they exchange what belongs to their positions of a chunk alone: 8 of 64 numbers."""
+    model = ModelConfig(vocab_size=1000, d_model=64, logits_megabytes=0.03)
+    run = Config(model=model, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
+    loss, mesh = LmLoss(run), partitioning.make_mesh(run)
+
+    def step(x, table, targets, weights):
+        def total(x, table):
+            with nn.logical_axis_rules(run.mesh.rules):
+                outputs = output_layer(model, x, gathered(table, ('vocab', 'embed')), 'VD')
+            return loss(outputs, {'targets': targets, 'target_weights': weights})[0]['lm_loss']
+
+        return jax.grad(total, (0, 1))(x, table)
+
+    rows, table = (NamedSharding(mesh, spec) for spec in (PartitionSpec(('data', 'fsdp'), 'sequence'), PartitionSpec('tensor', 'fsdp')))
+    shapes = ((16, 32, 64), 'float32', rows), ((1024, 64), 'float32', table), ((16, 32), 'int32', rows), ((16, 32), 'float32', rows)
+    with jax.set_mesh(mesh):
+        given = [jax.ShapeDtypeStruct(shape, jnp.dtype(kind), sharding=sharding) for shape, kind, sharding in shapes]
+        text = jax.jit(step, out_shardings=(rows, table)).lower(*given).compile().as_text()
+    exchanges = [line for line in text.splitlines() if re.search(r' (all-|reduce-scatter|collective-)[\w-]*\(', line)]
+    sizes = {
+        inside: [int(np.prod([int(n) for n in shape.split(',') if n])) for line in exchanges if ('while/body' in line) == inside
+                 for shape in re.findall(r'[a-z]\d+\[([\d,]*)\]', line.split('(%')[0])]
+        for inside in (True, False)
+    }  # fmt: skip
+    assert max(sizes[True]) <= 8 * 64 and sizes[False].count(512 * 64) <= 2, (sizes, exchanges)
