@@ -33,6 +33,7 @@ from t5x_lite.models.layers import (
     sinusoidal,
 )
 from t5x_lite.models.transformer import EMBEDDING_KEY, Context, Stack, read_layers, stack_flops
+from t5x_lite.models.vocabulary import output_layer
 
 Batch = dict[str, jax.Array]
 
@@ -65,6 +66,9 @@ class Embeddings(nn.Module):
 
     def attend(self, x_BPD: jax.Array) -> jax.Array:
         return self.word.attend(x_BPD)
+
+    def table(self) -> jax.Array:
+        return self.word.table()
 
 
 class Bert(nn.Module):
@@ -104,6 +108,9 @@ class Bert(nn.Module):
     def attend(self, x_BPD: jax.Array) -> jax.Array:
         return self.embeddings.attend(x_BPD)
 
+    def table(self) -> jax.Array:
+        return self.embeddings.table()
+
     @staticmethod
     def states_flops(config: ModelConfig, length: int) -> int:
         return stack_flops(config, config.num_layers, length)
@@ -129,14 +136,16 @@ class MlmHead(nn.Module):
         self.norm = make_norm(config)
         self.output_bias = partitioned(self, 'output_bias', nn.initializers.zeros, (padded_vocabulary(config),), ('vocab',))
 
-    def __call__(self, x_BPD: jax.Array, encoder: Bert) -> jax.Array:
+    def __call__(self, x_BPD: jax.Array, encoder: Bert) -> Batch:
+        """`mlm_logits` [B, P, V'], and `output_layer` (t5x_lite/models/vocabulary.py) where they are large."""
         x_BPD = self.norm(ACTIVATIONS[self.config.activation](self.transform('BPD,DE->BPE', x_BPD)))
         logits_BPV = encoder.attend(x_BPD)
-        return hide_padded(logits_BPV + like_trailing(self.output_bias, logits_BPV), self.config)
+        outputs = {'mlm_logits': hide_padded(logits_BPV + like_trailing(self.output_bias, logits_BPV), self.config.vocab_size)}
+        return outputs if self.is_initializing() else outputs | output_layer(self.config, x_BPD, encoder.table(), 'VD', self.output_bias)
 
 
-def _mlm_logits(config: ModelConfig, head: MlmHead, encoder: Bert, hidden_BLD: jax.Array, batch: Batch) -> jax.Array:
-    """Logits at the masked positions only [B, P, V'], or at all of them [B, L, V'] where the config, or the lack of masks in the batch, says so."""
+def _mlm_outputs(config: ModelConfig, head: MlmHead, encoder: Bert, hidden_BLD: jax.Array, batch: Batch) -> Batch:
+    """Of the masked positions only [B, P], or of all of them [B, L] where the config, or the lack of masks in the batch, says so."""
     if config.project_all_positions or 'masked_positions' not in batch:
         return head(hidden_BLD, encoder)
     return head(jnp.take_along_axis(hidden_BLD, batch['masked_positions'][:, :, None], axis=1), encoder)
@@ -155,9 +164,8 @@ class BertForPreTraining(nn.Module):
 
     def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
         outputs = self.encoder(batch, dropout)
-        mlm_logits = _mlm_logits(self.config, self.mlm, self.encoder, outputs['hidden'], batch)
         nsp_logits = self.nsp('BD,DC->BC', outputs['pooled']).astype(jnp.float32)
-        return outputs | {'mlm_logits': mlm_logits, 'nsp_logits': nsp_logits}
+        return outputs | _mlm_outputs(self.config, self.mlm, self.encoder, outputs['hidden'], batch) | {'nsp_logits': nsp_logits}
 
     @staticmethod
     def forward_flops(config: ModelConfig, length: int, predictions: int) -> int:
@@ -177,7 +185,7 @@ class BertForMaskedLm(nn.Module):
 
     def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
         outputs = self.encoder(batch, dropout)
-        return outputs | {'mlm_logits': _mlm_logits(self.config, self.mlm, self.encoder, outputs['hidden'], batch)}
+        return outputs | _mlm_outputs(self.config, self.mlm, self.encoder, outputs['hidden'], batch)
 
     @staticmethod
     def forward_flops(config: ModelConfig, length: int, predictions: int) -> int:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.config import Config
-from t5x_lite.training.losses import Batch, Metrics, cross_entropy, example_weights, weighted_accuracy
+from t5x_lite.training.losses import Batch, Metrics, cross_entropy, example_weights, over_vocabulary, weighted_accuracy
 
 
 class MlmLoss:
@@ -17,14 +17,16 @@ class MlmLoss:
         return {'mlm_loss': jnp.sum(_mask_weights(batch))}
 
     def __call__(self, outputs: dict[str, jax.Array], batch: Batch) -> tuple[dict[str, jax.Array], Metrics]:
-        logits, targets, weights = outputs['mlm_logits'], batch['masked_targets'], _mask_weights(batch)
-        if logits.shape[:2] != targets.shape:  # all positions were projected
-            targets, weights = (_to_positions(part, batch, logits.shape[:2]) for part in (targets, weights))
-        total = jnp.sum(cross_entropy(logits, targets) * weights)
-        return {'mlm_loss': total}, {
-            'mlm_loss': (total, jnp.sum(weights)),
-            'mlm_accuracy': weighted_accuracy(logits, targets, weights),
-        }
+        shape, targets, weights = outputs['mlm_logits'].shape[:2], batch['masked_targets'], _mask_weights(batch)
+        if shape != targets.shape:  # all positions were projected
+            targets, weights = (_to_positions(part, batch, shape) for part in (targets, weights))
+        total, metrics = over_vocabulary(_sums, outputs, targets, weights)
+        return {'mlm_loss': total}, metrics
+
+
+def _sums(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, Metrics]:
+    total = jnp.sum(cross_entropy(logits, targets) * weights)
+    return total, {'mlm_loss': (total, jnp.sum(weights)), 'mlm_accuracy': weighted_accuracy(logits, targets, weights)}
 
 
 class MlmNspLoss(MlmLoss):

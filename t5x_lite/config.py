@@ -206,6 +206,8 @@ class ModelConfig:
     scan_layers: bool = True  # one compiled layer, looped over; False unrolls the loop. Same parameters, same numbers
     remat: Remat = Remat.none
     attention: AttentionKernel = AttentionKernel.dense
+    # Logits of a language model that a device holds at once, in float32, while it learns or is evaluated: more are made in chunks of positions. 0: all at once.
+    logits_megabytes: float = 128.0
     project_all_positions: bool = False  # MLM logits at every position instead of the masked ones only (same loss, more work)
     body: str = ''  # what a head is put on, dotted name of 'bert_flax.bert:Bert' or the like; '': what the module says, else that of `init_from`
     pooling: Pooling = Pooling.auto  # of heads over a whole sequence
@@ -540,7 +542,7 @@ FREE_ON_RESUME = (
     'data.path', 'data.train', 'data.augment.file', 'data.baselines', 'data.tasks.files', 'data.tokenizer', 'data.layout', 'data.workers', 'data.prefetch',
     'data.max_answer', 'data.no_answer_threshold', 'data.label_threshold', 'data.legal_tags', 'model.crf_legal', 'tune.feature_cache', 'mesh', 'checkpoint',
     'decode', 'log',
-    'model.scan_layers', 'model.remat', 'model.attention', 'deterministic',
+    'model.scan_layers', 'model.remat', 'model.attention', 'model.logits_megabytes', 'deterministic',
 )  # fmt: skip
 
 

@@ -8,7 +8,8 @@ A batch is a dict of arrays [B, L], int32 unless said; a worked example of each 
     prefix                       1 where tokens see each other from both sides (prefix LM); absent: none
     decoder_tokens, decoder_sequence_ids, decoder_positions    [B, T], of an encoder-decoder
 
-Modules return `lm_logits` float32 [B, L or T, V'], for the token that follows each position, and `hidden`.
+Modules return `lm_logits` float32 [B, L or T, V'], for the token that follows each position, and `hidden`; where logits are large, also `output_layer`, which
+gives a loss its sums without them (models/vocabulary.py).
 """
 
 import flax.linen as nn
@@ -18,9 +19,10 @@ import jax.numpy as jnp
 from t5x_lite.config import Layout, ModelConfig, Pooling, PositionInit, Positions
 from t5x_lite.models.attention import Cache, Mask
 from t5x_lite.models.layers import (
-    DropoutKey, Einsum, Embedding, compute_dtype, dropout as _dropout, hide_padded, initializer, padded_vocabulary, sinusoidal,
+    DropoutKey, Einsum, Embedding, compute_dtype, dropout as _dropout, gathered, hide_padded, initializer, padded_vocabulary, sinusoidal,
 )  # fmt: skip
 from t5x_lite.models.transformer import EMBEDDING_KEY, Context, Stack, read_layers, stack_flops
+from t5x_lite.models.vocabulary import output_layer
 
 Batch = dict[str, jax.Array]
 
@@ -51,14 +53,27 @@ class Embeddings(nn.Module):
 
     def logits(self, x_BLD: jax.Array) -> jax.Array:
         """float32 [B, L, V']; columns that pad the vocabulary take no probability."""
-        config = self.config
-        if config.scale_logits:
-            x_BLD = x_BLD * jnp.asarray(config.d_model**-0.5, x_BLD.dtype)
-        if config.tie_embeddings:
+        x_BLD = self._scaled(x_BLD)
+        if self.config.tie_embeddings:
             logits_BLV = self.word.attend(x_BLD)
         else:
             logits_BLV = self.output('BLD,DV->BLV', x_BLD).astype(jnp.float32)
-        return hide_padded(logits_BLV, config)
+        return hide_padded(logits_BLV, self.config.vocab_size)
+
+    def _scaled(self, x_BLD: jax.Array) -> jax.Array:
+        return x_BLD * jnp.asarray(self.config.d_model**-0.5, x_BLD.dtype) if self.config.scale_logits else x_BLD
+
+    def outputs(self, x_BLD: jax.Array) -> Batch:
+        """`lm_logits`, and `output_layer` where they are large."""
+        outputs = {'lm_logits': self.logits(x_BLD)}
+        if self.is_initializing():
+            return outputs
+        if self.config.tie_embeddings:
+            return outputs | output_layer(self.config, self._scaled(x_BLD), self.word.table(), 'VD')
+        parameters = self.output.variables['params']
+        if parameters.keys() != {'kernel'}:  # adapters beside it have products of their own
+            return outputs
+        return outputs | output_layer(self.config, self._scaled(x_BLD), gathered(nn.unbox(parameters['kernel']), self.output.axes), 'DV')
 
 
 def _positions(batch: Batch, prefix: str = '') -> jax.Array:
@@ -83,7 +98,7 @@ class Decoder(nn.Module):
 
     def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
         outputs = self.states(batch, dropout)
-        return outputs | {'lm_logits': self.embeddings.logits(outputs['hidden'])}
+        return outputs | self.embeddings.outputs(outputs['hidden'])
 
     def states(self, batch: Batch, dropout: DropoutKey | None, pooled: bool = False) -> Batch:
         """What heads are put on: the states, before the output layer."""
@@ -133,7 +148,7 @@ class EncoderDecoder(nn.Module):
         ids_BL = batch['decoder_sequence_ids']
         context = Context(Mask(packed_BL=ids_BL), memory_BMD=encoded_BMD, memory_mask=Mask(packed_BL=ids_BL, packed_BM=batch['sequence_ids']), key=dropout)
         hidden_BLD = self.decoder(x_BLD, context)
-        return {'encoded': encoded_BMD, 'hidden': hidden_BLD, 'lm_logits': self.embeddings.logits(hidden_BLD)}
+        return {'encoded': encoded_BMD, 'hidden': hidden_BLD} | self.embeddings.outputs(hidden_BLD)
 
     def encode(self, batch: Batch, dropout: DropoutKey | None = None) -> jax.Array:
         """The encoder's output [B, L, D]."""

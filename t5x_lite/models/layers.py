@@ -185,7 +185,11 @@ class Embedding(nn.Module):
 
     def attend(self, x_BPD: jax.Array) -> jax.Array:
         """Logits [B, P, rows] in float32."""
-        return product('BPD,VD->BPV', x_BPD, gathered(self.embedding, self.axes), self.dtype).astype(jnp.float32)
+        return product('BPD,VD->BPV', x_BPD, self.table(), self.dtype).astype(jnp.float32)
+
+    def table(self) -> jax.Array:
+        """All stored rows [V', D], as they are used."""
+        return gathered(self.embedding, self.axes)
 
 
 class LayerNorm(nn.Module):
@@ -283,9 +287,9 @@ def padded_vocabulary(config: ModelConfig) -> int:
     return -(-config.vocab_size // config.vocab_multiple) * config.vocab_multiple
 
 
-def hide_padded(logits: jax.Array, config: ModelConfig) -> jax.Array:
+def hide_padded(logits: jax.Array, vocab_size: int) -> jax.Array:
     """Logits [..., V'] with the columns that pad the vocabulary at -1e9, so that they take no probability."""
-    if logits.shape[-1] == config.vocab_size:
+    if logits.shape[-1] == vocab_size:
         return logits
     column = jax.lax.broadcasted_iota(jnp.int32, (1,) * (logits.ndim - 1) + logits.shape[-1:], logits.ndim - 1)
-    return jnp.where(column < config.vocab_size, logits, jnp.asarray(-1e9, logits.dtype))
+    return jnp.where(column < vocab_size, logits, jnp.asarray(-1e9, logits.dtype))

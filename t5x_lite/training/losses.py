@@ -11,7 +11,7 @@ Runs of one process that differ only in the numbers of training/sharing.py share
 (the number of steps, say) names it, `reads = ('steps',)`, and is then compiled anew for each value.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import math
 from typing import Any, Protocol
 
@@ -70,6 +70,18 @@ def target_weights(targets: jax.Array, class_weights: Sequence[float]) -> jax.Ar
     return jnp.where(found, jnp.asarray(class_weights, jnp.float32)[jnp.where(found, targets, 0)], jnp.float32(0))
 
 
+def over_vocabulary(
+    function: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Metrics]], outputs: dict[str, Any], targets: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, Metrics]:
+    """function(logits, targets, weights) of a language model's outputs, where it gives sums over positions: (what is minimised, metrics).
+
+    At once over `lm_logits` (or `mlm_logits`); or in chunks, where the module gave its `output_layer` (models/vocabulary.py).
+    """
+    if 'output_layer' in outputs:
+        return outputs['output_layer'].sums(function, targets, weights)
+    return function(outputs['lm_logits'] if 'lm_logits' in outputs else outputs['mlm_logits'], targets, weights)
+
+
 class LmLoss:
     """Mean over the target tokens of the global batch: causal and prefix language models, and the targets of encoder-decoders.
 
@@ -85,8 +97,10 @@ class LmLoss:
         return {'lm_loss': jnp.sum(_target_weights(batch))}
 
     def __call__(self, outputs: dict[str, jax.Array], batch: Batch) -> tuple[dict[str, jax.Array], Metrics]:
-        logits = outputs['lm_logits'] if 'lm_logits' in outputs else outputs['mlm_logits']
-        targets, weights = batch['targets'], _target_weights(batch)
+        total, metrics = over_vocabulary(self._sums, outputs, batch['targets'], _target_weights(batch))
+        return {'lm_loss': total}, metrics
+
+    def _sums(self, logits: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, Metrics]:
         plain = cross_entropy(logits, targets)
         count, total = jnp.sum(weights), jnp.sum(plain * weights)
         metrics = {'lm_loss': (total, count), 'lm_accuracy': weighted_accuracy(logits, targets, weights)}
@@ -95,7 +109,7 @@ class LmLoss:
         if self._z_loss:
             extra = self._z_loss * jnp.sum(jnp.square(jax.nn.logsumexp(logits, axis=-1)) * weights)
             total, metrics['z_loss'] = total + extra, (extra, count)
-        return {'lm_loss': total}, metrics
+        return total, metrics
 
     def _smoothed(self, logits: jax.Array, plain: jax.Array) -> jax.Array:
         """What smoothing adds to the cross-entropy of each position."""

@@ -88,6 +88,15 @@ def test_projecting_all_positions_gives_the_same_loss_and_gradients(single):
     assert_equal(single, small.train(small.config(model={'project_all_positions': True}), devices=small.one_device()))
 
 
+@pytest.mark.parametrize('every', [False, True])
+def test_logits_in_chunks_on_a_mesh_give_the_same_loss_and_gradients(single, every):
+    """Of the masked positions (3, in three chunks), or of all."""
+    model = {'project_all_positions': every, 'logits_megabytes': 1e-3}
+    sharded = small.train(small.config(model=model, optim={'microbatches': 2}, mesh={'data': 2, 'fsdp': 2, 'tensor': 2}))
+    assert_equal(single, sharded)
+    assert_equal_gradients(single, sharded)
+
+
 def test_the_stored_vocabulary_does_not_change_numbers(single):
     exact = small.train(small.config(model={'vocab_multiple': 1}), devices=small.one_device())
     np.testing.assert_allclose(exact.curve, single.curve, atol=TOLERANCE)

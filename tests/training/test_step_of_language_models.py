@@ -1,9 +1,13 @@
 """Decoders and encoder-decoders: sharded, accumulated, unrolled and rematerialised, a step gives the same numbers. (As tests/training/test_step.py of BERT.)"""
 
+import jax
 import numpy as np
 import pytest
 
 from t5x_lite.config import Activation, Init, Norm, NormPlace, Positions, Remat
+from t5x_lite.models.vocabulary import OutputLayer
+from t5x_lite.training import partitioning
+from t5x_lite.training.step import eval_step, make_program, make_train_step
 from tests.training import small
 from tests.training.test_step import assert_equal, assert_equal_gradients
 
@@ -67,3 +71,45 @@ def test_a_mesh_of_eight_devices_gives_the_numbers_of_one(single, kind, mesh):
 @pytest.mark.parametrize('kind', KINDS)
 def test_microbatches_unrolled_layers_and_remat_change_nothing(single, kind):
     assert_equal(single[kind], train(kind, small.one_device(), {'scan_layers': False, 'remat': Remat.full}, optim={'microbatches': 4}))
+
+
+@pytest.fixture
+def chunked(monkeypatch):
+    """Output layers that losses asked for sums."""
+    asked, sums = [], OutputLayer.sums
+    monkeypatch.setattr(OutputLayer, 'sums', lambda layer, *given: asked.append(layer) or sums(layer, *given))
+    return asked
+
+
+FEW = {'logits_megabytes': 1e-3}  # two rows of 128 logits
+
+
+SHARES = [('decoder', MESHES[0], (4, 1, 2)), ('decoder', {'data': 8}, (8, 1, 1)), ('decoder', MESHES[1], (2, 2, 2)), ('encoder_decoder', MESHES[1], (2, 2, 2))]
+
+
+@pytest.mark.parametrize('kind,mesh,parts', SHARES, ids=str)
+def test_logits_in_chunks_change_nothing_on_any_mesh(single, chunked, kind, mesh, parts):
+    """Each device has its rows, positions and columns of every chunk."""
+    sharded = train(kind, model=FEW, mesh=mesh)
+    assert_equal(single[kind], sharded)
+    assert_equal_gradients(single[kind], sharded)
+    sizes = {'data': 1, 'fsdp': 1, 'tensor': 1, 'sequence': 1} | mesh
+    assert chunked and all(layer.chunks > 1 for layer in chunked)
+    assert tuple(int(np.prod([sizes[axis] for axis in axes])) for axes in (chunked[0].batch, chunked[0].length, chunked[0].vocab)) == parts
+
+
+def test_logits_in_chunks_change_nothing_with_microbatches_unrolled_layers_and_remat(single, chunked):
+    model = FEW | {'scan_layers': False, 'remat': Remat.full}
+    assert_equal(single['decoder'], train('decoder', small.one_device(), model, optim={'microbatches': 4}))
+    assert chunked
+
+
+@pytest.mark.parametrize('learns', [True, False])
+@pytest.mark.parametrize('model,found', [({}, True), (FEW, False)], ids=['whole', 'chunks'])
+def test_no_step_makes_all_logits(model, found, learns):
+    """Those that a module returns beside its output layer are not computed, in training and in evaluation."""
+    run = small.config(model=KINDS['decoder'] | model, loss='t5x_lite.training.losses:LmLoss', z_loss=1e-3)
+    program = make_program(run, partitioning.make_mesh(run, small.one_device()))
+    given = (program.abstract if learns else program.abstract.params, batch('decoder', 0))
+    text = jax.jit(make_train_step(program) if learns else eval_step(program)).lower(*given).compile().as_text()
+    assert any(f'f32[{shape},128]' in text for shape in (f'{ROWS},{LENGTH}', ROWS * LENGTH)) == found
