@@ -132,6 +132,8 @@ class Whole(enum.Enum):
 
 class AttentionKernel(enum.Enum):
     dense = 'dense'  # XLA, scores in memory
+    blockwise = 'blockwise'  # XLA, a tile of the scores at a time: memory grows with the length, not with its square
+    auto = 'auto'  # by device, shape and features (t5x_lite/models/kernels.py); train says which
 
 
 class Masking(enum.Enum):
