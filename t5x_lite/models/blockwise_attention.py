@@ -41,7 +41,7 @@ def blockwise_attention(
     dropout_rate: float = 0.0,
     key: DropoutKey | None = None,
     site: int = 0,
-    block: int = BLOCK,
+    block: int | None = None,
 ) -> jax.Array:
     """softmax(scale * q k^T + bias) v as `dense_attention` gives it, to rounding. A query that may attend to nothing gives zeros. Returns [B, L, H, K].
 
@@ -49,11 +49,12 @@ def blockwise_attention(
 
     Args:
       bias: with its table; a bias that is given whole is dense attention's.
+      block: queries, and keys, of a tile; None: BLOCK.
     """
     if bias is not None:
         bias = bias.replace(whole_HLM=None)
     rate = 0.0 if key is None else dropout_rate
-    queries, keys = q_BLHK.shape[1], k_BMHK.shape[1]
+    queries, keys, block = q_BLHK.shape[1], k_BMHK.shape[1], block or BLOCK
     rules = tuple(map(tuple, nn.get_logical_axis_rules()))
     how = _How(queries, keys, min(block, queries), min(block, keys), scale, rate, site, rules)
     return _attention(how, q_BLHK, k_BMHK, v_BMHK, bias, mask, key if rate else None)
@@ -171,9 +172,8 @@ def _forward(how, q, k, v, bias, mask, key):
         column = q_BHLK.shape[:3] + (1,)
         begin = [jnp.full(column, _HIDDEN, jnp.float32), jnp.zeros(column, jnp.float32), jnp.zeros(q_BHLK.shape[:3] + v.shape[3:], jnp.float32)]
         (most, total, sum_BHLK), _ = jax.lax.scan(of_keys, tuple(map(how.placed, begin)), (jnp.arange(len(blocks_k)), blocks_k, blocks_v))
-        some = total > 0
-        total = jnp.where(some, total, 1.0)
-        return None, (jnp.where(some, sum_BHLK / total, 0.0).astype(v.dtype), most + jnp.log(total))
+        total = jnp.where(total == 0, 1.0, total)  # nothing to attend to: the sum is 0 too
+        return None, ((sum_BHLK / total).astype(v.dtype), most + jnp.log(total))
 
     blocks_q = how.blocks(q, how.rows)
     _, (out, lse) = jax.lax.scan(of_queries, None, (jnp.arange(len(blocks_q)), blocks_q))

@@ -166,7 +166,8 @@ class Stack(nn.Module):
         context = context.replace(mask=context.mask.replace(causal=self.causal, first=first))
         if config.positions == Positions.relative:
             bias = self.relative_bias()
-            if picked(config, x_BLD.shape[0], length, keys, bias=True, dropout=context.key is not None) == AttentionKernel.dense:
+            kernel, _ = picked(config, x_BLD.shape[0], length, keys, bias=True, dropout=context.key is not None)
+            if kernel == AttentionKernel.dense:
                 bias = bias.made(length, keys, 0 if first is None else first)
             context = context.replace(bias=bias)
         x_BLD, context, asking = self._prompted(x_BLD, context)
