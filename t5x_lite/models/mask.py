@@ -16,7 +16,10 @@ class Span(NamedTuple):
 
     def numbers(self, before: int = 0) -> jax.Array:
         """int32 [size], counted from the one after the first `before`, which are negative."""
-        return jnp.arange(self.size, dtype=jnp.int32) + (self.start - before)
+        start = self.start - before
+        if isinstance(start, int):
+            return jnp.arange(start, start + self.size, dtype=jnp.int32)
+        return jnp.arange(self.size, dtype=jnp.int32) + start
 
     def part(self, x_BN: jax.Array, before: int = 0) -> jax.Array:
         """[B, size] of an array that begins after the first `before`; what lies outside it repeats an end, to be masked."""

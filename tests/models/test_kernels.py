@@ -1,6 +1,7 @@
 """Which implementation of attention is taken, and what is said of it."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,9 @@ H100 = dataclasses.replace(SHORT, platform='cuda', dtype='bfloat16', dropout=Fal
 def test_short_rows_are_dense_and_long_ones_blockwise():
     auto = AttentionKernel.auto
     assert choose(auto, SHORT) == (AttentionKernel.dense, 'the scores of a layer take 6.0 MiB on a device')
-    assert choose(auto, LONG) == (AttentionKernel.blockwise, 'the scores of a layer take 12,288.0 MiB on a device, more than 256')
+    assert choose(auto, LONG) == (AttentionKernel.blockwise, 'the scores of a layer take 12,288.0 MiB on a device, more than 32')
+    assert choose(auto, dataclasses.replace(SHORT, queries=512, keys=512))[0] == AttentionKernel.blockwise
+    assert choose(auto, dataclasses.replace(SHORT, queries=512, keys=512, platform='tpu'))[0] == AttentionKernel.dense
     assert choose(auto, dataclasses.replace(LONG, queries=1))[0] == AttentionKernel.dense  # decoding
     for kernel in (AttentionKernel.dense, AttentionKernel.blockwise):
         assert choose(kernel, SHORT)[0] == choose(kernel, LONG)[0] == kernel
@@ -67,10 +70,10 @@ def test_auto_says_what_it_picks_and_gives_its_numbers(monkeypatch):
     ids, params = language.tokens(), language.lively(Decoder(language.DECODERS['relative']))
     found, said = {}, []
     for kernel, most in ((AttentionKernel.dense, 0), (AttentionKernel.blockwise, 0), (AttentionKernel.auto, 3_200), (AttentionKernel.auto, 3_199)):
-        monkeypatch.setattr(kernels, 'MOST_SCORES', most)
+        monkeypatch.setitem(kernels.MOST_SCORES, 'cpu', most)
         module = Decoder(dataclasses.replace(language.DECODERS['relative'], attention=kernel))
         with kernels.telling(said.append):
-            found[kernel, most] = module.apply({'params': params}, language.alone(ids))['lm_logits']
+            found[kernel, most] = jax.jit(functools.partial(module.apply, {'params': params}))(language.alone(ids))['lm_logits']
     size = 'the scores of a layer take 0.0 MiB on a device'
     shape = 'on cpu for 2 x 10 queries and 10 keys a device'
     assert said == [f'attention: dense {shape} ({size})', f'attention: blockwise {shape} ({size}, more than 0)']
