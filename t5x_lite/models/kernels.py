@@ -18,7 +18,7 @@ from t5x_lite.models.positions import DistanceBias
 # Bytes of a layer's scores on a device up to which `auto` is dense. On a CPU, scores that leave its caches cost more than tiles do: value and gradient on one
 # core (float32, heads of 64, tiles of 128) take as long at 16 MiB (8 x 256; with a bias of positions 1.4 times as long), half as long at 32 MiB (1 x 1,024) and
 # a fifth at 64 MiB (1 x 2,048, causal). Elsewhere, where a loop of small tiles leaves much of a device idle, it is memory alone that decides.
-MOST_SCORES = {'cpu': 32 * 2**20, 'cuda': 2**30, 'rocm': 2**30, 'tpu': 2**30}
+MOST_ON_CPU, MOST_ELSEWHERE = 32 * 2**20, 2**30
 
 
 def dense_attention(
@@ -67,7 +67,7 @@ def _cudnn_lacks(asked: 'Asked') -> str:
         'its dropout is not ours': asked.dropout,
         f'heads of {asked.size}, not a multiple of 8 up to 128': asked.size % 8 > 0 or asked.size > 128,
         f'{asked.queries} queries and {asked.keys} keys, not multiples of 64': asked.queries % 64 > 0 or asked.keys % 64 > 0,
-        f'a mask of {asked.rows} x {asked.queries} x {asked.keys}': 2 * asked.rows * asked.queries * asked.keys > MOST_SCORES[asked.platform],
+        f'a mask of {asked.rows} x {asked.queries} x {asked.keys}': 2 * asked.rows * asked.queries * asked.keys > MOST_ELSEWHERE,
     }
     return '; '.join(text for text, found in lacks.items() if found)
 
@@ -77,7 +77,7 @@ class Asked:
     """What is asked of attention, on one device: [rows, queries or keys, heads, size], and what comes with it.
 
     Attributes:
-      platform: 'cpu', 'tpu', 'cuda' or 'rocm'.
+      platform: 'cpu', 'tpu', 'cuda', 'rocm' or another.
       dtype: of queries, keys and values, by name.
       bias: of relative positions.
       dropout: of weights.
@@ -152,7 +152,7 @@ def choose(kernel: AttentionKernel, asked: Asked) -> tuple[AttentionKernel, str]
         if not KERNELS[fast].lacks(asked):
             return fast, 'it can do all that is asked'
     size = f'the scores of a layer take {asked.score_bytes / 2**20:,.1f} MiB on a device'
-    most = MOST_SCORES[asked.platform]
+    most = MOST_ON_CPU if asked.platform == 'cpu' else MOST_ELSEWHERE
     if asked.score_bytes <= most:
         return AttentionKernel.dense, size
     return AttentionKernel.blockwise, f'{size}, more than {most / 2**20:,.0f}'

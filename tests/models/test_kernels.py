@@ -70,7 +70,7 @@ def test_auto_says_what_it_picks_and_gives_its_numbers(monkeypatch):
     ids, params = language.tokens(), language.lively(Decoder(language.DECODERS['relative']))
     found, said = {}, []
     for kernel, most in ((AttentionKernel.dense, 0), (AttentionKernel.blockwise, 0), (AttentionKernel.auto, 3_200), (AttentionKernel.auto, 3_199)):
-        monkeypatch.setitem(kernels.MOST_SCORES, 'cpu', most)
+        monkeypatch.setattr(kernels, 'MOST_ON_CPU', most)
         module = Decoder(dataclasses.replace(language.DECODERS['relative'], attention=kernel))
         with kernels.telling(said.append):
             found[kernel, most] = jax.jit(functools.partial(module.apply, {'params': params}))(language.alone(ids))['lm_logits']
