@@ -10,7 +10,7 @@ import jax
 
 from t5x_lite import several
 from t5x_lite.assemble import Run
-from t5x_lite.config import Config, Layout
+from t5x_lite.config import AttentionKernel, Config, Layout
 from t5x_lite.config_values import flatten
 from t5x_lite.data import showing, tokenizers
 from t5x_lite.dotted_names import resolve
@@ -51,8 +51,10 @@ def check(run: Run, tell: Callable[[str], None] = lambda line: None) -> Program:
 
 def _trace(program: Program, run: Run) -> None:
     """Do model, loss and data fit each other, and is the metric one that they give?"""
-    config = program.config
-    for step in run.train.first_steps:
+    config, steps = program.config, {*run.train.first_steps}
+    if config.model.attention in (AttentionKernel.auto, AttentionKernel.cudnn):  # what is picked, or refused, depends on a stage's shapes
+        steps |= {start for one in several.apart(config).values() for start, *_ in stages(one) if start < config.steps}
+    for step in sorted(steps):
         jax.eval_shape(make_train_step(program), program.abstract, run.train.batch(step))
     best, names = config.checkpoint.best_metric, held_out_metrics(program, run)
     if best and best not in names:

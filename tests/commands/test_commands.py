@@ -179,7 +179,10 @@ def test_dry_run_repeats_as_flags_and_shows_what_the_model_sees(place, pretraine
     assert 'mesh: data=2 x fsdp=2 x tensor=2 x sequence=1 on 8 x cpu' in lines
     assert any(re.match(r'encoder/layers/mlp/wi/kernel .*  -, fsdp, tensor$', line) for line in lines)
     assert any(line.startswith('FLOPs a step: ') and line.endswith('for 4 x 32 from step 4') for line in lines)
-    assert 'attention: dense on cpu for 1 x 32 queries and 32 keys a device (the scores of a layer take 0.0 MiB on a device)' in lines
+    assert [line for line in lines if line.startswith('attention: ')] == [  # of both stages
+        f'attention: dense on cpu for {rows} x {length} queries and {length} keys a device (the scores of a layer take 0.0 MiB on a device)'
+        for rows, length in ((2, 16), (1, 32))
+    ]
     assert any(line.startswith('batch of step 5: tokens int32[4, 32]') for line in lines)  # the second stage
     at = lines.index('its first example:')
     assert lines[at + 1].startswith('segment 0: [CLS] ') and lines[at + 2].startswith('segment 1: ')
