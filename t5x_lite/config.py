@@ -132,6 +132,9 @@ class Whole(enum.Enum):
 
 class AttentionKernel(enum.Enum):
     dense = 'dense'  # XLA, scores in memory
+    blockwise = 'blockwise'  # XLA, a tile of the scores at a time: memory grows with the length, not with its square
+    cudnn = 'cudnn'  # NVIDIA, bf16, without attention dropout and relative positions
+    auto = 'auto'  # by device, shape and features (t5x_lite/models/kernels.py); train says which
 
 
 class Masking(enum.Enum):

@@ -1,5 +1,6 @@
 """What `train --dry_run` shows: everything that can be known of a run without computing."""
 
+from collections.abc import Callable
 import dataclasses
 import math
 import re
@@ -9,20 +10,24 @@ import jax
 
 from t5x_lite import several
 from t5x_lite.assemble import Run
-from t5x_lite.config import Config, Layout
+from t5x_lite.config import AttentionKernel, Config, Layout
 from t5x_lite.config_values import flatten
 from t5x_lite.data import showing, tokenizers
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError, nearest
 from t5x_lite.evaluation.several import evaluator_of
 from t5x_lite.evaluation.task_scores import WhileTraining
+from t5x_lite.models import kernels
 from t5x_lite.stages import stages
 from t5x_lite.training import adapters, checkpoint, features, partitioning, paths, tuning, watch
 from t5x_lite.training.step import Program, make_program, make_train_step
 
 
-def check(run: Run) -> Program:
+def check(run: Run, tell: Callable[[str], None] = lambda line: None) -> Program:
     """The program of a run, after everything that its training would refuse: mesh, batches, weights, names and shapes, before any compute.
+
+    Args:
+      tell: is given, in lines, which attention is picked where config.model.attention is `auto`.
 
     Raises:
       UserError: naming the field and the mend.
@@ -39,15 +44,17 @@ def check(run: Run) -> Program:
     if run.initial is not None:
         checkpoint.plan_merge(program.abstract.params, run.initial, (*config.init_fresh, adapters.PATTERN), config.init_from)
     if run.train is not None:
-        with jax.set_mesh(mesh):
+        with jax.set_mesh(mesh), kernels.telling(tell):
             _trace(program, run)
     return program
 
 
 def _trace(program: Program, run: Run) -> None:
     """Do model, loss and data fit each other, and is the metric one that they give?"""
-    config = program.config
-    for step in run.train.first_steps:
+    config, steps = program.config, {*run.train.first_steps}
+    if config.model.attention in (AttentionKernel.auto, AttentionKernel.cudnn):  # what is picked, or refused, depends on a stage's shapes
+        steps |= {start for one in several.apart(config).values() for start, *_ in stages(one) if start < config.steps}
+    for step in sorted(steps):
         jax.eval_shape(make_train_step(program), program.abstract, run.train.batch(step))
     best, names = config.checkpoint.best_metric, held_out_metrics(program, run)
     if best and best not in names:
@@ -64,7 +71,8 @@ def held_out_metrics(program: Program, run: Run) -> list[str]:
 
 def report(run: Run, step: int = 1) -> str:
     """The whole text. Raises UserError for whatever training would refuse."""
-    program = check(run)
+    picked: list[str] = []
+    program = check(run, picked.append)
     config, mesh = program.config, program.mesh
     parts = ['\n'.join(['config, as flags:', *as_flags(config)]), parameter_table(program), bytes_per_device(program), flops(program)]
     parts.append(
@@ -72,6 +80,8 @@ def report(run: Run, step: int = 1) -> str:
         + ' x '.join(f'{axis}={size}' for axis, size in mesh.shape.items())
         + f' on {mesh.size} x {mesh.devices.flat[0].device_kind}'
     )
+    if picked:
+        parts.append('\n'.join(picked))
     if run.initial is not None:
         parts.append(f'weights: from {config.init_from}')
     if run.train is not None:

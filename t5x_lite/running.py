@@ -49,7 +49,8 @@ def _prepare(run: Run, workdir: str, checked: bool, baselines: bool) -> None:
         raise UserError('there are no data to train on; give --config.data.path=DIR (what prepare wrote) or --config.data.train=FILE, or add --dry_run')
     new = not os.path.exists(os.path.join(workdir, 'config.json'))
     if new and not checked:
-        dry_run.check(run)  # before the workdir is claimed by a run that could not start
+        # Before the workdir is claimed by a run that could not start.
+        dry_run.check(run, lambda line: print(line, flush=True))
     print('\n'.join(dry_run.description(run)), flush=True)
     check_workdir(workdir, run.config)  # before anything is put into it
     synonyms.prepare(run.config, run.train, load_initial, workdir, lambda line: print(line, flush=True))

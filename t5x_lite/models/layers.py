@@ -1,6 +1,6 @@
 """Products with weights, norms, embeddings, dropout: what every architecture is made of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 from typing import Any
 
@@ -266,16 +266,25 @@ def dropout(x: jax.Array, rate: float, key: DropoutKey | None, site: int) -> jax
     """
     if key is None or rate == 0.0:
         return x
+    keep = kept(rate, key, site, x.shape[1:], [jax.lax.broadcasted_iota(jnp.uint32, _along(x, axis), axis) for axis in range(1, x.ndim)])
+    return jnp.where(keep, x * jnp.asarray(1.0 / (1.0 - rate), x.dtype), jnp.zeros((), x.dtype))
+
+
+def kept(rate: float, key: DropoutKey, site: int, sizes: Sequence[int], places: Sequence[jax.Array]) -> jax.Array:
+    """bool: which elements of an array [B, *sizes] `dropout` keeps; of a part of it, where `places` are those of a part.
+
+    Args:
+      places: uint32, of each axis of `sizes` the places that are asked for, along its own axis of the result.
+    """
     key = key.fold(site)
     # Two keyed rounds: with one, the streams of two rows would be permutations of each other.
     row_key = _mix(key.seed ^ _mix(key.rows))
-    expand = (slice(None),) + (None,) * (x.ndim - 1)
-    counter = jnp.zeros((1,) * x.ndim, jnp.uint32)
-    for axis in range(1, x.ndim):
-        counter = counter * jnp.uint32(x.shape[axis]) + jax.lax.broadcasted_iota(jnp.uint32, _along(x, axis), axis)
+    expand = (slice(None),) + (None,) * len(sizes)
+    counter = jnp.zeros((1,) * (len(sizes) + 1), jnp.uint32)
+    for size, place in zip(sizes, places, strict=True):
+        counter = counter * jnp.uint32(size) + place
     bits = _mix(_mix(counter ^ row_key[expand]) + _mix(row_key + jnp.uint32(0x85EBCA6B))[expand])
-    keep = bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
-    return jnp.where(keep, x * jnp.asarray(1.0 / (1.0 - rate), x.dtype), jnp.zeros((), x.dtype))
+    return bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
 
 
 def _along(x: jax.Array, axis: int) -> tuple[int, ...]:

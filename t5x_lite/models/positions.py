@@ -1,12 +1,14 @@
 """T5's relative positions: a bias of attention scores by bucketed distance (Raffel et al., 2020, section 2.1)."""
 
 import flax.linen as nn
+from flax import struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite.config import ModelConfig
 from t5x_lite.models.layers import initializer, partitioned
+from t5x_lite.models.mask import Mask, Span
 
 
 def relative_buckets(relative: np.ndarray | jax.Array, *, bidirectional: bool, buckets: int, max_distance: int) -> jax.Array:
@@ -32,19 +34,62 @@ def relative_buckets(relative: np.ndarray | jax.Array, *, bidirectional: bool, b
     return offset + jnp.where(distance < exact, distance, wide)
 
 
+@struct.dataclass
+class DistanceBias:
+    """What is added to the scores of attention, by the distance of key and query: for a tile from the table, for all of a row at once where that is made.
+
+    table:      float32 [buckets, heads].
+    whole_HLM:  that of all queries and keys of the row (`made`): what an implementation that holds the scores adds, made once for all layers.
+    """
+
+    table: jax.Array | None = None
+    whole_HLM: jax.Array | None = None
+    bidirectional: bool = struct.field(pytree_node=False, default=True)
+    max_distance: int = struct.field(pytree_node=False, default=128)
+
+    def made(self, queries: int, keys: int, first: jax.Array | int = 0) -> 'DistanceBias':
+        """With `whole_HLM`; `first` is the place of the first query."""
+        relative = np.arange(keys, dtype=np.int32)[None, :] - np.arange(queries, dtype=np.int32)[:, None] - first
+        return self.replace(whole_HLM=jnp.transpose(jnp.take(self.table, self._buckets(relative), axis=0), (2, 0, 1)))
+
+    def dense(self, mask: Mask, queries: int, keys: int) -> jax.Array:
+        """[H, L, M], with zeros for queries and keys before the row's, which have no place."""
+        if self.whole_HLM is None:
+            return self.made(queries - mask.asking, keys - mask.before, 0 if mask.first is None else mask.first).dense(mask, queries, keys)
+        if not mask.asking and not mask.before:
+            return self.whole_HLM
+        return jnp.pad(self.whole_HLM, ((0, 0), (mask.asking, 0), (mask.before, 0)))
+
+    def tile(self, mask: Mask, queries: Span, keys: Span) -> jax.Array:
+        """[H, l, m] of some queries and some keys, from the table.
+
+        A tile has l + m - 1 distances. Their biases t are looked up, and each row of the tile is a part of t, one further to the left than the row above: rows
+        of length n, laid out one after another and cut to rows of n + 1, are each one further on. So neither a tile's indices are made nor, for the table's
+        gradient, as many numbers scattered: the gradient of this is a sum along each diagonal.
+        """
+        (rows, columns), heads = (queries.size, keys.size), self.table.shape[1]
+        distances = jnp.arange(1 - rows, columns, dtype=jnp.int32) + mask.distance(queries, keys)
+        t_HN = jnp.take(self.table, self._buckets(distances), axis=0).T
+        many = rows + columns - 1
+        flat = jnp.broadcast_to(t_HN[:, None, :], (heads, rows, many)).reshape(heads, rows * many)
+        shifted = jnp.pad(flat, ((0, 0), (0, rows))).reshape(heads, rows, many + 1)
+        found = shifted[:, ::-1, :columns]
+        placed = mask.placed(queries, keys)
+        return found if placed is None else jnp.where(placed[None], found, 0.0)
+
+    def _buckets(self, relative: np.ndarray | jax.Array) -> jax.Array:
+        return relative_buckets(relative, bidirectional=self.bidirectional, buckets=self.table.shape[0], max_distance=self.max_distance)
+
+
 class RelativeBias(nn.Module):
-    """The table [buckets, heads] that the layers of a stack share. Returns bias_HLM; `first` is the place of the first query."""
+    """The table [buckets, heads] that the layers of a stack share."""
 
     config: ModelConfig
     bidirectional: bool
 
     @nn.compact
-    def __call__(self, queries: int, keys: int, first: jax.Array | int = 0) -> jax.Array:
+    def __call__(self) -> DistanceBias:
         config = self.config
         shape = (config.relative_buckets, config.num_heads)
         table = partitioned(self, 'embedding', initializer(config, config.d_model), shape, ('buckets', 'heads'))
-        relative = np.arange(keys, dtype=np.int32)[None, :] - np.arange(queries, dtype=np.int32)[:, None] - first
-        bucket_LM = relative_buckets(
-            relative, bidirectional=self.bidirectional, buckets=config.relative_buckets, max_distance=config.relative_max_distance
-        )
-        return jnp.transpose(jnp.take(table, bucket_LM, axis=0), (2, 0, 1))
+        return DistanceBias(table, bidirectional=self.bidirectional, max_distance=config.relative_max_distance)

@@ -7,12 +7,13 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.config import ModelConfig, NormPlace, Positions, Remat
+from t5x_lite.config import AttentionKernel, ModelConfig, NormPlace, Positions, Remat
 from t5x_lite.models.attention import Attention, Cache, Mask
+from t5x_lite.models.kernels import picked
 from t5x_lite.models.layers import (
     ACTIVATIONS, DropoutKey, Einsum, added, compute_dtype, constrain, dropout, gathered, head_size, initializer, like_trailing, make_norm, product,
 )  # fmt: skip
-from t5x_lite.models.positions import RelativeBias
+from t5x_lite.models.positions import DistanceBias, RelativeBias
 
 # Sites of a layer that drop out (see DropoutKey).
 _WEIGHTS, _ATTENDED, _FED_FORWARD, _CROSS_WEIGHTS, _CROSS_ATTENDED, _HIDDEN = range(6)
@@ -26,7 +27,7 @@ class Context:
     """What all layers of a stack see beside their input."""
 
     mask: Mask
-    bias_HLM: jax.Array | None = None  # relative positions
+    bias: DistanceBias | None = None  # of relative positions
     memory_BMD: jax.Array | None = None  # what cross-attention reads: the encoder's output
     memory_mask: Mask = struct.field(default_factory=Mask)
     key: DropoutKey | None = None
@@ -78,7 +79,7 @@ class Block(nn.Module):
             mask = mask.replace(window=jnp.where(layer % 2 == 1, jnp.int32(config.local_window), everything))
         attention, mlp = Attention(config, name='attention'), FeedForward(config, name='mlp')
         x_BLD = residual(
-            x_BLD, 'attention_norm', lambda x: attention(x, mask, key, _WEIGHTS, bias_HLM=context.bias_HLM, cache=context.cache), _ATTENDED
+            x_BLD, 'attention_norm', lambda x: attention(x, mask, key, _WEIGHTS, bias=context.bias, cache=context.cache), _ATTENDED
         )
         if self.cross:
             cross = Attention(config, cross=True, name='cross_attention')
@@ -164,7 +165,11 @@ class Stack(nn.Module):
         first, keys = (None, length) if cache is None else (cache.first, cache.length)
         context = context.replace(mask=context.mask.replace(causal=self.causal, first=first))
         if config.positions == Positions.relative:
-            context = context.replace(bias_HLM=self.relative_bias(length, keys, 0 if first is None else first))
+            bias = self.relative_bias()
+            kernel, _ = picked(config, x_BLD.shape[0], length, keys, bias=True, dropout=context.key is not None)
+            if kernel == AttentionKernel.dense:
+                bias = bias.made(length, keys, 0 if first is None else first)
+            context = context.replace(bias=bias)
         x_BLD, context, asking = self._prompted(x_BLD, context)
         x_BLD, shown_NBLD = self.layers(x_BLD, jnp.arange(self.first_key, self.first_key + self.num_layers, dtype=jnp.uint32), context)
         x_BLD = x_BLD[:, asking:]
@@ -197,9 +202,7 @@ class Stack(nn.Module):
             x_BLD = jnp.concatenate([tokens_BPD, x_BLD], axis=1)
         if cache is not None:
             cache = cache.replace(first=cache.first if cache.filling else cache.first + count, length=cache.length + count)
-        bias = context.bias_HLM if context.bias_HLM is None else jnp.pad(context.bias_HLM, ((0, 0), (asking, 0), (count, 0)))
-        mask = context.mask.replace(before=count, asking=asking)
-        return x_BLD, context.replace(mask=mask, bias_HLM=bias, cache=cache), asking
+        return x_BLD, context.replace(mask=context.mask.replace(before=count, asking=asking), cache=cache), asking
 
 
 # Keys of dropout outside the layers, which take first_key + 0 .. num_layers - 1.

@@ -1,7 +1,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from t5x_lite.models.attention import Mask, dense_attention
+from t5x_lite.models.attention import Mask
+from t5x_lite.models.kernels import dense_attention
 from tests import golden
 
 

@@ -7,8 +7,10 @@ import numpy as np
 from t5x_lite.config import Config, ModelConfig
 from t5x_lite.data.features import of_encoder_decoder
 from t5x_lite.data.packing import Rows
-from t5x_lite.models.attention import Mask, dense_attention
+from t5x_lite.models.attention import Mask
+from t5x_lite.models.kernels import dense_attention
 from t5x_lite.models.layers import RmsNorm
+from t5x_lite.models.positions import DistanceBias
 from t5x_lite.training.losses import LmLoss, cross_entropy
 from tests import golden
 
@@ -105,7 +107,7 @@ def check_attention(case):
     """A bias of ours belongs to all rows: row by row."""
     q, k, v, bias = (jnp.asarray(case['input'][name], jnp.float32) for name in ('query', 'key', 'value', 'bias'))
     for row, expected in enumerate(case['expected']):
-        found = dense_attention(q[row][None], k[row][None], v[row][None], Mask(), scale=1.0, bias_HLM=bias[min(row, len(bias) - 1)])
+        found = dense_attention(q[row][None], k[row][None], v[row][None], Mask(), scale=1.0, bias=DistanceBias(whole_HLM=bias[min(row, len(bias) - 1)]))
         np.testing.assert_allclose(found[0], expected, atol=case['tolerance'])
 
 

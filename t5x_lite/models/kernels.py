@@ -1,0 +1,194 @@
+"""The implementations of attention, what each can do, and which of them `auto` picks."""
+
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+from contextvars import ContextVar
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from t5x_lite.config import AttentionKernel, ModelConfig
+from t5x_lite.errors import UserError
+from t5x_lite.models.blockwise_attention import blockwise_attention
+from t5x_lite.models.layers import DropoutKey, compute_dtype, dropout, head_size
+from t5x_lite.models.mask import Mask
+from t5x_lite.models.positions import DistanceBias
+
+# Bytes of a layer's scores on a device up to which `auto` is dense. On a CPU, scores that leave its caches cost more than tiles do: value and gradient on one
+# core (float32, heads of 64, tiles of 128) take as long at 16 MiB (8 x 256; with a bias of positions 1.4 times as long), half as long at 32 MiB (1 x 1,024) and
+# a fifth at 64 MiB (1 x 2,048, causal). Elsewhere, where a loop of small tiles leaves much of a device idle, it is memory alone that decides.
+MOST_ON_CPU, MOST_ELSEWHERE = 32 * 2**20, 2**30
+
+
+def dense_attention(
+    q_BLHK: jax.Array,
+    k_BMHK: jax.Array,
+    v_BMHK: jax.Array,
+    mask: Mask,
+    *,
+    scale: float,
+    bias: DistanceBias | None = None,
+    dropout_rate: float = 0.0,
+    key: DropoutKey | None = None,
+    site: int = 0,
+) -> jax.Array:
+    """softmax(scale * q k^T + bias) v with the scores in memory; float32 softmax. A query that may attend to nothing gives zeros. Returns [B, L, H, K]."""
+    scores = jnp.einsum('BLHK,BMHK->BHLM', q_BLHK, k_BMHK, preferred_element_type=jnp.float32) * jnp.float32(scale)
+    if bias is not None:
+        scores = scores + bias.dense(mask, *scores.shape[2:])[None].astype(jnp.float32)
+    allowed = mask.dense(*scores.shape[2:])
+    if allowed is not None:
+        scores = jnp.where(allowed, scores, jnp.float32(-1e30))
+    weights = jax.nn.softmax(scores, axis=-1)
+    if allowed is not None:
+        weights = jnp.where(allowed.any(axis=-1, keepdims=True), weights, jnp.float32(0))
+    weights = dropout(weights, dropout_rate, key, site).astype(v_BMHK.dtype)
+    return jnp.einsum('BHLM,BMHK->BLHK', weights, v_BMHK, preferred_element_type=jnp.float32).astype(v_BMHK.dtype)
+
+
+def cudnn_attention(q_BLHK: jax.Array, k_BMHK: jax.Array, v_BMHK: jax.Array, mask: Mask, *, scale: float, **others) -> jax.Array:
+    """As `dense_attention` without bias and dropout, by cuDNN's kernel, which keeps no scores. It takes masks as a bias of [B, 1, L, M]."""
+    del others  # what it lacks is not asked of it
+    allowed = mask.dense(q_BLHK.shape[1], k_BMHK.shape[1])
+    out_BLHK = jax.nn.dot_product_attention(q_BLHK, k_BMHK, v_BMHK, mask=allowed, scale=scale, implementation='cudnn')
+    if allowed is None:
+        return out_BLHK
+    some_BL = allowed.any(axis=(1, 3))
+    return jnp.where(some_BL[:, :, None, None], out_BLHK, jnp.zeros((), out_BLHK.dtype))
+
+
+def _cudnn_lacks(asked: 'Asked') -> str:
+    """By jax.nn.dot_product_attention and the support matrix of cuDNN's flash attention."""
+    lacks = {
+        f'cuDNN is for NVIDIA GPUs, and this is {asked.platform}': asked.platform != 'cuda',
+        f'it multiplies bfloat16, not {asked.dtype}': asked.dtype != 'bfloat16',
+        'it has no gradient for a bias of relative positions in memory that grows with the length': asked.bias,
+        'its dropout is not ours': asked.dropout,
+        f'heads of {asked.size}, not a multiple of 8 up to 128': asked.size % 8 > 0 or asked.size > 128,
+        f'{asked.queries} queries and {asked.keys} keys, not multiples of 64': asked.queries % 64 > 0 or asked.keys % 64 > 0,
+        f'a mask of {asked.rows} x {asked.queries} x {asked.keys}': 2 * asked.rows * asked.queries * asked.keys > MOST_ELSEWHERE,
+    }
+    return '; '.join(text for text, found in lacks.items() if found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What is asked of attention, on one device: [rows, queries or keys, heads, size], and what comes with it.
+
+    Attributes:
+      platform: 'cpu', 'tpu', 'cuda', 'rocm' or another.
+      dtype: of queries, keys and values, by name.
+      bias: of relative positions.
+      dropout: of weights.
+    """
+
+    platform: str
+    rows: int
+    queries: int
+    keys: int
+    heads: int
+    size: int
+    dtype: str
+    bias: bool
+    dropout: bool
+
+    @property
+    def score_bytes(self) -> int:
+        """Of a layer's scores, in float32."""
+        return 4 * self.rows * self.heads * self.queries * self.keys
+
+
+def platform() -> str:
+    """Of the devices that are used; what jax calls 'gpu' is of one of two makers."""
+    found = jax.default_backend()
+    if found != 'gpu':
+        return found
+    return 'rocm' if 'rocm' in jax.devices()[0].client.platform_version.lower() else 'cuda'
+
+
+def asked_of(config: ModelConfig, mesh: Mapping[str, int], rows: int, queries: int, keys: int, *, bias: bool, dropout: bool) -> Asked:
+    """Of a call with so many rows over all devices; `mesh` has the sizes of its axes, {} for one device."""
+    shards, tensor = (mesh['data'] * mesh['fsdp'], mesh['tensor']) if mesh else (1, 1)
+    return Asked(
+        platform(), -(-rows // shards), queries, keys, -(-config.num_heads // tensor), head_size(config), compute_dtype(config).name, bias,
+        dropout and config.attention_dropout > 0,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """An implementation, with the arguments of `dense_attention`.
+
+    Attributes:
+      lacks: what of a call it cannot do, in words; '' where it can.
+    """
+
+    attend: Callable[..., jax.Array]
+    lacks: Callable[[Asked], str]
+
+
+KERNELS = {
+    AttentionKernel.dense: Kernel(dense_attention, lambda asked: ''),
+    AttentionKernel.blockwise: Kernel(blockwise_attention, lambda asked: ''),
+    AttentionKernel.cudnn: Kernel(cudnn_attention, _cudnn_lacks),
+}
+
+# What `auto` takes before others, where it lacks nothing: kernels of a device's maker.
+FASTEST = (AttentionKernel.cudnn,)
+
+
+def choose(kernel: AttentionKernel, asked: Asked) -> tuple[AttentionKernel, str]:
+    """(the implementation of a call, why).
+
+    Raises:
+      UserError: the config names one that cannot do what is asked.
+    """
+    if kernel != AttentionKernel.auto:
+        if lacks := KERNELS[kernel].lacks(asked):
+            raise UserError(f'config.model.attention={kernel.name} cannot be used here: {lacks}; take --config.model.attention=auto')
+        return kernel, 'as config.model.attention says'
+    for fast in FASTEST:
+        if not KERNELS[fast].lacks(asked):
+            return fast, 'it can do all that is asked'
+    size = f'the scores of a layer take {asked.score_bytes / 2**20:,.1f} MiB on a device'
+    most = MOST_ON_CPU if asked.platform == 'cpu' else MOST_ELSEWHERE
+    if asked.score_bytes <= most:
+        return AttentionKernel.dense, size
+    return AttentionKernel.blockwise, f'{size}, more than {most / 2**20:,.0f}'
+
+
+_tell: ContextVar[Callable[[str], None] | None] = ContextVar('_tell', default=None)
+
+
+@contextlib.contextmanager
+def telling(tell: Callable[[str], None]) -> Iterator[None]:
+    """Within it, what `auto` picks while a step is traced is told in lines, each once."""
+    told = set()
+
+    def once(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            tell(line)
+
+    token = _tell.set(once)
+    try:
+        yield
+    finally:
+        _tell.reset(token)
+
+
+def picked(config: ModelConfig, rows: int, queries: int, keys: int, *, bias: bool, dropout: bool) -> tuple[AttentionKernel, str]:
+    """(the implementation of a call on the mesh that is set, what there is to say of it)."""
+    asked = asked_of(config, jax.sharding.get_abstract_mesh().shape, rows, queries, keys, bias=bias, dropout=dropout)
+    kernel, why = choose(config.attention, asked)
+    return kernel, f'attention: {kernel.name} on {asked.platform} for {asked.rows:,} x {queries:,} queries and {keys:,} keys a device ({why})'
+
+
+def attend(config: ModelConfig, q_BLHK: jax.Array, k_BMHK: jax.Array, v_BMHK: jax.Array, mask: Mask, *, key: DropoutKey | None, **given) -> jax.Array:
+    """`dense_attention`, by the implementation that the config names or that is picked for this call."""
+    rows, queries, keys = q_BLHK.shape[0], q_BLHK.shape[1], k_BMHK.shape[1]
+    kernel, said = picked(config, rows, queries, keys, bias=given['bias'] is not None, dropout=key is not None)
+    if config.attention == AttentionKernel.auto and (tell := _tell.get()):
+        tell(said)
+    return KERNELS[kernel].attend(q_BLHK, k_BMHK, v_BMHK, mask, dropout_rate=config.attention_dropout, key=key, **given)

@@ -1,0 +1,82 @@
+"""Which implementation of attention is taken, and what is said of it."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x_lite.config import AttentionKernel, DType, ModelConfig
+from t5x_lite.errors import UserError
+from t5x_lite.models import kernels
+from t5x_lite.models.kernels import Asked, asked_of, choose, cudnn_attention, dense_attention
+from t5x_lite.models.language_model import Decoder
+from tests.models import test_blockwise_attention as blockwise
+from tests.models import test_language_model as language
+
+SHORT = Asked('cpu', rows=8, queries=128, keys=128, heads=12, size=64, dtype='float32', bias=False, dropout=True)
+LONG = dataclasses.replace(SHORT, rows=1, queries=16_384, keys=16_384)
+H100 = dataclasses.replace(SHORT, platform='cuda', dtype='bfloat16', dropout=False)
+
+
+def test_short_rows_are_dense_and_long_ones_blockwise():
+    auto = AttentionKernel.auto
+    assert choose(auto, SHORT) == (AttentionKernel.dense, 'the scores of a layer take 6.0 MiB on a device')
+    assert choose(auto, LONG) == (AttentionKernel.blockwise, 'the scores of a layer take 12,288.0 MiB on a device, more than 32')
+    assert choose(auto, dataclasses.replace(SHORT, queries=512, keys=512))[0] == AttentionKernel.blockwise
+    assert choose(auto, dataclasses.replace(SHORT, queries=512, keys=512, platform='tpu'))[0] == AttentionKernel.dense
+    assert choose(auto, dataclasses.replace(LONG, queries=1))[0] == AttentionKernel.dense  # decoding
+    for kernel in (AttentionKernel.dense, AttentionKernel.blockwise):
+        assert choose(kernel, SHORT)[0] == choose(kernel, LONG)[0] == kernel
+
+
+@pytest.mark.parametrize(
+    ('changed', 'lacks'),
+    [
+        ({'platform': 'cpu'}, 'this is cpu'), ({'platform': 'rocm'}, 'this is rocm'), ({'dtype': 'float32'}, 'not float32'), ({'bias': True}, 'bias'),
+        ({'dropout': True}, 'dropout'), ({'size': 36}, 'heads of 36'), ({'size': 256}, 'heads of 256'), ({'keys': 100}, '128 queries and 100 keys'),
+        ({'queries': 16_384, 'keys': 16_384}, 'a mask of 8 x 16384 x 16384'),
+    ],
+)  # fmt: skip
+def test_cudnn_where_it_can_do_all_that_is_asked(changed, lacks):
+    assert choose(AttentionKernel.auto, H100)[0] == choose(AttentionKernel.cudnn, H100)[0] == AttentionKernel.cudnn
+    other = dataclasses.replace(H100, **changed)
+    assert choose(AttentionKernel.auto, other)[0] in (AttentionKernel.dense, AttentionKernel.blockwise)
+    with pytest.raises(UserError, match=f'config.model.attention=cudnn cannot be used here: .*{lacks}.*; take --config.model.attention=auto'):
+        choose(AttentionKernel.cudnn, other)
+
+
+def test_a_device_has_a_part_of_the_rows_and_heads():
+    config = ModelConfig(num_heads=12, d_model=768, dtype=DType.bfloat16, attention_dropout=0.0)
+    mesh = {'data': 2, 'fsdp': 2, 'tensor': 3, 'sequence': 1}
+    assert asked_of(config, mesh, 32, 100, 200, bias=True, dropout=True) == Asked('cpu', 8, 100, 200, 4, 64, 'bfloat16', True, False)
+    assert asked_of(config, {}, 32, 100, 200, bias=False, dropout=True).rows == 32
+
+
+@pytest.mark.parametrize('name', ['none', 'packed, causal'])
+def test_what_stands_around_cudnn(name, monkeypatch):
+    """Masks, and zeros where there is nothing to attend to: with XLA's kernel of the same interface in its place."""
+    xla = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, 'dot_product_attention', lambda *args, implementation, **given: xla(*args, implementation='xla', **given))
+    mask, (q, k, v, weights, _) = blockwise.MASKS[name][0], blockwise.arrays()
+    found, expected = (blockwise.outcome(attention, mask, q, k, v, weights, None, rate=0.0) for attention in (cudnn_attention, dense_attention))
+    blockwise.compare(found, expected, 3e-6)
+
+
+def test_auto_says_what_it_picks_and_gives_its_numbers(monkeypatch):
+    """4 heads x 10 x 10 places of 2 rows are 3,200 bytes."""
+    ids, params = language.tokens(), language.lively(Decoder(language.DECODERS['relative']))
+    found, said = {}, []
+    for kernel, most in ((AttentionKernel.dense, 0), (AttentionKernel.blockwise, 0), (AttentionKernel.auto, 3_200), (AttentionKernel.auto, 3_199)):
+        monkeypatch.setattr(kernels, 'MOST_ON_CPU', most)
+        module = Decoder(dataclasses.replace(language.DECODERS['relative'], attention=kernel))
+        with kernels.telling(said.append):
+            found[kernel, most] = jax.jit(functools.partial(module.apply, {'params': params}))(language.alone(ids))['lm_logits']
+    size = 'the scores of a layer take 0.0 MiB on a device'
+    shape = 'on cpu for 2 x 10 queries and 10 keys a device'
+    assert said == [f'attention: dense {shape} ({size})', f'attention: blockwise {shape} ({size}, more than 0)']
+    np.testing.assert_array_equal(found[AttentionKernel.auto, 3_200], found[AttentionKernel.dense, 0])
+    np.testing.assert_array_equal(found[AttentionKernel.auto, 3_199], found[AttentionKernel.blockwise, 0])
+    assert jnp.abs(found[AttentionKernel.dense, 0] - found[AttentionKernel.blockwise, 0]).max() > 0, 'two kernels'
