@@ -38,7 +38,7 @@ def curves(folder: str) -> tuple[str, Curves]:
         raise UserError(f'--sweeps={folder} is no sweep: it has no {plan.BASE}; give the --workdir of t5x_lite.sweep')
     results = table.collect(plan.opened(folder, from_json(base)))
     found: Curves = {PRETRAINED: {}, SCRATCH: {}, bag_of_words.BAG_OF_WORDS: {}}
-    subsets: dict[tuple[int, int], float] = {}
+    read = set()
     for row in results.rows:
         if not row.scores:
             continue
@@ -46,14 +46,12 @@ def curves(folder: str) -> tuple[str, Curves]:
         examples = LabelledExamples(config, 'train', config.seed, config.data.seq_len)
         count = len(examples)
         found[PRETRAINED if config.init_weights else SCRATCH].setdefault(count, []).append(100 * row.scores[results.metric])
-        if (count, config.seed) not in subsets:
-            subsets[count, config.seed] = 100 * of_words(config, examples, results.metric)
-    if not subsets:
+        subset = (config.data.max_examples, config.seed if config.data.max_examples else 0)  # all examples are the same for every seed
+        if subset not in read:
+            read.add(subset)
+            found[bag_of_words.BAG_OF_WORDS].setdefault(count, []).append(100 * of_words(config, examples, results.metric))
+    if not read:
         raise UserError(f'--sweeps={folder}: no run has finished; finish the sweep first')
-    whole = max(count for count, _ in subsets)
-    for (count, _), score in subsets.items():
-        if count < whole or whole not in found[bag_of_words.BAG_OF_WORDS]:  # all examples are the same for every seed
-            found[bag_of_words.BAG_OF_WORDS].setdefault(count, []).append(score)
     return results.metric, found
 
 
