@@ -130,7 +130,8 @@ def test_a_vocabulary_that_does_not_match_is_warned_of(place):
     said = forked.run('train', *given).success
     assert 'warning: vocabulary: the tokenizer does not fit the text: ' in said and 'of its pieces are unknown' in said
     written = (place / 'russian' / 'warnings.txt').read_text().splitlines()
-    assert [line.partition(':')[0] for line in written] == ['vocabulary'] and foretold == written
+    known = [line for line in written if not line.startswith('one class: ')]  # so little is learnt that this may come at the end
+    assert [line.partition(':')[0] for line in known] == ['vocabulary'] and foretold == known
 
 
 def test_the_learning_rate_finder(place, stopped):
