@@ -20,6 +20,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import itertools
+import multiprocessing
 import os
 import pathlib
 import re
@@ -139,7 +140,8 @@ def topics(stdlib: pathlib.Path) -> list[Docstring]:
 def collect(limit: int, stdlib: pathlib.Path) -> list[Docstring]:
     """The reference, the standard library and then the libraries in their order, until `limit` bytes."""
     found = topics(stdlib)
-    with concurrent.futures.ProcessPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    # Spawned: a fork of a process with threads, as that of the tests is, may wait for ever.
+    with concurrent.futures.ProcessPoolExecutor(min(4, os.cpu_count() or 1), multiprocessing.get_context('spawn')) as pool:
         for part in pool.map(read_module, sources(stdlib), chunksize=16):
             found += part
         size = sum(_size(docstring) for docstring in found)

@@ -1,6 +1,6 @@
 """The quickstart's text: parsed and never imported, the same bytes each time, and no leak from the task into what is learnt."""
 
-import importlib.util
+import importlib
 import os
 import pathlib
 import re
@@ -17,11 +17,10 @@ SCRIPT = pathlib.Path(__file__).resolve().parents[2] / 'launch' / 'quickstart_co
 
 @pytest.fixture(scope='module')
 def corpus():
-    spec = importlib.util.spec_from_file_location('quickstart_corpus', SCRIPT)
-    module = sys.modules['quickstart_corpus'] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules['quickstart_corpus']
+    sys.path.insert(0, str(SCRIPT.parent))  # where its processes find it too
+    yield importlib.import_module(SCRIPT.stem)
+    sys.path.remove(str(SCRIPT.parent))
+    del sys.modules[SCRIPT.stem]
 
 
 @pytest.fixture(scope='module')
