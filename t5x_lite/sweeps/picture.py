@@ -16,6 +16,7 @@ PICTURE = 'sweep.png'
 _WIDE = 20
 _MOST_TICKS, _CLOSE = 10, 0.08  # a share of the axis
 _STYLES = ('-', '--', ':', '-.')  # of lines beyond the colours there are
+_ENTRY, _LETTER = 0.55, 0.065  # inches of a legend's entry beside its words, and of a letter, at 8 points
 _APART = 0.12  # of lines at one name, where names stand 1 apart
 _GREY = '#444444'
 
@@ -159,8 +160,19 @@ def draw(results: Results, figure_class: Any) -> Any:
     entries = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if entries:
         title = by[0] if len(by) == 1 and len(lines) > 1 else None
-        figure.legend(entries.values(), entries.keys(), loc='outside lower center', ncols=4, fontsize=8, frameon=False, title=title, title_fontsize=8)
+        columns = _legend_columns(list(entries), figure.get_figwidth())
+        figure.legend(entries.values(), entries.keys(), loc='outside lower center', ncols=columns, fontsize=8, frameon=False, title=title, title_fontsize=8)
     return figure
+
+
+def _legend_columns(labels: list[str], inches: float) -> int:
+    """As many, up to four, as stand side by side; a legend is not cut to the figure but by it."""
+
+    def width(columns: int) -> float:
+        rows = math.ceil(len(labels) / columns)
+        return sum(_ENTRY + _LETTER * max(map(len, labels[first : first + rows])) for first in range(0, len(labels), rows))
+
+    return next((columns for columns in (4, 3, 2) if width(columns) <= inches), 1)
 
 
 def _draw_line(axes: Any, axis: _Axis, groups: list[Group], line: int, lines: int, name: str, results: Results) -> None:

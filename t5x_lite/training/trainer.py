@@ -241,7 +241,8 @@ class Trainer:
                     profile.stop(done)
                     print(f'stopped by {stop} at step {done:,}, which is saved; repeat the command to go on')
                     return
-        print(f'finished {config.steps:,} steps; {self._workdir} holds checkpoints/, metrics.jsonl, tensorboard/ and config.json{self._held_out.ending}')
+        events = ', tensorboard/' if config.log.tensorboard else ''
+        print(f'finished {config.steps:,} steps; {self._workdir} holds checkpoints/, metrics.jsonl{events} and config.json{self._held_out.ending}')
 
     def _stretches(self, first: int):
         """(first step, last step, this process's rows) of each stage that is still to come, of the data and of what learns."""

@@ -209,6 +209,21 @@ def test_long_names_are_divided_between_words(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_legend_stays_within_the_picture(tmp_path):
+    parts = ('norm', 'word', 'position', 'norm|word', 'word|position')
+    strategies = [{}, *({'tune.freeze': [f'encoder/embeddings/({part})/.*']} for part in parts)]
+    fields = [{'optim.learning_rate': rate} | strategy for rate in (1e-5, 1e-4) for strategy in strategies]
+    sweep = plan.opened(str(tmp_path), BASE, fields)
+    sweep.save()
+    for number, run in enumerate(sweep.runs):
+        trained(run, {20: {'mlm_loss': float(number)}})
+    figure = drawn(sweep)
+    figure.canvas.draw()
+    (legend,), whole = figure.legends, figure.bbox
+    extent = legend.get_window_extent()
+    assert len(legend.get_texts()) == 7 and whole.x0 <= extent.x0 and extent.x1 <= whole.x1
+
+
 def test_seeds_alone(tmp_path):
     sweep = sweep_of(tmp_path, 'seed=0..3')
     for number, run in enumerate(sweep.runs):
