@@ -15,9 +15,8 @@ from t5x_lite.models.layers import DropoutKey, compute_dtype, dropout, head_size
 from t5x_lite.models.mask import Mask
 from t5x_lite.models.positions import DistanceBias
 
-# Bytes of a layer's scores on a device up to which `auto` is dense. On a CPU, scores that leave its caches cost more than tiles do: value and gradient on one
-# core (float32, heads of 64, tiles of 128) take as long at 16 MiB (8 x 256; with a bias of positions 1.4 times as long), half as long at 32 MiB (1 x 1,024) and
-# a fifth at 64 MiB (1 x 2,048, causal). Elsewhere, where a loop of small tiles leaves much of a device idle, it is memory alone that decides.
+# Bytes of a layer's scores on a device up to which `auto` is dense. On a CPU, scores that leave its caches cost more than tiles do, the more the longer
+# rows are (tests/benchmarks/EVIDENCE.md, python -m tests.benchmarks.attention). Elsewhere, where a loop of small tiles leaves much of a device idle, it is memory alone that decides.
 MOST_ON_CPU, MOST_ELSEWHERE = 32 * 2**20, 2**30
 
 

@@ -19,7 +19,7 @@ from t5x_lite.config_values import from_json
 from t5x_lite.data.tables import LabelledExamples
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import bag_of_words, reporting
-from t5x_lite.sweeps import plan, table
+from tests.benchmarks import finished_sweeps
 
 FLAGS = flags.FLAGS
 
@@ -33,10 +33,7 @@ def curves(folder: str) -> tuple[str, Curves]:
     Raises:
       UserError: no sweep, or no run has finished.
     """
-    base = os.path.join(folder, plan.BASE)
-    if not os.path.exists(base):
-        raise UserError(f'--sweeps={folder} is no sweep: it has no {plan.BASE}; give the --workdir of t5x_lite.sweep')
-    results = table.collect(plan.opened(folder, from_json(base)))
+    results = finished_sweeps.results_of(folder)
     found: Curves = {PRETRAINED: {}, SCRATCH: {}, bag_of_words.BAG_OF_WORDS: {}}
     read = set()
     for row in results.rows:
@@ -105,13 +102,8 @@ def draw(tasks: dict[str, tuple[str, Curves]], figure_class):
 def main(argv: Sequence[str]) -> None:
     del argv
     figure_class = reporting.matplotlib_figure()
-    tasks = {os.path.basename(os.path.normpath(folder)): curves(folder) for folder in FLAGS.sweeps}
-    os.makedirs(FLAGS.output, exist_ok=True)
-    text = written(tasks)
-    with open(os.path.join(FLAGS.output, 'curve.md'), 'w', encoding='utf-8') as file:
-        file.write(text)
-    draw(tasks, figure_class).savefig(os.path.join(FLAGS.output, 'curve.png'), dpi=110)
-    print(text)
+    tasks = {finished_sweeps.task_of(folder): curves(folder) for folder in FLAGS.sweeps}
+    finished_sweeps.write(FLAGS.output, 'curve', written(tasks), draw(tasks, figure_class))
 
 
 if __name__ == '__main__':

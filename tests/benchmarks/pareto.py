@@ -25,10 +25,11 @@ from t5x_lite.config import Config
 from t5x_lite.config_values import from_json
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import reporting
-from t5x_lite.sweeps import plan, table
+from t5x_lite.sweeps import table
 from t5x_lite.training import devices, driving, features, partitioning, tuning
 from t5x_lite.training.beginning import begun
 from t5x_lite.training.step import make_program
+from tests.benchmarks import finished_sweeps
 
 FLAGS = flags.FLAGS
 
@@ -67,11 +68,7 @@ def best_of_each(folder: str) -> tuple[str, list[Strategy]]:
     Raises:
       UserError: no sweep, or runs that have not finished.
     """
-    base = os.path.join(folder, plan.BASE)
-    if not os.path.exists(base):
-        raise UserError(f'--sweeps={folder} is no sweep: it has no {plan.BASE}; give the --workdir of t5x_lite.sweep')
-    sweep = plan.opened(folder, from_json(base))
-    results = table.collect(sweep)
+    results = finished_sweeps.results_of(folder)
     best: dict[str, table.Group] = {}
     for group in results.groups:
         if len(group.ended) < len(group.rows):
@@ -79,7 +76,7 @@ def best_of_each(folder: str) -> tuple[str, list[Strategy]]:
         name = name_of(group.rows[0].run.fields)
         if name not in best or (group.mean > best[name].mean) == results.highest:
             best[name] = group
-    task = os.path.basename(os.path.normpath(folder))
+    task = finished_sweeps.task_of(folder)
     found = []
     for name, group in best.items():
         row = group.rows[0]
@@ -190,12 +187,7 @@ def main(argv: Sequence[str]) -> None:
         tasks[strategies[0].task] = metric, strategies
     for _, strategies in tasks.values():
         measure(strategies, FLAGS.turns)
-    os.makedirs(FLAGS.output, exist_ok=True)
-    text = written(tasks)
-    with open(os.path.join(FLAGS.output, 'pareto.md'), 'w', encoding='utf-8') as file:
-        file.write(text)
-    draw(tasks, figure_class).savefig(os.path.join(FLAGS.output, 'pareto.png'), dpi=110)
-    print(text)
+    finished_sweeps.write(FLAGS.output, 'pareto', written(tasks), draw(tasks, figure_class))
 
 
 if __name__ == '__main__':
