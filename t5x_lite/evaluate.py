@@ -59,7 +59,8 @@ def main(argv: Sequence[str]) -> None:
     judge = _judge(program, params, run, shots) if run.config.data.tasks.names or run.config.data.tasks.inputs else None
     scores: dict[str, Any]
     scores, judged = evaluator.in_detail(params)
-    print(f'held out, {cli.workdir()} at step {step:,} (losses in nats)')
+    nats = '' if 'mean_squared_error' in scores else ' (losses in nats)'
+    print(f'held out, {cli.workdir()} at step {step:,}{nats}')
     details = detail.of(judged, _RESAMPLES.value)
     print('\n'.join(details.lines(scores)))
     if 'mlm_loss' in scores:

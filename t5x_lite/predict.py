@@ -91,6 +91,8 @@ def _inputs(predictors: dict[str, Predictor | AnswerPredictor | ChoicePredictor 
     """
     if _TEXT.value is not None:
         texts = (_TEXT.value,) if _TEXT_B.value is None else (_TEXT.value, _TEXT_B.value)
+        if not any(map(str.strip, texts)) and not all(isinstance(predictor, TextPredictor) for predictor in predictors.values()):
+            raise UserError('--text is empty; give some text')
         _check(predictors, texts, 0)
         yield texts
         return

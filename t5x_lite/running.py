@@ -50,7 +50,7 @@ def _prepare(run: Run, workdir: str, checked: bool, baselines: bool) -> None:
     new = not os.path.exists(os.path.join(workdir, 'config.json'))
     if new and not checked:
         # Before the workdir is claimed by a run that could not start.
-        dry_run.check(run, lambda line: print(line, flush=True))
+        dry_run.check(run)
     print('\n'.join(dry_run.description(run)), flush=True)
     check_workdir(workdir, run.config)  # before anything is put into it
     synonyms.prepare(run.config, run.train, load_initial, workdir, lambda line: print(line, flush=True))

@@ -6,6 +6,7 @@ that a linear model cannot see whether they agree. Nothing is drawn at random: t
 """
 
 from collections.abc import Sequence
+import math
 from typing import Any
 
 import numpy as np
@@ -120,7 +121,9 @@ def say(found: dict[str, Scores], best: str = '') -> str:
     lines = []
     for name, scores in found.items():
         names = sorted(scores, key=lambda score: score != best)
-        lines.append(f'baseline, {name}: ' + ', '.join(f'{score} {scores[score]:.4f}' for score in names))
+        # A correlation with what is the same for all is undefined.
+        shown = (f'{score} undefined' if math.isnan(scores[score]) else f'{score} {scores[score]:.4f}' for score in names)
+        lines.append(f'baseline, {name}: ' + ', '.join(shown))
     return '\n'.join(lines)
 
 

@@ -15,6 +15,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
+from t5x_lite.models import kernels
 from t5x_lite.training import partitioning, sharing
 from t5x_lite.training.step import Program, TrainState, make_train_step, numbers
 
@@ -94,7 +95,8 @@ def timed(name: Any, compile_step: Callable[[], Any], what: str, state: Any) -> 
     def make() -> Any:
         jax.block_until_ready(state)
         began = time.perf_counter()
-        made = compile_step()
+        with kernels.telling(lambda line: print(line, flush=True)):
+            made = compile_step()
         spent.append(time.perf_counter() - began)
         print(f'compiled {what} in {spent[0]:.1f} s', flush=True)
         return made

@@ -62,6 +62,7 @@ FLAGS = [
     ('predict', '--workdir={}/run --text=a --input=b', 'one of them'),
     ('predict', '--workdir={}/run --text_b=a --input=-', '--text_b goes with --text'),
     ('predict', '--workdir={}/run --text=abc', 'no [MASK]'),
+    ('predict', '--workdir={}/classifier --text=', '--text is empty'),
     ('predict', '--workdir={}/run --input={}/absent', '--input={}/absent', 'No such file'),
     ('predict', '--workdir={}/run --input={}/nothing', '--input={}/nothing', 'directory'),
     ('predict', '--workdir={}/run --input={}/empty.txt', 'empty.txt', 'a text a line'),

@@ -66,6 +66,7 @@ def test_numbers():
 
     found = measure(*rows(200), *rows(50), 0)
     assert found['bag of words']['pearson'] > 0.95 and np.isnan(found['majority']['pearson'])
+    assert 'pearson undefined' in bag_of_words.say(found).splitlines()[0]
     assert found['bag of words']['mean_squared_error'] < 0.2 * found['majority']['mean_squared_error']
 
 
