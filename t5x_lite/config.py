@@ -526,6 +526,8 @@ class Config:
     label_smoothing: float = 0.0  # of language-model losses, spread over the other pieces; of classes, tags and choices, spread over all of them
     ema_decay: float = 0.0  # exponential moving average of the weights, used by evaluation when above 0
     deterministic: bool = False  # bitwise repeatable on a GPU too, slower
+    # A folder in which compiled programs are kept: a command that is repeated on the same kind of machine, with the same versions, then begins at once.
+    compilation_cache: str = ''
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     heads: tuple[HeadConfig, ...] = ()  # several on one body, each with data and a loss of its own; then `data` holds what they share
@@ -546,6 +548,7 @@ FREE_ON_RESUME = (
     'data.max_answer', 'data.no_answer_threshold', 'data.label_threshold', 'data.legal_tags', 'model.crf_legal', 'tune.feature_cache', 'mesh', 'checkpoint',
     'decode', 'log',
     'model.scan_layers', 'model.remat', 'model.attention', 'model.logits_megabytes', 'deterministic',
+    'compilation_cache',
 )  # fmt: skip
 
 

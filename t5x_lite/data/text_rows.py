@@ -82,17 +82,21 @@ class TextRows:
         }
 
 
+def rows_of(texts: Sequence[Sequence[str]], tokenizer: tokenizers.Tokenizer, seq_len: int, layout: Layout = Layout.auto) -> TextRows:
+    """The rows of n examples of one text or two each. Raises UserError where some have one and some two."""
+    if len({len(parts) for parts in texts}) > 1:
+        raise UserError('some inputs are single texts and some are pairs; give all of them in one form')
+    return TextRows(tokenizer, [list(column) for column in zip(*texts, strict=True)], seq_len, layout)
+
+
 def encode_texts(texts: Sequence, tokenizer: tokenizers.Tokenizer, seq_len: int, width: int = 0, layout: Layout = Layout.auto) -> dict[str, np.ndarray]:
     """Features, as `TextRows.features` has them, of n texts or n (text, text) pairs, for predictions.
 
     Args:
       width: columns of the result; 0: the longest of these texts.
     """
-    pairs = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
-    if len({len(pair) for pair in pairs}) > 1:
-        raise UserError('some inputs are single texts and some are pairs; give all of them in one form')
-    rows = TextRows(tokenizer, [list(column) for column in zip(*pairs, strict=True)], seq_len, layout)
-    return rows.features(np.arange(len(pairs)), width or int(rows.lengths.max(initial=0)))
+    rows = rows_of([(text,) if isinstance(text, str) else text for text in texts], tokenizer, seq_len, layout)
+    return rows.features(np.arange(len(rows.lengths)), width or int(rows.lengths.max(initial=0)))
 
 
 def _truncate(lengths: list[int], budget: int) -> list[int]:

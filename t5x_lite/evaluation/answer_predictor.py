@@ -13,7 +13,7 @@ from t5x_lite.data.tokenizers import Tokenizer
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import reading
-from t5x_lite.evaluation.predictor import WIDTHS, Texts, chunks
+from t5x_lite.evaluation.batching import TOGETHER, Texts, chunks, of_like_length
 
 _SHOWN = 5  # of the best answers
 
@@ -49,7 +49,7 @@ class AnswerPredictor:
 
     def __call__(self, texts: Texts) -> Iterator[dict[str, Any]]:
         data = self._config.data
-        for chunk in chunks(texts, self._batch_size):
+        for chunk in chunks(texts, TOGETHER * self._batch_size):
             for pair in chunk:
                 self.check(pair)
             asked = [Question(str(place), '', context, question, (), '') for place, (question, context) in enumerate(chunk)]
@@ -61,13 +61,8 @@ class AnswerPredictor:
                 yield {'text': question, 'answer': reply.text, 'start': reply.start, 'stop': reply.stop, 'best': best}
 
     def _logits(self, windows: Windows) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        starts, ends = [], []
-        for first in range(0, len(windows), self._batch_size):
-            rows = np.arange(first, min(first + self._batch_size, len(windows)))
-            longest = int(windows.lengths[rows].max())
-            width = min(next((size for size in WIDTHS if size >= longest), windows.seq_len), windows.seq_len)
-            filled = np.pad(rows, (0, (self._batch_size if len(windows) > 1 else 1) - len(rows)), mode='edge')
-            found = self._apply(self._params, windows.features(filled, width))
-            for kept, logits in zip((starts, ends), found, strict=True):
-                kept += list(np.asarray(logits)[: len(rows)])
-        return starts, ends
+        found: tuple[dict[int, np.ndarray], ...] = {}, {}
+        for rows, filled, width in of_like_length(windows.lengths, self._batch_size, windows.seq_len):
+            for kept, logits in zip(found, self._apply(self._params, windows.features(filled, width)), strict=True):
+                kept |= zip(rows.tolist(), np.asarray(logits))
+        return tuple([kept[row] for row in range(len(windows))] for kept in found)

@@ -11,7 +11,7 @@ from t5x_lite.data.choices import ChoiceRows
 from t5x_lite.data.tokenizers import Tokenizer
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
-from t5x_lite.evaluation.predictor import WIDTHS, Texts, chunks
+from t5x_lite.evaluation.batching import TOGETHER, Texts, chunks, of_like_length
 
 
 class ChoicePredictor:
@@ -48,7 +48,7 @@ class ChoicePredictor:
             raise UserError(f'an empty text in {shown}; give {question} and two or more choices')
 
     def __call__(self, texts: Texts) -> Iterator[dict[str, Any]]:
-        for chunk in chunks(texts, self._batch_size):
+        for chunk in chunks(texts, TOGETHER * self._batch_size):
             for text in chunk:
                 self.check(text)
             yield from self._answer([(text[: self._texts], self._given or text[self._texts :]) for text in chunk])
@@ -58,11 +58,11 @@ class ChoicePredictor:
         most = 1 << (max(len(choices) for _, choices in questions) - 1).bit_length()
         filled = [(texts, (*choices, *[None] * (most - len(choices)))) for texts, choices in questions]
         rows = ChoiceRows(self._tokenizer, filled, self._longest, self._config.data.layout)
-        size = self._batch_size if len(questions) > 1 else 1
-        width = min(next((known for known in WIDTHS if known >= rows.lengths.max()), self._longest), self._longest)
-        batch = rows.features(np.minimum(np.arange(size), len(questions) - 1), width)
-        logits = np.asarray(self._apply(self._params, batch), np.float64)
-        for (texts, choices), row in zip(questions, logits):
+        logits: dict[int, np.ndarray] = {}
+        for chosen, some, width in of_like_length(rows.lengths, self._batch_size, self._longest):
+            logits |= zip(chosen.tolist(), np.asarray(self._apply(self._params, rows.features(some, width)), np.float64))
+        for number, (texts, choices) in enumerate(questions):
+            row = logits[number]
             weights = np.exp(row[: len(choices)] - row[: len(choices)].max())
             ranked = sorted(zip(choices, (weights / weights.sum()).tolist()), key=lambda pair: -pair[1])
             found = [{'text': choice, 'probability': round(chance, 6)} for choice, chance in ranked]

@@ -1,6 +1,6 @@
 """Answers for texts: words for masks, labels with probabilities, numbers."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 import re
 from typing import Any
 
@@ -9,33 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite.config import Config, DecodeConfig, Decoding, Positions
-from t5x_lite.data.text_rows import TextRows, encode_texts
+from t5x_lite.data.text_rows import TextRows, rows_of
 from t5x_lite.data.tokenizers import Tokenizer
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import asking
+from t5x_lite.evaluation.batching import TOGETHER, Texts, chunks, of_like_length
 from t5x_lite.evaluation.generation import Generator
 from t5x_lite.tasks import few_shot
 from t5x_lite.training.step import dummy_batch
-
-WIDTHS = (16, 32, 64, 128, 256, 512, 1024)  # of batches, so that few shapes are compiled
-
-
-Texts = Iterable[tuple[str, ...] | None]  # None: nothing more has arrived, what is there should be answered
-
-
-def chunks(texts: Texts, size: int) -> Iterator[list[tuple[str, ...]]]:
-    """Texts to be answered together: `size` of them, or as many as have arrived."""
-    chunk: list[tuple[str, ...]] = []
-    for text in texts:
-        if text is not None:
-            chunk.append(text)
-        if chunk and (text is None or len(chunk) == size):
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
 
 class Predictor:
     """`predictor(texts)` yields an answer, a JSON-able dict, for each text or pair of texts; 'cut' in it says how many tokens were read of a longer one.
@@ -65,32 +47,27 @@ class Predictor:
         self._longest = config.model.max_positions if self._fills_masks else min(most, config.data.seq_len)
 
     def __call__(self, texts: Texts) -> Iterator[dict[str, Any]]:
-        for chunk in chunks(texts, self._batch_size):
+        for chunk in chunks(texts, TOGETHER * self._batch_size):
             yield from self._answer(chunk)
 
     def _answer(self, texts: list[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
         for text in texts:
             self.check(text)
-        limit = self._longest
-        batch = self._encoded(texts, self._longest)
-        width = next((size for size in WIDTHS if size >= batch['tokens'].shape[1]), limit)
-        size = self._batch_size if len(texts) > 1 else 1
-        shape = (size, min(width, limit))
-        padded = {name: np.pad(value, [(0, want - have) for want, have in zip(shape, value.shape)]) for name, value in batch.items()}
-        outputs = self._apply(self._params, padded)
-        if self._fills_masks:
-            answers = self._words(texts, batch['tokens'], outputs['mlm_logits'])
-        else:
-            answers = self._labels(texts, np.asarray(outputs['logits'])[: len(texts)])
-        full = batch['sequence_ids'].sum(1) == limit
-        for text, answer, perhaps in zip(texts, answers, full, strict=True):
-            yield answer | {'cut': limit} if perhaps and self._is_cut(text) else answer
+        rows = self._rows(texts)
+        answers: dict[int, dict[str, Any]] = {}
+        for chosen, filled, width in of_like_length(rows.lengths, self._batch_size, self._longest):
+            batch = rows.features(filled, width)
+            outputs, some = self._apply(self._params, batch), [texts[row] for row in chosen]
+            if self._fills_masks:
+                found = self._words(some, [tokens[:length] for tokens, length in zip(batch['tokens'], rows.lengths[chosen])], outputs['mlm_logits'])
+            else:
+                found = self._labels(some, np.asarray(outputs['logits'])[: len(chosen)])
+            answers |= zip(chosen.tolist(), found, strict=True)
+        for row, cut in enumerate(rows.cut):
+            yield answers[row] | {'cut': self._longest} if cut else answers[row]
 
-    def _is_cut(self, text: tuple[str, ...]) -> bool:
-        return bool(TextRows(self._tokenizer, [[part] for part in text], self._longest, self._config.data.layout).cut[0])
-
-    def _encoded(self, texts: list[tuple[str, ...]], longest: int) -> dict[str, np.ndarray]:
-        return encode_texts(texts, self._tokenizer, longest, layout=self._config.data.layout)
+    def _rows(self, texts: list[tuple[str, ...]]) -> TextRows:
+        return rows_of(texts, self._tokenizer, self._longest, self._config.data.layout)
 
     def check(self, text: tuple[str, ...], number: int = 0) -> None:
         """Raises UserError for a text, the `number`-th, that cannot be answered."""
@@ -110,8 +87,7 @@ class Predictor:
         masks = sum(part.count(self._tokenizer.mask_id) for part in ids)
         if not masks:
             raise UserError(f'no [MASK] in {shown}; mark the words to fill in, or name a fine-tuned run with --workdir')
-        read = self._encoded([text], self._longest)['tokens']
-        if (read == self._tokenizer.mask_id).sum() < masks:
+        if (self._rows([text]).ids == self._tokenizer.mask_id).sum() < masks:
             most = self._config.model.max_positions
             raise UserError(
                 f'a [MASK] in {shown} lies beyond the {most} tokens that the model reads, of {sum(map(len, ids)):,}; shorten the text'
@@ -134,7 +110,7 @@ class Predictor:
             ranked = sorted(zip(names, probabilities.tolist()), key=lambda pair: -pair[1])
             yield {'text': ' | '.join(text), 'label': ranked[0][0], 'probabilities': {name: round(p, 6) for name, p in ranked}}
 
-    def _words(self, texts: list[tuple[str, ...]], tokens: np.ndarray, logits: jax.Array) -> Iterator[dict[str, Any]]:
+    def _words(self, texts: list[tuple[str, ...]], tokens: list[np.ndarray], logits: jax.Array) -> Iterator[dict[str, Any]]:
         for row, text in enumerate(texts):
             places = np.flatnonzero(tokens[row] == self._tokenizer.mask_id)
             probabilities = np.asarray(jax.nn.softmax(logits[row, places, : self._config.model.vocab_size].astype(jnp.float32), axis=-1))

@@ -13,7 +13,7 @@ from t5x_lite.data.tokenizers import Tokenizer
 from t5x_lite.data.word_pieces import Pieces
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
-from t5x_lite.evaluation.predictor import WIDTHS, Texts, chunks
+from t5x_lite.evaluation.batching import TOGETHER, Texts, chunks, of_like_length
 
 _OPENING, _CLOSING = '([{<"\'«„“”‘’¿¡`', ')]}>"\'»“”‘’.,;:!?…`'
 
@@ -69,7 +69,7 @@ class TagPredictor:
             raise UserError(f'{len(text)} texts in {" | ".join(text)[:80]!r}, and words are tagged of one at a time; leave the second out')
 
     def __call__(self, texts: Texts) -> Iterator[dict[str, Any]]:
-        for chunk in chunks(texts, self._batch_size):
+        for chunk in chunks(texts, TOGETHER * self._batch_size):
             for text in chunk:
                 self.check(text)
             places = [words_of(text) for text, in chunk]
@@ -89,15 +89,13 @@ class TagPredictor:
             first += max(count, 1)
         return parts
 
-    def _tagged(self, rows: list[Pieces]) -> Iterator[list[tuple[str, float]]]:
+    def _tagged(self, rows: list[Pieces]) -> list[list[tuple[str, float]]]:
         """(tag, probability) of each word of each row."""
         every, missing = self._config.data.every_piece, self._tags.names[0] if self._tags.scheme is None else tags.OUTSIDE
-        for start in range(0, len(rows), self._batch_size):
-            chunk = rows[start : start + self._batch_size]
-            longest = max(len(pieces.ids) for pieces in chunk)
-            width = min(next((size for size in WIDTHS if size >= longest), self._seq_len), self._seq_len)
-            size = self._batch_size if len(rows) > 1 else 1
-            batch = tagged.pieces_features(chunk + [chunk[0]] * (size - len(chunk)), width, self._pad)
+        answers: list[list[tuple[str, float]]] = [[] for _ in rows]
+        for chosen, filled, width in of_like_length(np.array([len(pieces.ids) for pieces in rows]), self._batch_size, self._seq_len):
+            chunk = [rows[row] for row in chosen]
+            batch = tagged.pieces_features([rows[row] for row in filled], width, self._pad)
             batch['tagged'] = np.zeros_like(batch['tokens'])
             for place, pieces in enumerate(chunk):
                 batch['tagged'][place, pieces.labelled(every)] = 1
@@ -107,7 +105,8 @@ class TagPredictor:
                 owners, first = np.unique(pieces.words[pieces.labelled(False)], return_index=True)
                 at = dict(zip(owners.tolist(), pieces.labelled(False)[first].tolist(), strict=True))
                 chances = [float(probabilities[place, at[word], found[place, at[word]]]) if word in at else 0.0 for word in range(len(named))]
-                yield list(zip(named, np.clip(chances, 0.0, 1.0).tolist(), strict=True))  # marginals are sums that round
+                answers[chosen[place]] = list(zip(named, np.clip(chances, 0.0, 1.0).tolist(), strict=True))  # marginals are sums that round
+        return answers
 
     def _answer(self, text: str, places: list[tuple[int, int]], named: list[tuple[str, float]]) -> dict[str, Any]:
         words = [

@@ -154,8 +154,9 @@ def check(sweep: Sweep, runs: Sequence[Planned]) -> int:
     for run in runs:
         try:
             finalize(run.config)
-            if run.config.deterministic != sweep.base.deterministic:
-                raise UserError('config.deterministic is of the whole process; give it as a flag, for all runs')
+            for name in ('deterministic', 'compilation_cache'):
+                if getattr(run.config, name) != getattr(sweep.base, name):
+                    raise UserError(f'config.{name} is of the whole process; give it as a flag, for all runs')
             values = flatten(Config())
             if (key := _key(grid.changed(run.config, {name: values[name] for name in _ALIKE}))) in seen:
                 continue

@@ -7,15 +7,32 @@ import os
 import jax
 
 from t5x_lite.config import Config
+from t5x_lite.errors import UserError
 
 
 def configure(config: Config) -> None:
-    """Deterministic kernels on a GPU where the config asks for them; on a CPU, memory that is kept between steps."""
+    """Deterministic kernels on a GPU and a cache of compiled programs, where the config asks for them; on a CPU, memory that is kept between steps.
+
+    Raises:
+      UserError: nothing can be kept in config.compilation_cache.
+    """
+    if config.compilation_cache:
+        _keep_compiled(config.compilation_cache)
     if config.deterministic:
         os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops=true'
     jax.config.update('jax_threefry_partitionable', True)  # random numbers of the initialisation do not depend on the mesh
     if _only_cpu():
         keep_freed_memory()
+
+
+def _keep_compiled(folder: str) -> None:
+    if '://' not in folder:
+        folder = os.path.abspath(os.path.expanduser(folder))
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise UserError(f'config.compilation_cache={folder}: {error.strerror}; give a folder that can be written to') from error
+    jax.config.update('jax_compilation_cache_dir', folder)  # what takes less than a second to compile is not kept, unless JAX's own settings say so
 
 
 def _only_cpu() -> bool:

@@ -10,8 +10,6 @@ Torch is left out where it is not installed, or has no such thing (packed rows);
 
 from collections.abc import Callable
 import dataclasses
-import json
-import statistics
 import sys
 from typing import Any
 
@@ -133,7 +131,7 @@ def differences(found: Any, wanted: Any) -> float:
     return max(off(x, y) for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True))
 
 
-def measured(length: int) -> list[dict[str, Any]]:
+def measured(length: int) -> dict[str, Any]:
     case = case_of(length)
     rows = case.q.shape[0]
     asked = kernels.Asked(
@@ -153,35 +151,27 @@ def measured(length: int) -> list[dict[str, Any]]:
     off = {name: differences(call(), wanted) for name, call in calls.items() if name != dense}
     if torch_call := torch_sdpa(case):
         calls['torch SDPA'] = torch_call
-    times, rates, _ = turns.measure(calls, turns.matmul_rates(dtype=FLAGS.dtype), FLAGS.turns)
     flops = 3 * 4 * rows * FLAGS.heads * length * length * FLAGS.size / (2 if 'causal' in FLAGS.mask else 1)
-    results, base = [], times[dense][:, 0]
-    for name, used in times.items():
-        low, middle, high = np.quantile(used[:, 0], (0.25, 0.5, 0.75))
-        results.append({
-            'name': name, 'rows': rows, 'length': length, 'seconds': float(middle), 'low': float(low), 'high': float(high),
-            'against_dense': float(np.median(base / used[:, 0])), 'of_matmul_rate': flops / middle / statistics.median(rates) / 1e9,
-            'temporary_bytes': temporaries[name] if name in temporaries else None, 'difference': off[name] if name in off else None,
-        })  # fmt: skip
-    return results
+    competitors = {
+        name: turns.Competitor(
+            call,
+            {'tokens': rows * length},
+            flops,
+            ({'temporaries MB': f'{temporaries[name] / 1e6:,.1f}'} if name in temporaries else {}) | ({'difference': f'{off[name]:.1e}'} if name in off else {}),
+        )
+        for name, call in calls.items()
+    }
+    what = f'Attention, value and gradients, {rows} x {length:,}, {FLAGS.heads} heads of {FLAGS.size}, mask {FLAGS.mask}, {FLAGS.dtype}, dropout {FLAGS.dropout}'
+    packages = ('jax', *['torch'] * ('torch SDPA' in calls))
+    what += ', bias of relative positions' * FLAGS.bias
+    return turns.measure('attention', what, competitors, turns.matmul_rates(dtype=FLAGS.dtype), FLAGS.turns, packages=packages)
 
 
 def main(argv: list[str]) -> None:
     del argv
     jax.config.update('jax_threefry_partitionable', True)
-    what = f'{FLAGS.tokens:,} tokens, {FLAGS.heads} heads of {FLAGS.size}, mask {FLAGS.mask}, {FLAGS.dtype}, dropout {FLAGS.dropout}'
-    print(f'{what}{", bias of relative positions" if FLAGS.bias else ""}; {jax.devices()[0].device_kind if jax.default_backend() != "cpu" else turns.cpu()}')
-    print('| rows x length | | median ms (quartiles) | speed against dense | of matmul rate | temporaries MB | difference |\n|---|---|---|---|---|---|---|')
     for length in map(int, FLAGS.lengths):
-        for found in measured(length):
-            size = '' if found['temporary_bytes'] is None else f'{found["temporary_bytes"] / 1e6:,.1f}'
-            off = '' if found['difference'] is None else f'{found["difference"]:.1e}'
-            quartiles = f'{1e3 * found["seconds"]:.1f} ({1e3 * found["low"]:.1f}-{1e3 * found["high"]:.1f})'
-            shape = f'{found["rows"]} x {length:,}'
-            print(f'| {shape} | {found["name"]} | {quartiles} | {found["against_dense"]:.2f} | {found["of_matmul_rate"]:.0%} | {size} | {off} |', flush=True)
-            if FLAGS.output:
-                with open(FLAGS.output, 'a', encoding='utf-8') as file:
-                    file.write(json.dumps({'what': what, 'bias': FLAGS.bias, 'jax': jax.__version__, **found}) + '\n')
+        turns.write(measured(length), FLAGS.output)
 
 
 if __name__ == '__main__':
@@ -194,5 +184,5 @@ if __name__ == '__main__':
     flags.DEFINE_float('dropout', 0.0, 'Of the weights.', lower_bound=0, upper_bound=1)
     flags.DEFINE_enum('dtype', 'float32', [kind.value for kind in DType], 'Of queries, keys and values.')
     flags.DEFINE_integer('turns', 10, 'That count; two more go before.', lower_bound=1)
-    flags.DEFINE_string('output', '', 'A file to which a JSON line an implementation is appended.')
+    flags.DEFINE_string('output', '', 'A file to which a JSON line for each length is appended.')
     cli.run(main)

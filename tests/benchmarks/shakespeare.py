@@ -8,12 +8,9 @@ are its own, imported from the checkout; the step (forward, backward, clipping a
 losses of whole runs are in EVIDENCE.md.
 """
 
-import importlib.metadata
 import importlib.util
 import json
 import os
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -39,6 +36,7 @@ flags.DEFINE_integer('turns', 20, 'That count; two more go before.', lower_bound
 flags.DEFINE_integer('steps', 20, 'A turn.', lower_bound=1)
 flags.DEFINE_integer('threads', 2, 'For both, on as many cores.', lower_bound=1)
 flags.DEFINE_bool('compile', False, 'A turn for nanoGPT under torch.compile as well (needs a C++ compiler).')
+flags.DEFINE_string('output', '', 'A file to which one JSON line is appended.')
 
 VOCABULARY = 65  # the characters of tiny Shakespeare
 
@@ -125,11 +123,8 @@ class Ours:
 def main(argv):
     del argv
     devices.keep_freed_memory()
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(f"{error}; this comparison needs torch: pip install '.[parity]'") from error
-    os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[: FLAGS.threads]))  # XLA has as many threads as it sees cores
+    torch, = turns.parity('torch')
+    turns.pin(FLAGS.threads)
     config = shakespeare.get_config()
     config.optim.learning_rate = 1e-3
     rows = np.random.default_rng(0).integers(1, VOCABULARY, (config.batch_size, config.data.seq_len + 1)).astype(np.int32)
@@ -150,19 +145,13 @@ def main(argv):
     if abs(loss - ours.loss) > 1e-4:
         raise UserError('the losses differ by more than 1e-4: the two do not compute the same thing, and their times say nothing')
 
-    taking = {'nanoGPT': theirs.steps(theirs.model, inputs), 'ours': ours.run}
+    units = {'steps': FLAGS.steps}
+    taking = {'nanoGPT': turns.Competitor(theirs.steps(theirs.model, inputs), units)}
     if FLAGS.compile:
-        taking['nanoGPT, torch.compile'] = theirs.steps(torch.compile(theirs.model), inputs)
-    times, rates, idle = turns.measure(taking, turns.matmul_rates(torch), FLAGS.turns)
-    versions = ', '.join(f'{name} {importlib.metadata.version(name)}' for name in ('jax', 'torch'))
-    print(f'\n{FLAGS.turns} turns of {FLAGS.steps} steps, {FLAGS.threads} threads; {turns.cpu()}; {versions}; compiled ours in {compile_seconds:.1f} s')
-    print(f'python -m tests.benchmarks.shakespeare {shlex.join(sys.argv[1:])}')
-    print(f'float32 matmul {np.median(rates):.0f} GFLOP/s; idle between turns {np.median(idle):.1%} of a core\n')
-    print('| | median ms a step (quartiles) | speed against nanoGPT (quartiles) |\n|---|---|---|')
-    for name, used in times.items():
-        low, middle, high = 1000 * np.quantile(used[:, 0], (0.25, 0.5, 0.75)) / FLAGS.steps
-        ratio_low, ratio, ratio_high = np.quantile(times['nanoGPT'][:, 0] / used[:, 0], (0.25, 0.5, 0.75))
-        print(f'| {name} | {middle:.1f} ({low:.1f}-{high:.1f}) | {ratio:.2f} ({ratio_low:.2f}-{ratio_high:.2f}) |')
+        taking['nanoGPT, torch.compile'] = turns.Competitor(theirs.steps(torch.compile(theirs.model), inputs), units)
+    taking['ours'] = turns.Competitor(ours.run, units, said={'compile s': f'{compile_seconds:.0f}'})
+    what = f'{FLAGS.steps} training steps of a character GPT, {config.batch_size} x {config.data.seq_len}, float32'
+    turns.write(turns.measure('shakespeare', what, taking, turns.matmul_rates(torch), FLAGS.turns, packages=('jax', 'flax', 'torch')), FLAGS.output)
 
 
 if __name__ == '__main__':

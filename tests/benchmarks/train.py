@@ -7,17 +7,11 @@ through our Hugging Face interop, on the same batch: seven rows in eight are ful
 transformers projects every position to the vocabulary; ours the masked ones only, or all of them too (`all positions`).
 
 Machines are shared and change pace, so the competitors take turns, one step each, and the median over turns of the ratio of neighbouring steps counts, not
-seconds. All live in one process; its thread pools sleep between turns (`idle` below is the CPU time that they burn in a pause; it should be near 0). Needs
+seconds. All live in one process; its thread pools sleep between turns (`idle` is the CPU time that they burn in a pause; it should be near 0). Needs
 the extra `parity` (torch, transformers).
 """
 
 import gc
-import importlib.metadata
-import json
-import os
-import platform
-import shlex
-import statistics
 import sys
 import tempfile
 import time
@@ -169,12 +163,8 @@ def main(argv):
     del argv
     if FLAGS.keep_memory:
         devices.keep_freed_memory()
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise UserError(f"{error}; this comparison needs the reference: pip install '.[parity]'") from error
-    os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[: FLAGS.threads]))  # XLA has as many threads as it sees cores
+    torch, transformers = turns.parity('torch', 'transformers')
+    turns.pin(FLAGS.threads)
     transformers.utils.logging.set_verbosity_error()
     layers, width, heads = bert_config.SIZES[FLAGS.size]
     sizes = {'num_hidden_layers': layers, 'hidden_size': width, 'num_attention_heads': heads, 'intermediate_size': 4 * width}
@@ -199,52 +189,25 @@ def main(argv):
         raise UserError('the losses differ by more than 1e-4: the two do not compute the same thing, and their times say nothing')
 
     theirs.model.train()
-    taking, compile_seconds = {'transformers': theirs.step(theirs.model, inputs)}, {}
+
+    def flops(every: bool) -> float:
+        config = next(program for name, program in variants.items() if name.endswith('all positions') == every).config
+        return 3 * FLAGS.batch * first.module.forward_flops(config.model, FLAGS.length, config.data.mlm.max_predictions)
+
+    units = {'real tokens': int(batch['sequence_ids'].sum())}
+    taking = {'transformers': turns.Competitor(theirs.step(theirs.model, inputs), units, flops(True))}
     if FLAGS.compile:
-        taking['transformers, torch.compile'] = theirs.step(torch.compile(theirs.model), inputs)
-        compile_seconds['transformers, torch.compile'] = turns.timed(taking['transformers, torch.compile'])[0]
+        step = theirs.step(torch.compile(theirs.model), inputs)
+        said = {'compile s': f'{turns.timed(step)[0]:.0f}'}
+        taking['transformers, torch.compile'] = turns.Competitor(step, units, flops(True), said)
     for name, program in variants.items():
-        taking[name], compile_seconds[name] = ours.step(program, placed)
-        print(f'compiled {name} in {compile_seconds[name]:.1f} s', file=sys.stderr, flush=True)
+        step, seconds = ours.step(program, placed)
+        taking[name] = turns.Competitor(step, units, flops(name.endswith('all positions')), {'compile s': f'{seconds:.0f}'})
+        print(f'compiled {name} in {seconds:.1f} s', file=sys.stderr, flush=True)
     gc.collect()
-    times, rates, idle = turns.measure(taking, turns.matmul_rates(torch), FLAGS.steps)
-    report(times, rates, idle, compile_seconds, batch, variants, losses)
-
-
-def report(times, rates, idle, compile_seconds, batch, variants, losses) -> None:
-    tokens, rate = int(batch['sequence_ids'].sum()), statistics.median(rates)
-    versions = {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'torch', 'transformers')} | {'python': platform.python_version()}
-    command = 'python -m tests.benchmarks.train ' + shlex.join(sys.argv[1:])
-    print(f'\nBERT-{FLAGS.size}, {FLAGS.batch} x {FLAGS.length}, {FLAGS.dtype}, dropout {FLAGS.dropout}, {FLAGS.threads} threads, {FLAGS.steps} turns; {turns.cpu()}')
-    print(', '.join(f'{name} {version}' for name, version in versions.items()) + f'; {command}')
-    print(f'float32 matmul {rate:.0f} GFLOP/s (median over the turns); idle between turns {statistics.median(idle):.1%} of a core\n')
-    print('| | median s (quartiles) | fastest s | CPU s | real tokens/s | speed against transformers (quartiles) | of matmul rate | compile s |')
-    print('|---|---|---|---|---|---|---|---|')
-    results, base = {}, times['transformers']
-    every = next(program for name, program in variants.items() if name.endswith('all positions'))
-    for name, used in times.items():
-        program = variants.get(name, every)
-        flops = 3 * FLAGS.batch * program.module.forward_flops(program.config.model, FLAGS.length, program.config.data.mlm.max_predictions)
-        low, middle, high = np.quantile(used[:, 0], (0.25, 0.5, 0.75))
-        ratio_low, ratio, ratio_high = np.quantile(base[:, 0] / used[:, 0], (0.25, 0.5, 0.75))
-        results[name] = {
-            'seconds': used[:, 0].round(4).tolist(),
-            'cpu_seconds': used[:, 1].round(4).tolist(),
-            'median': round(middle, 4),
-            'ratio': round(ratio, 4),
-            'ratio_of_fastest': round(base[:, 0].min() / used[:, 0].min(), 4),
-            'ratio_of_cpu': round(float(np.median(base[:, 1]) / np.median(used[:, 1])), 4),
-            'share_of_matmul_rate': round(flops / middle / rate / 1e9, 4),
-            'compile_seconds': round(compile_seconds.get(name, 0.0), 1),
-        }
-        print(
-            f'| {name} | {middle:.2f} ({low:.2f}-{high:.2f}) | {used[:, 0].min():.2f} | {np.median(used[:, 1]):.2f} | {tokens / middle:,.0f} | '
-            f'{ratio:.2f} ({ratio_low:.2f}-{ratio_high:.2f}) | {flops / middle / rate / 1e9:.0%} | {compile_seconds.get(name, 0.0):.0f} |'
-        )
-    if FLAGS.output:
-        line = {'command': command, 'versions': versions, 'cpu': turns.cpu(), 'matmul_gflops': round(rate, 1), 'losses': losses, 'results': results}
-        with open(FLAGS.output, 'a', encoding='utf-8') as file:
-            file.write(json.dumps(line) + '\n')
+    what = f'A training step of BERT-{FLAGS.size}, MLM + NSP, {FLAGS.batch} x {FLAGS.length}, {FLAGS.dtype}, dropout {FLAGS.dropout}'
+    packages = ('jax', 'flax', 'torch', 'transformers')
+    turns.write(turns.measure('train', what, taking, turns.matmul_rates(torch), FLAGS.steps, packages=packages), FLAGS.output)
 
 
 if __name__ == '__main__':

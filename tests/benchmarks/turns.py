@@ -1,16 +1,45 @@
-"""Competitors that take turns, on machines that are shared and change pace."""
+"""Competitors that take turns, on machines that are shared and change pace; what they took as a record, and a record as a table.
 
+A speed is a ratio: the median over turns of that of neighbouring turns. Seconds stand beside it for orientation.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
 import platform
+import resource
+import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5x_lite.errors import UserError
+
 _PAUSE = 0.1  # seconds between turns
+_QUARTILES = (0.25, 0.5, 0.75)
+
+
+@dataclasses.dataclass
+class Competitor:
+    """Who takes turns.
+
+    Attributes:
+      run: a turn, from beginning to end: it waits for its results.
+      units: what a turn does, and how often: {'tokens': 840}. One of them becomes a rate.
+      flops: of a turn, those that the work needs and not those computed twice; 0: there is no share of the matmul rate.
+      said: what else is known of it, by name: columns of the table.
+    """
+
+    run: Callable[[], Any]
+    units: dict[str, float] = dataclasses.field(default_factory=dict)
+    flops: float = 0.0
+    said: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def matmul_rates(torch: Any = None, dtype: str = 'float32') -> Callable[[], float]:
@@ -41,21 +70,120 @@ def timed(function: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def measure(turns: dict[str, Callable[[], Any]], rate: Callable[[], float], steps: int) -> tuple[dict[str, np.ndarray], list[float], list[float]]:
-    """({name: [steps, 2] wall and CPU seconds}, matmul rates, CPU shares of the pauses)."""
-    times, rates, idle = {name: [] for name in turns}, [], []
-    for turn in range(-2, steps):
-        for name, run in turns.items():
-            used = timed(run)
+def pin(threads: int) -> None:
+    """This process on so many cores: XLA has as many threads as it sees. Call it before JAX starts."""
+    os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:threads]))
+
+
+def parity(*names: str) -> tuple[Any, ...]:
+    """Modules of the extra `parity`. Raises UserError where they are not installed."""
+    try:
+        return tuple(importlib.import_module(name) for name in names)
+    except ImportError as error:
+        raise UserError(f"{error}; this comparison needs the reference: pip install '.[parity]'") from error
+
+
+def measure(
+    benchmark: str, what: str, competitors: dict[str, Competitor], rate: Callable[[], float] | None, count: int, *, packages: Sequence[str] = ('jax', 'flax')
+) -> dict[str, Any]:
+    """A record of `count` turns of each, which two more precede; the first competitor is what the others are compared with.
+
+    Args:
+      what: was measured, in words.
+      rate: of matrix products, in GFLOP/s, measured after each turn.
+      packages: whose versions are recorded.
+
+    Returns:
+      what json can write; see `table`.
+    """
+    spent, rates, idle = {name: [] for name in competitors}, [], []
+    for turn in range(-2, count):
+        for name, competitor in competitors.items():
+            used = timed(competitor.run)
             time.sleep(_PAUSE)  # OpenMP's and Eigen's threads spin a little before they sleep
             idle.append(timed(lambda: time.sleep(_PAUSE))[1] / _PAUSE)
             if turn >= 0:
-                times[name].append(used)
-        rates.append(rate())
-        time.sleep(_PAUSE)
+                spent[name].append(used)
+        if rate is not None:
+            rates.append(rate())
+            time.sleep(_PAUSE)
         if turn >= 0:
-            print(f'  turn {turn + 1}: ' + '  '.join(f'{name} {times[name][-1][0]:.2f} s' for name in turns), file=sys.stderr, flush=True)
-    return {name: np.array(values) for name, values in times.items()}, rates, idle
+            print(f'  turn {turn + 1}: ' + '  '.join(f'{name} {spent[name][-1][0]:.2f} s' for name in competitors), file=sys.stderr, flush=True)
+    return {
+        'benchmark': benchmark,
+        'what': what,
+        'command': f'python -m tests.benchmarks.{benchmark} {shlex.join(sys.argv[1:])}'.rstrip(),
+        'machine': cpu() if jax.default_backend() == 'cpu' else jax.devices()[0].device_kind,
+        'cores': len(os.sched_getaffinity(0)),
+        'versions': {'python': platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
+        'turns': count,
+        'matmul_gflops': float(np.median(rates)) if rates else None,
+        'idle': float(np.median(idle)),
+        'peak_memory_mib': _peak_memory_mib(),
+        'competitors': {
+            name: {
+                'seconds': [wall for wall, _ in spent[name]],
+                'cpu_seconds': [used for _, used in spent[name]],
+                'units': one.units,
+                'flops': one.flops,
+                'said': one.said,
+            }
+            for name, one in competitors.items()
+        },
+    }
+
+
+def _peak_memory_mib() -> float:
+    """Of this process with all competitors in it; on an accelerator, of its memory as JAX has used it."""
+    if jax.default_backend() != 'cpu':
+        return jax.devices()[0].memory_stats()['peak_bytes_in_use'] / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def table(record: dict[str, Any]) -> str:
+    """A record of `measure` in Markdown: what was measured and how, then a row a competitor."""
+    competitors = record['competitors']
+    base_name, base = next((name, np.array(one['seconds'])) for name, one in competitors.items())
+    versions = ', '.join(f'{name} {version}' for name, version in record['versions'].items())
+    lines = [f'{record["what"]}; medians (quartiles) of {record["turns"]} turns.', '', f'    {record["command"]}', '']
+    about = f'{record["machine"]}, {record["cores"]} cores, {versions}; peak memory {record["peak_memory_mib"]:,.0f} MiB'
+    if record['matmul_gflops']:
+        about += f'; matmul {record["matmul_gflops"]:,.0f} GFLOP/s'
+    lines += [f'{about}; idle between turns {record["idle"]:.1%} of a core.', '']
+    longest = max(np.median(one['seconds']) for one in competitors.values())
+    unit, scale = ('ms', 1000) if longest < 1 else ('s', 1)
+    units = list(dict.fromkeys(unit for one in competitors.values() for unit in one['units']))
+    said = list(dict.fromkeys(name for one in competitors.values() for name in one['said']))
+    shares = bool(record['matmul_gflops']) and any(one['flops'] for one in competitors.values())
+    heads = ['', unit, f'speed against {base_name}', *(f'{unit}/s' for unit in units), *['of the matmul rate'] * shares, *said]
+    lines += [f'| {" | ".join(heads)} |', '|' + '---|' * len(heads)]
+    for name, one in competitors.items():
+        seconds = np.array(one['seconds'])
+        low, middle, high = np.quantile(seconds, _QUARTILES)
+        slow, ratio, fast = np.quantile(base / seconds, _QUARTILES)
+        cells = [
+            name,
+            f'{_short(scale * middle)} ({_short(scale * low)}-{_short(scale * high)})',
+            f'{ratio:.2f} ({slow:.2f}-{fast:.2f})' if name != base_name else '1.00',
+            *(_short(one['units'][unit] / middle) if unit in one['units'] else '' for unit in units),
+        ]
+        if shares:
+            cells.append(f'{one["flops"] / middle / record["matmul_gflops"] / 1e9:.0%}' if one['flops'] else '')
+        lines.append(f'| {" | ".join(cells + [one["said"][name] if name in one["said"] else "" for name in said])} |')
+    return '\n'.join(lines)
+
+
+def _short(number: float) -> str:
+    """Three digits that say something."""
+    return f'{number:,.0f}' if number >= 100 else f'{number:.3g}'
+
+
+def write(record: dict[str, Any], path: str) -> None:
+    """Prints the table; appends the record to a jsonl file where one is named."""
+    print(f'\n{table(record)}')
+    if path:
+        with open(path, 'a', encoding='utf-8') as file:
+            file.write(json.dumps(record) + '\n')
 
 
 def cpu() -> str:

@@ -5,14 +5,7 @@ import os
 import subprocess
 import sys
 
-from t5x_lite.evaluation.predictor import chunks
 from tests.commands import forked
-
-
-def test_what_is_answered_together():
-    assert list(chunks(map(tuple, 'abcde'), 2)) == [[('a',), ('b',)], [('c',), ('d',)], [('e',)]]
-    assert list(chunks([('a',), None, None, ('b',), ('c',), ('d',), None], 2)) == [[('a',)], [('b',), ('c',)], [('d',)]]
-    assert list(chunks([None], 2)) == list(chunks([], 2)) == []
 
 
 def test_each_line_as_it_comes(stock):
