@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
     texts = texts_of(FLAGS.texts, FLAGS.count)
     layers, width, heads = bert_config.SIZES[FLAGS.size]
     with tempfile.TemporaryDirectory() as place:
-        tokenizer = tokenizers.train('wordpiece', texts_of('', 4000), 4000, True)
+        tokenizer = tokenizers.train('wordpiece', texts_of('', 2000), 4000, True)
         tokenizer.save(place)
         torch.manual_seed(0)
         fields = {'num_hidden_layers': layers, 'hidden_size': width, 'num_attention_heads': heads, 'intermediate_size': 4 * width}

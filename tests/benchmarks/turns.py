@@ -124,8 +124,8 @@ def measure(
             name: {
                 'seconds': [wall for wall, _ in spent[name]],
                 'cpu_seconds': [used for _, used in spent[name]],
-                'units': one.units,
-                'flops': one.flops,
+                'units': {unit: float(many) for unit, many in one.units.items()},
+                'flops': float(one.flops),
                 'said': one.said,
             }
             for name, one in competitors.items()
