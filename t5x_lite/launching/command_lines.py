@@ -11,6 +11,7 @@ from typing import NoReturn
 from t5x_lite.errors import UserError, nearest
 
 TRAIN = 't5x_lite.train'
+MISTAKE, GONE = 2, 75  # exit statuses of train: what a person must mend; another process is gone, and starting again helps
 
 
 class _Parser(argparse.ArgumentParser):

@@ -110,7 +110,7 @@ def _run(command: list[str], environments: list[dict[str, str]], logs: list[str]
 
 def _watch(started: list[_Started], following, asked: list[int], grace: float) -> int:
     """Shows what process 0 says until all have ended. Returns the exit status: 0, or that of the first that failed."""
-    failed: _Started | None = None
+    failed: list[_Started] = []  # in the order in which they ended, those that were killed here left out
     kill_at, forwarded = float('inf'), 0
 
     def show() -> None:
@@ -125,20 +125,22 @@ def _watch(started: list[_Started], following, asked: list[int], grace: float) -
                 if each.popen.poll() is None:
                     each.popen.send_signal(signal.SIGTERM if forwarded == 1 else signal.SIGKILL)
             print(f'launch: {signal.Signals(asked[-1]).name}: ' + ('saving and stopping all processes' if forwarded == 1 else 'killing them'), file=sys.stderr)
-        if failed is None:
-            failed = next((each for each in started if each.popen.poll()), None)
-            if failed is not None and sum(running) > 0:
+        if time.monotonic() < kill_at:
+            failed += [each for each in started if each.popen.poll() and each not in failed]
+            if failed and kill_at == float('inf'):
                 kill_at = time.monotonic() + grace
-        if time.monotonic() > kill_at:
+        else:
             for each in started:
                 if each.popen.poll() is None:
                     each.popen.kill()
         time.sleep(_POLL_SECONDS)
     show()
-    failed = failed or next((each for each in started if each.popen.returncode), None)
-    if failed is None:
+    failed = failed or [each for each in started if each.popen.returncode]
+    if not failed:
         return 0
-    return _said(failed, len(started))
+    # What a process that has lost another does of itself is no cause.
+    causes = [each for each in failed if each.popen.returncode not in (command_lines.GONE, -signal.SIGABRT)]
+    return _said((causes or failed)[0], len(started))
 
 
 def _said(failed: _Started, count: int) -> int:
@@ -151,7 +153,8 @@ def _said(failed: _Started, count: int) -> int:
         start = max((number for number, line in enumerate(lines) if line.startswith('=== ')), default=-1) + 1
         print('\n'.join(f'process {failed.index}: {line}' for line in lines[start:]), file=sys.stderr)
     others = '; the others were ended' if count > 1 else ''
-    print(f'error: process {failed.index} of {count} {how} (log: {failed.log}){others}. Repeat the command to go on from the newest checkpoint', file=sys.stderr)
+    mend = '' if status == command_lines.MISTAKE else '. Repeat the command to go on from the newest checkpoint'
+    print(f'error: process {failed.index} of {count} {how} (log: {failed.log}){others}{mend}', file=sys.stderr)
     return 128 - status if status < 0 else status
 
 
