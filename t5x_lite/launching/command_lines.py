@@ -40,13 +40,16 @@ def parsed(options: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argpa
     """
     argv = list(argv)
     own, flags = (argv[: argv.index('--')], argv[argv.index('--') + 1 :]) if '--' in argv else (argv, [])
+    known = [name for action in options._actions for name in action.option_strings]
+    for word in own:  # before what is missing: a misspelt option is the likelier mistake
+        name = word.partition('=')[0]
+        if name.startswith(('--config', '--workdir')):
+            raise UserError(f'{name} is a flag of train; flags of train follow after --, as in: -- {word}')
+        if name.startswith('-') and name not in known:
+            raise UserError(f'{word}: no such option, {nearest(name, known)}; flags of train follow after --')
     given, rest = options.parse_known_args(own)
     if rest:
-        known = [name for action in options._actions for name in action.option_strings]
-        name = rest[0].partition('=')[0]
-        if name.startswith(('--config', '--workdir')):
-            raise UserError(f'{name} is a flag of train; flags of train follow after --, as in: -- {rest[0]}')
-        raise UserError(f'{rest[0]}: no such option, {nearest(name, known)}; flags of train follow after --')
+        raise UserError(f'{rest[0]!r}: every option is written --name=value; flags of train follow after --')
     return given, flags
 
 
