@@ -18,7 +18,7 @@ is_running() {
 
 # Starts a command in a session of its own; its exit status goes to $run/status.
 start() {
-    rm -f "$run/status"
+    rm -f "$run/status" "$run/stopping"
     printf '%s\n' "$line" >"$run/command"
     printf '=== %s %s\n' "$(date '+%Y-%m-%d %H:%M:%S')" "$line" >>"$run/log"
     # The trap: SIGTERM is for the training, and this shell must live to write down how that ended.
@@ -41,13 +41,14 @@ train)
     python=$root/.venv/bin/python
     printf -v line '%q ' "$python" "$@"
     mkdir -p "$run"
-    shown_from=+$(($(cat "$run/log" 2>/dev/null | wc -l) + 1))
+    touch "$run/log"
+    shown_from=+$(($(wc -l <"$run/log") + 1))
     if is_running; then
         [ "$(cat "$run/command")" = "$line" ] || fail "another command runs here under this name: $(cat "$run/command"); stop it (--stop) or give another --name"
         printf 'attached to process %s of %s\n' "$(cat "$run/pid")" "$(hostname)"
         shown_from=20
     else
-        export T5X_LITE_CLUSTER=auto PYTHONUNBUFFERED=1 PYTHONPATH=$root
+        export T5X_LITE_CLUSTER=auto T5X_LITE_STOPPED=75 PYTHONUNBUFFERED=1 PYTHONPATH=$root
         start "$python" "$@"
     fi
     pid=$(cat "$run/pid")
@@ -56,7 +57,9 @@ train)
     *) tail --pid="$pid" -n "$shown_from" -f "$run/log" ;;
     esac
     status=$(cat "$run/status" 2>/dev/null || echo 75) # killed with the machine: nobody wrote it down
-    if [ "$status" != 0 ]; then
+    if [ "$status" = 75 ] && [ -e "$run/stopping" ]; then
+        status=0 # as --stop asked
+    elif [ "$status" != 0 ]; then
         printf '%s: ended with status %s; the end of its log:\n' "$(hostname)" "$status" >&2
         tail -n 15 "$run/log" >&2
     fi
@@ -65,6 +68,7 @@ train)
 stop)
     run=$HOME/t5x_lite/runs/$2
     is_running || { printf '%s: nothing is running\n' "$(hostname)"; exit 0; }
+    touch "$run/stopping"
     kill -TERM -- "-$(cat "$run/pid")"
     tail --pid="$(cat "$run/pid")" -f /dev/null
     tail -n 2 "$run/log"

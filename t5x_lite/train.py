@@ -12,6 +12,7 @@ Repeating a command resumes the run from its newest checkpoint; a finished run s
 """
 
 from collections.abc import Sequence
+import sys
 
 from absl import flags
 
@@ -55,7 +56,8 @@ def _main(workdir: str) -> None:
             raise UserError('--find_learning_rate is for one process, and this run has several; run it on one host')
         finding_rates.find(run, workdir, _FIND_STEPS.value)
         return
-    running.train(run, workdir)
+    if running.train(run, workdir) and (status := processes.stopped_status()):
+        sys.exit(status)
 
 
 if __name__ == '__main__':

@@ -14,6 +14,7 @@ import argparse
 import json
 import re
 import subprocess
+import time
 from typing import Any
 
 from t5x_lite.errors import UserError
@@ -36,6 +37,8 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument('--retries', type=command_lines.at_least(0), default=10, help='how often all processes are started again (10)')
     options.add_argument('--grace', type=command_lines.at_least(30), default=300, help='seconds to save in when asked to end (300)')
     options.add_argument('--output', default='', help='the manifest (NAME.yaml)')
+    options.add_argument('--poll', type=command_lines.seconds, default=5.0, help='seconds between two looks for pods (5)')
+    options.add_argument('--wait', type=command_lines.seconds, default=86400.0, help='seconds to wait for nodes at most (a day)')
     options.add_argument('--again', action='store_true', help='replace a JobSet of this name that has ended')
     options.add_argument('--delete', action='store_true', help='delete the JobSet at the end')
     given, flags = command_lines.parsed(options, argv)
@@ -70,7 +73,7 @@ class Commands:
         return self._kubectl('apply', f'--filename={path}')
 
     def ready(self) -> list[str]:
-        return self._kubectl('wait', '--for=condition=Ready', 'pod', f'--selector={self._first()}', '--timeout=24h')
+        return self._kubectl('wait', '--for=condition=Ready', 'pod', f'--selector={self._first()}', f'--timeout={self._given.wait:g}s')
 
     def logs(self) -> list[str]:
         return self._kubectl('logs', '--follow', '--tail=-1', f'--selector={self._first()}')
@@ -127,7 +130,7 @@ class Commands:
     def _follow(self) -> int:
         """Shows the log of the first process, of each attempt, until the JobSet has ended."""
         for _ in range(self._given.retries + 1):
-            self._must(self.ready(), 'the first process got no node; see: kubectl describe jobset, and the events of its pod')
+            self._wait_for_first()
             self._must(self.logs(), 'the log cannot be read')
             # Logs end with the process; the controller needs a moment to say what that means.
             subprocess.run(
@@ -137,6 +140,17 @@ class Commands:
                 print(f'launch: {self._given.name} is {state or "gone"}')
                 return 0 if state == 'Completed' else 1
         raise UserError(f'{self._given.name} is still restarting after {self._given.retries} times; see: kubectl describe jobset {self._given.name}')
+
+
+    def _wait_for_first(self) -> None:
+        """Until the first process has its node. (kubectl does not wait for a pod that is yet to be made.)"""
+        print(f'+ {command_lines.shown(self.ready())}', flush=True)
+        until = time.monotonic() + self._given.wait
+        while (done := subprocess.run(self.ready(), stderr=subprocess.PIPE, text=True, check=False)).returncode:
+            if 'no matching resources' not in done.stderr and 'NotFound' not in done.stderr or time.monotonic() > until:
+                said = ' '.join(done.stderr.split())[:300]
+                raise UserError(f'the first process got no node within {self._given.wait:g} s ({said}); see: kubectl describe jobset {self._given.name}')
+            time.sleep(self._given.poll)
 
 
 def _bucket(mount: str) -> tuple[str, str]:
@@ -165,8 +179,8 @@ def manifest(given: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any]:
     container: dict[str, Any] = {
         'name': 'train',
         'image': given.image,
-        'command': command_lines.train_line(flags),
-        'env': [{'name': 'T5X_LITE_CLUSTER', 'value': 'auto'}, {'name': 'PYTHONUNBUFFERED', 'value': '1'}],
+        'command': [word.replace('$(', '$$(') for word in command_lines.train_line(flags)],  # $(NAME) would be a variable's value
+        'env': [{'name': 'T5X_LITE_CLUSTER', 'value': 'auto'}, {'name': 'T5X_LITE_STOPPED', 'value': str(command_lines.GONE)}],
         'ports': [{'containerPort': 8471}, {'containerPort': 8080}, {'containerPort': 8431}],
         'resources': {'requests': {'google.com/tpu': on_host}, 'limits': {'google.com/tpu': on_host}},
     }

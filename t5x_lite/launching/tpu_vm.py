@@ -72,6 +72,11 @@ def main(argv: Sequence[str]) -> int:
     return launch.call(launch.stop_plan()[0][1]) if given.stop else launch.run()
 
 
+def pause(backoff: float, retry: int) -> float:
+    """Seconds before a retry, counted from 0."""
+    return backoff * min(2**retry, _MOST_WAITS)
+
+
 class Launch:
     """The commands of one launch, and the order they come in."""
 
@@ -173,7 +178,7 @@ class Launch:
                 except _Preempted as lost:
                     if retry == given.retries:
                         raise UserError(f'{lost}; given up after {retry} retries (--retries). Checkpoints are kept: repeat the command to go on') from lost
-                    seconds = min(given.backoff * 2**retry, given.backoff * _MOST_WAITS)
+                    seconds = pause(given.backoff, retry)
                     retry += 1
                     print(f'launch: {lost}; retry {retry} of {given.retries} in {seconds:g} s', flush=True)
                     time.sleep(seconds)

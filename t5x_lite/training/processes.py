@@ -5,6 +5,8 @@ A launcher says in the environment that there are several (launch/README.md); wi
     JAX_COORDINATOR_ADDRESS=HOST:PORT JAX_NUM_PROCESSES=4 JAX_PROCESS_ID=0    all of it: launch/local.sh
     T5X_LITE_CLUSTER=auto                                                     what JAX finds out: TPU VMs, GKE, Slurm
 
+    T5X_LITE_STOPPED=75    exit status of a run that a signal stopped, 0 by default: what restarts whatever failed then goes on where it is saved
+
 Files are written by the first process alone, whose mistakes are then everybody's (`by_first`). Collectives are called by the main thread, in the same order by
 all, or the processes wait for each other for ever.
 """
@@ -26,6 +28,7 @@ import numpy as np
 from t5x_lite.errors import UserError
 
 ADDRESS, COUNT, INDEX, CLUSTER = 'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID', 'T5X_LITE_CLUSTER'
+STOPPED = 'T5X_LITE_STOPPED'
 FIND_SECONDS = 'T5X_LITE_FIND_SECONDS'  # within which processes must have found each other; 300
 GONE = 75  # exit status of one whose partner is gone (EX_TEMPFAIL of sysexits.h): starting all of them again helps
 _TEXT = 4096  # bytes of what a process tells the others
@@ -128,6 +131,11 @@ def signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
 def asked_to_stop(step: int) -> bool:
     """Whether all processes stop after this step, for one of them was asked to end. Each of them asks after every step."""
     return several() and multihost_utils.reached_preemption_sync_point(step)
+
+
+def stopped_status() -> int:
+    """The exit status of a run that was asked to end, and has saved."""
+    return _number(STOPPED) if STOPPED in os.environ else 0
 
 
 def told(text: str) -> list[str]:
