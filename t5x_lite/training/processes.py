@@ -58,7 +58,7 @@ def join() -> None:
         where = f'at {given[ADDRESS]}, {count} of them'
     try:
         jax.distributed.initialize(initialization_timeout=seconds, **settings)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, KeyError) as error:  # the last: variables that a cluster sets are not there
         raise UserError(f'the processes of this run did not find each other ({where}; {_brief(error)}); start all of them, by a script of launch/') from error
 
 

@@ -104,7 +104,7 @@ class Trainer:
                 done = f'all {steps:,} steps of {self._workdir} are done' if first >= steps else f'{self._workdir} has {self._stopped_early(first)}'
                 print(f'finished: {done}{self._held_out.ending}; raise --config.steps in another workdir to train longer')
                 return
-            if not first:
+            if not first and processes.is_first():  # who alone writes warnings; others need not read all rows of the first batches
                 self._warn_before()
             log = MetricsLog(self._workdir, self._config.log, first)
             with contextlib.closing(log):
