@@ -201,5 +201,12 @@ def placed(value: Any, sharding: jax.sharding.Sharding) -> jax.Array:
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
+def everywhere(value: Any, mesh: jax.sharding.Mesh | None) -> Any:
+    """An array that every process has, whole on each device of the mesh, for a function that was jitted there; as it is where there is one process."""
+    if mesh is None or not several():
+        return jax.numpy.asarray(value)
+    return placed(value, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+
 def _brief(error: Exception) -> str:
     return ' '.join(str(error).split())[:200]

@@ -132,7 +132,8 @@ class Launched(runs.Run):
         super().__init__(folder / name, runs.small_config(corpus, **settings | fields), folder / 'cache')
         self.asked_for = folder / f'{name}-asked'
         self.asked_for.mkdir(exist_ok=True)
-        self._environment |= {'PYTHON': sys.executable, 'RECORDED': str(self.asked_for)}
+        # Most of the time of a run is compiling, which LLVM need not optimise.
+        self._environment |= {'PYTHON': sys.executable, 'RECORDED': str(self.asked_for), 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
 
     def launch(self, processes: int, devices: int, *options: str) -> subprocess.Popen:
         flags = [f'--config={self.config_file}', f'--workdir={self.workdir}']
@@ -140,7 +141,7 @@ class Launched(runs.Run):
         return subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def alone(self, devices: int) -> 'Launched':
-        self._environment['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={devices}'
+        self._environment['XLA_FLAGS'] += f' --xla_force_host_platform_device_count={devices}'
         self.finish()
         return self
 

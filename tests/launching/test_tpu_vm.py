@@ -1,7 +1,6 @@
 """launch/tpu_vm.sh against a gcloud that only pretends: requests, preemptions, retries, and nothing deleted that nobody asked to delete."""
 
 import os
-from pathlib import Path
 import shutil
 import signal
 import subprocess
