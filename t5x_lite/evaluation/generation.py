@@ -333,7 +333,8 @@ class Generator:
                 text, stopped = self._cut(self._text(part), decode)
                 total, score = float(sums[row, beam]), float(scores[row, beam])
                 if stopped:  # what followed the stop text is no part of the answer
-                    total = float(processes.fetched(self._jit('score', self._target_log_probs)(self.params, self._teacher_forced(self._filled([(ids[row], part)]))))[0].sum())
+                    again = self._teacher_forced(self._filled([(ids[row], part)]))
+                    total = float(processes.fetched(self._jit('score', self._target_log_probs)(self.params, again))[0].sum())
                     score = total / float(search.length_penalty(len(part), decode.length_penalty, decode.beam_score))
                 found.append(Answer(text, tuple(part), total, score, stopped or part[-1] in stops))
             answers.append(found)

@@ -21,6 +21,7 @@ from t5x_lite.errors import UserError
 from t5x_lite.launching import accelerators, command_lines
 
 _JOB = 'workers'  # of the JobSet: a Job a slice
+_OPTIONS = 'implicit-dirs,rename-dir-limit=1000000'  # of Cloud Storage FUSE: checkpoints are folders that are renamed when they are whole
 
 
 def main(argv: Sequence[str]) -> int:
@@ -112,7 +113,7 @@ class Commands:
         given, state = self._given, self._ask()
         if state in ('Completed', 'Failed'):
             if not given.again:
-                raise UserError(f'the JobSet {given.name} has ended ({state}); add --again to replace it (the run goes on from its workdir), or give another --name')
+                raise UserError(f'the JobSet {given.name} has ended ({state}); add --again to replace it (the run itself goes on), or give another --name')
             self._must(self.delete(), 'the JobSet that has ended could not be deleted')
             state = ''
         if not state:
@@ -196,10 +197,7 @@ def manifest(given: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any]:
         annotations['gke-gcsfuse/volumes'] = 'true'
         container['volumeMounts'] = [{'name': f'bucket-{number}', 'mountPath': folder} for number, (_, folder) in enumerate(mounts)]
         pod['volumes'] = [
-            {
-                'name': f'bucket-{number}',
-                'csi': {'driver': 'gcsfuse.csi.storage.gke.io', 'volumeAttributes': {'bucketName': bucket, 'mountOptions': 'implicit-dirs,rename-dir-limit=1000000'}},
-            }
+            {'name': f'bucket-{number}', 'csi': {'driver': 'gcsfuse.csi.storage.gke.io', 'volumeAttributes': {'bucketName': bucket, 'mountOptions': _OPTIONS}}}
             for number, (bucket, _) in enumerate(mounts)
         ]
     mistakes = {'action': 'FailJob', 'onExitCodes': {'containerName': 'train', 'operator': 'In', 'values': [command_lines.MISTAKE]}}

@@ -117,7 +117,7 @@ def _watch(started: list[_Started], following, asked: list[int], grace: float) -
         sys.stdout.write(following.read().decode(errors='replace'))
         sys.stdout.flush()
 
-    while any(running := [each.popen.poll() is None for each in started]):
+    while any(each.popen.poll() is None for each in started):
         show()
         if len(asked) > forwarded:
             forwarded += 1

@@ -21,7 +21,7 @@ from t5x_lite.launching import command_lines
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-# Slurm sends USR1 to this script ahead of the limit (--signal=B:), and the script SIGTERM to the processes: `scancel --signal` reaches job steps, not the script.
+# Slurm sends USR1 to this script ahead of the limit (--signal=B:), and the script SIGTERM to the processes: `scancel --signal` reaches job steps, not it.
 # SIGTERM to the script is a preemption, after which Slurm requeues by itself, or a person's scancel, after which nobody should.
 _SCRIPT = """\
 #!/bin/bash
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     options = command_lines.parser(__doc__)
     options.add_argument('--nodes', type=command_lines.at_least(1), default=1, help='nodes (1)')
     options.add_argument('--gpus_per_node', type=command_lines.at_least(0), default=8, help='GPUs of each (8); 0: CPUs alone')
-    options.add_argument('--process_per', choices=('node', 'gpu'), default='gpu', help='a process for each GPU (the default), or for each node with all of its GPUs')
+    options.add_argument('--process_per', choices=('node', 'gpu'), default='gpu', help='a process for each GPU (the default), or a node with all of its GPUs')
     options.add_argument('--cpus_per_task', type=command_lines.at_least(0), default=0, help="of each process; 0: the cluster's default")
     options.add_argument('--partition', default='', help="by default the cluster's")
     options.add_argument('--account', default='')
@@ -112,7 +112,8 @@ def script(given: argparse.Namespace, flags: Sequence[str], folder: str) -> str:
     by_gpu = given.process_per == 'gpu' and given.gpus_per_node > 0
     directives = [f'--job-name={given.name}', f'--nodes={given.nodes}', f'--ntasks-per-node={given.gpus_per_node if by_gpu else 1}']
     # Not --gpus-per-task: JAX picks among all GPUs of the node the one with the number of the process there.
-    directives += [f'--gpus-per-node={given.gpus_per_node}'] * bool(given.gpus_per_node) + [f'--cpus-per-task={given.cpus_per_task}'] * bool(given.cpus_per_task)
+    directives += [f'--gpus-per-node={given.gpus_per_node}'] * bool(given.gpus_per_node)
+    directives += [f'--cpus-per-task={given.cpus_per_task}'] * bool(given.cpus_per_task)
     directives += [f'--{name}={getattr(given, name)}' for name in ('partition', 'account', 'time') if getattr(given, name)]
     directives += ['--requeue', '--open-mode=append', f'--signal=B:USR1@{given.notice}', f'--output={folder}/{given.name}-%j.log', *given.option]
     more = ''

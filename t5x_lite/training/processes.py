@@ -109,7 +109,7 @@ def together(said: Callable[[BaseException], int | None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Calls `handler` when this process, alone, is asked to end. One of several is asked by SIGTERM, which JAX takes and tells the others of (`asked_to_stop`)."""
+    """Calls `handler` when this process, being alone, is asked to end. Of several, JAX takes the SIGTERM of one, and tells the others (`asked_to_stop`)."""
     if several():
 
         def as_sigterm(number: int, frame: Any) -> None:

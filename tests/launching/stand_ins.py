@@ -89,12 +89,13 @@ class Tools:
     Each call takes the next line of what was laid ready for its command, {'out', 'err', 'status', 'sleep'}; the last one stays.
     """
 
-    def __init__(self, folder: Path, names: tuple[str, ...], real: tuple[str, ...] = ('bash', 'git', 'dirname', 'sh', 'cat', 'env', 'tar', 'gzip', 'sleep', 'date', 'hostname')):
+    def __init__(self, folder: Path, names: tuple[str, ...], real: tuple[str, ...] = ('bash', 'git', 'dirname', 'sh', 'cat', 'env', 'tar', 'gzip')):
         self.folder, self._log = folder / 'bin', folder / 'calls.jsonl'
         self.folder.mkdir(parents=True)
         for name in names:
             path = self.folder / name
-            path.write_text(f'#!{sys.executable} -S\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom tests.launching import stand_ins\nstand_ins.answer({str(folder)!r}, {name!r})\n')
+            code = f'import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom tests.launching import stand_ins\nstand_ins.answer({str(folder)!r}, {name!r})\n'
+            path.write_text(f'#!{sys.executable} -S\n{code}')
             path.chmod(0o755)
         for name in real:
             found = next((Path(part, name) for part in os.environ['PATH'].split(':') if Path(part, name).exists()), None)

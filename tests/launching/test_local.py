@@ -12,7 +12,6 @@ import time
 import numpy as np
 import pytest
 
-from t5x_lite.config_values import to_json
 from t5x_lite.launching import local
 from tests.launching.stand_ins import ROOT, Tools, one_error
 from tests.training import runs
@@ -28,8 +27,8 @@ def _launched(tmp_path, code: str, processes: int = 3, grace: float = 1.0):
     """(exit status, seconds) of processes that run `code` with their number in N."""
     logs = [str(tmp_path / f'process-{index}.log') for index in range(processes)]
     environments = [{'N': str(index)} for index in range(processes)]
-    began = time.monotonic()
-    return local._run([sys.executable, '-S', '-c', f'import os, signal, sys, time; n = int(os.environ["N"]); {code}'], environments, logs, grace), time.monotonic() - began
+    began, code = time.monotonic(), f'import os, signal, sys, time; n = int(os.environ["N"]); {code}'
+    return local._run([sys.executable, '-S', '-c', code], environments, logs, grace), time.monotonic() - began
 
 
 def test_all_end_well(tmp_path, capfd):
@@ -61,7 +60,8 @@ def test_a_mistake_is_not_to_be_repeated(tmp_path, capfd):
 def test_sigterm_reaches_all(tmp_path):
     logs = [tmp_path / f'process-{index}.log' for index in range(3)]
     child = 'import signal, sys, time; signal.signal(15, lambda *a: sys.exit(0)); print(1, flush=True); time.sleep(60)'
-    code = f'import sys; from t5x_lite.launching import local; sys.exit(local._run([sys.executable, "-c", {child!r}], [{{}}] * 3, {list(map(str, logs))!r}, 1.0))'
+    command = f'[sys.executable, "-c", {child!r}], [{{}}] * 3, {list(map(str, logs))!r}, 1.0'
+    code = f'import sys; from t5x_lite.launching import local; sys.exit(local._run({command}))'
     process = subprocess.Popen([sys.executable, '-S', '-c', code], cwd=ROOT)
     end = time.monotonic() + 60
     while not all(log.exists() and log.read_text().endswith('1\n') for log in logs):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -117,8 +118,8 @@ _WAITS = '#!/bin/bash\ntouch {folder}/running\nfor _ in $(seq 200); do [ -e {fol
 @pytest.mark.parametrize('number, requeued', [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
 def test_ahead_of_the_limit_it_saves_and_goes_back_into_the_queue(batch, tools, tmp_path, number, requeued):
     """At SIGTERM, a preemption or a person's scancel, Slurm itself knows what comes next."""
-    (tools.folder / 'seq').symlink_to('/usr/bin/seq')
-    (tools.folder / 'touch').symlink_to('/usr/bin/touch')
+    for name in ('seq', 'touch', 'sleep'):
+        (tools.folder / name).symlink_to(shutil.which(name))
     (tools.folder / 'srun').write_text(_WAITS.format(folder=tmp_path))
     if requeued:  # what scancel would have the processes do
         (tools.folder / 'scancel').write_text(f'#!/bin/bash\n[ "$*" = "--signal=TERM 1234" ] && touch {tmp_path}/asked\n')
