@@ -116,7 +116,7 @@ class Launch:
         return self._on_workers('scp', packed, f'{self._given.name}:t5x_lite-{self._commit[:12]}.tar.gz')
 
     def install(self) -> list[str]:
-        setup = f'{self._given.setup} && ' if self._given.setup else ''
+        setup = f'( {self._given.setup} ) && ' if self._given.setup else ''
         packed = f't5x_lite-{self._commit[:12]}.tar.gz'
         return self.ssh(f'{setup}mkdir -p {self._place} && tar -xzf {packed} -C {self._place} && bash {self._place}/launch/on_worker.sh install')
 

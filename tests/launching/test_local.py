@@ -12,7 +12,9 @@ import time
 import numpy as np
 import pytest
 
-from t5x_lite.launching import local
+from t5x_lite.errors import UserError
+from t5x_lite.launching import command_lines, local
+from t5x_lite.training import processes
 from tests.launching.stand_ins import ROOT, Tools, one_error
 from tests.training import runs
 
@@ -112,13 +114,26 @@ def test_launchers_need_python_alone():
     ],
 )
 def test_a_place_that_is_none_is_one_line(monkeypatch, environment, words):
-    from t5x_lite.errors import UserError
-    from t5x_lite.training import processes
-
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=re.escape(words)):
         processes.join()
+
+
+def test_launchers_and_runs_mean_the_same_by_an_exit_status(monkeypatch):
+    assert command_lines.GONE == processes.GONE
+    assert processes.stopped_status() == 0
+    monkeypatch.setenv('T5X_LITE_STOPPED', '75')
+    assert processes.stopped_status() == 75
+
+
+def test_alone_a_process_asks_nobody():
+    problems = iter(['', 'no'])
+    assert processes.told('hello') == ['hello'] and processes.by_first(lambda: {'a': 1}) == {'a': 1}
+    processes.all_well(next(problems))
+    with pytest.raises(UserError, match='^no$'):
+        processes.all_well(next(problems))
+    assert not processes.asked_to_stop(3)
 
 
 # Real runs.
@@ -220,8 +235,8 @@ def test_other_numbers_of_processes_go_on_with_a_run(folder, corpus, reference):
     launcher = run.launch(4, 1, '--grace=2')
     said = run.signal_when(launcher, 3, 2, signal.SIGKILL)
     assert launcher.returncode == 137 and 'error: process 2 of 4 was ended by SIGKILL' in said
-    for processes, devices, step in ((1, 4, 6), (2, 2, 9)):
-        launcher = run.launch(processes, devices)
+    for count, devices, step in ((1, 4, 6), (2, 2, 9)):
+        launcher = run.launch(count, devices)
         run.signal_when(launcher, step, 0, signal.SIGTERM)
         assert launcher.returncode == 0, run.output
     assert run.wait(run.launch(4, 1)) == 0, run.output
@@ -231,6 +246,7 @@ def test_other_numbers_of_processes_go_on_with_a_run(folder, corpus, reference):
 @pytest.mark.slow
 def test_a_second_launch_in_the_same_workdir_is_refused(folder, corpus):
     run = Launched(folder, corpus, 'busy', steps=400)
+    run._environment['T5X_LITE_STOPPED'] = '75'  # as launchers set it whose schedulers start again what failed
     first = run.launch(2, 2)
     end = time.monotonic() + 240
     while not run.logged(3):
@@ -239,4 +255,5 @@ def test_a_second_launch_in_the_same_workdir_is_refused(folder, corpus):
     second = run.launch(2, 2)
     out = second.communicate(timeout=240)[0]
     assert second.returncode == 2 and f'error: another process is training in {run.workdir}' in out
-    assert run.signal_when(first, 3, 0, signal.SIGTERM) and first.returncode == 0, run.output
+    assert run.signal_when(first, 3, 0, signal.SIGTERM) and first.returncode == 75, run.output
+    assert 'stopped by SIGTERM' in run.output
