@@ -1,4 +1,4 @@
-# Sourced by quickstart.sh and test.sh.
+# Sourced by the other scripts.
 #
 #   root=CLONE; make_environment EXTRA    leaves CLONE/.venv with the project and the extra installed, and its interpreter in $python
 #
@@ -61,4 +61,15 @@ print(hashlib.sha256("\0".join(parts).encode()).hexdigest())' "$root")
     else
         printf 'environment: %s in %s, installed before\n' "$(version_of "$python")" "$venv"
     fi
+}
+
+# Becomes python -m t5x_lite.launching.$1 with the other arguments, where the caller stands. A launcher needs Python alone; PYTHON, .venv or the PATH has one.
+launcher() {
+    local name=$1 candidate
+    shift
+    for candidate in ${PYTHON:+"$PYTHON"} "$root/.venv/bin/python" python3.11 python3.12 python3.13 python3 python; do
+        suitable "$candidate" argparse || continue
+        PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$candidate" -m "t5x_lite.launching.$name" "$@"
+    done
+    fail "found no Python 3.11 to 3.13 (PYTHON=/path/to/python names one); this launcher needs nothing else of it"
 }

@@ -79,25 +79,37 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         except BrokenPipeError:  # as in `... | head`: nobody reads on
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)
-        except KeyboardInterrupt:
-            print('interrupted', file=sys.stderr)
-            sys.exit(130)
-        except Exception as error:
-            if (said := mendable(error)) is None:
+        except (KeyboardInterrupt, Exception) as error:
+            if (status := ended(error)) is None:
                 raise
-            _fail(said)
+            sys.exit(status)
 
     app.run(guarded, flags_parser=parse)
 
 
+def ended(error: BaseException) -> int | None:
+    """Says in a line what ended a command. Its exit status; None for a fault of ours, of which Python says more."""
+    if isinstance(error, KeyboardInterrupt):
+        print('interrupted', file=sys.stderr)
+        return 130
+    if (said := mendable(error)) is None:
+        return None
+    _say(said)
+    return 2
+
+
 def _fail(error: Exception) -> typing.NoReturn:
+    _say(error)
+    sys.exit(2)
+
+
+def _say(error: Exception) -> None:
     if isinstance(error, flags.Error) and isinstance(error.__context__, UserError):  # raised while absl parsed a flag
         error = error.__context__
     message = ' '.join(str(error.args[0] if error.args else error).split())
     if not isinstance(error, UserError):
         message = _in_words(message)
     print(f'error: {message}', file=sys.stderr, flush=True)
-    sys.exit(2)
 
 
 _WORDS = {

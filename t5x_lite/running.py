@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 import os
 from typing import Any
 
-import jax
-
 from t5x_lite import dry_run
 from t5x_lite.assemble import Run, load_initial
 from t5x_lite.data import tokenizers
@@ -13,7 +11,7 @@ from t5x_lite.errors import UserError
 from t5x_lite.evaluation import before_tuning, synonyms
 from t5x_lite.evaluation.several import evaluator_of
 from t5x_lite.evaluation.task_scores import WhileTraining
-from t5x_lite.training import abreast, features
+from t5x_lite.training import abreast, features, processes
 from t5x_lite.training.step import Program
 from t5x_lite.training.trainer import Trainer
 from t5x_lite.training.workdirs import check_workdir
@@ -53,8 +51,14 @@ def _prepare(run: Run, workdir: str, checked: bool, baselines: bool) -> None:
         dry_run.check(run)
     print('\n'.join(dry_run.description(run)), flush=True)
     check_workdir(workdir, run.config)  # before anything is put into it
-    synonyms.prepare(run.config, run.train, load_initial, workdir, lambda line: print(line, flush=True))
-    if new and baselines and run.config.data.baselines and jax.process_index() == 0 and (said := before_tuning.baselines(run.train, run.validation)):
+
+    def prepare_synonyms() -> None:
+        synonyms.prepare(run.config, run.train, load_initial, workdir, lambda line: print(line, flush=True))
+
+    processes.by_first(prepare_synonyms)  # who keeps them in the workdir
+    if not processes.is_first():
+        prepare_synonyms()
+    if new and baselines and run.config.data.baselines and processes.is_first() and (said := before_tuning.baselines(run.train, run.validation)):
         print(said, flush=True)
     run.train, run.validation = features.attach(run.config, workdir, run.initial, run.train, run.validation)
 

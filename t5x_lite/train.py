@@ -12,6 +12,7 @@ Repeating a command resumes the run from its newest checkpoint; a finished run s
 """
 
 from collections.abc import Sequence
+import sys
 
 from absl import flags
 
@@ -19,7 +20,7 @@ from t5x_lite import cli, dry_run, finding_rates, running
 from t5x_lite.assemble import assemble, load_initial
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import synonyms
-from t5x_lite.training import devices
+from t5x_lite.training import devices, processes
 from t5x_lite.training.workdirs import check_workdir
 
 _CONFIG = cli.define_config_flags(workdir_required=False)
@@ -33,7 +34,11 @@ _FIND_STEPS = flags.DEFINE_integer('find_steps', 200, 'Steps of --find_learning_
 def main(argv: Sequence[str]) -> None:
     del argv
     devices.configure(_CONFIG.value)
-    workdir = cli.workdir()
+    with processes.together(cli.ended):
+        _main(cli.workdir())
+
+
+def _main(workdir: str) -> None:
     if not workdir and not _DRY_RUN.value:
         raise UserError('--workdir is missing; name the folder that the run is to write')
     run = assemble(_CONFIG.value, workdir=workdir or '')
@@ -42,12 +47,17 @@ def main(argv: Sequence[str]) -> None:
             print(said)
         if run.train is not None:
             synonyms.prepare(run.config, run.train, load_initial, workdir or '', step=_DRY_RUN_STEP.value - 1)
-        print(dry_run.report(run, _DRY_RUN_STEP.value))
+        report = dry_run.report(run, _DRY_RUN_STEP.value)
+        if processes.is_first():
+            print(report)
         return
     if _FIND.value:
+        if processes.several():
+            raise UserError('--find_learning_rate is for one process, and this run has several; run it on one host')
         finding_rates.find(run, workdir, _FIND_STEPS.value)
         return
-    running.train(run, workdir)
+    if running.train(run, workdir) and (status := processes.stopped_status()):
+        sys.exit(status)
 
 
 if __name__ == '__main__':

@@ -27,6 +27,7 @@ ALLOWED = {
     'commands': {'config', 'models', 'data', 'tasks', 'training', 'evaluation', 'interop', 'assembly', 'sweeps'},
     'bert_flax': {'config', 'models', 'data', 'tasks', 'training', 'evaluation', 'interop'},
     'configs': {'config'},
+    'launching': {'config'},
 }
 
 # Their own source never imports jax: loader processes start without it, and metrics are numbers of numpy.

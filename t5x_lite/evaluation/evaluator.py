@@ -3,12 +3,11 @@
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.evaluation.metrics_judged import Judged
-from t5x_lite.training import partitioning, sharing
+from t5x_lite.training import partitioning, processes, sharing
 from t5x_lite.training.step import Program, eval_step
 
 
@@ -29,7 +28,7 @@ class Evaluator:
         def place(value: Any, leaf: Any) -> jax.Array:
             # What is on a device already may be shared by several runs, and stays.
             on_device = isinstance(value, jax.Array) and value.dtype == leaf.dtype
-            return jax.device_put(value if on_device else np.asarray(value, leaf.dtype), leaf.sharding)
+            return jax.device_put(value, leaf.sharding) if on_device else processes.placed(np.asarray(value, leaf.dtype), leaf.sharding)
 
         return jax.tree.map(place, params, program.abstract.params)
 
@@ -63,9 +62,9 @@ class Evaluator:
         for batch in self._data.evaluation_batches(self._step, rows):
             placed = partitioning.to_devices(batch, partitioning.batch_shardings(batch, mesh, batch['tokens'].shape[-1]), rows, size)
             metrics, outputs = self._compiled(params, placed)
-            for name, pair in jax.device_get(metrics).items():
+            for name, pair in processes.fetched(metrics).items():
                 sums[name] = sums.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
             if outputs:
-                collected.append(multihost_utils.process_allgather(outputs, tiled=True))
+                collected.append(processes.fetched(outputs))
         scores = {name: float(total / weight) if weight else 0.0 for name, (total, weight) in sums.items()}
         return scores, {name: np.concatenate([part[name] for part in collected]) for name in (collected[0] if collected else ())}

@@ -19,6 +19,7 @@ from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import search
 from t5x_lite.models.attention import Cache
+from t5x_lite.training import processes
 
 _WIDTHS = (8, 16, 32, 64, 128, 256, 512)  # of prompts, so that few shapes are compiled; then multiples of 512
 _LOOK_EVERY = 16  # tokens between looks for stop texts
@@ -156,7 +157,7 @@ class Generator:
             chunk = rows[first : first + self.batch_size]
             filled = chunk + [chunk[0]] * (self._rows(len(chunk)) - len(chunk))
             batch = self._teacher_forced(filled)
-            log_probs = np.asarray(self._jit('score', self._target_log_probs)(self.params, batch))
+            log_probs = processes.fetched(self._jit('score', self._target_log_probs)(self.params, batch))
             found += [Scored(float(log_probs[row].sum()), len(targets)) for row, (_, targets) in enumerate(chunk)]
         return found
 
@@ -298,11 +299,11 @@ class Generator:
         while until < steps and not done.all():
             until = min(steps, until + every)
             answers = extend(self.params, answers, keys, jnp.int32(until), np.asarray(limits, np.int32))
-            tokens, log_probs, done = (np.asarray(part) for part in (answers.tokens_BT, answers.log_probs_BT, answers.done_B))
+            tokens, log_probs, done = processes.fetched((answers.tokens_BT, answers.log_probs_BT, answers.done_B))
             found = [self._until_end(tokens[row][: min(until, limits[row])], log_probs[row], stops, decode) for row in range(len(ids))]
             if decode.stop:
                 done = done | np.array([self._cut(self._text(part), decode)[1] for part, _ in found])
-                answers = answers.replace(done_B=jnp.asarray(done))
+                answers = answers.replace(done_B=processes.everywhere(done, self.mesh))
             yield found
 
     def _until_end(self, tokens: np.ndarray, log_probs: np.ndarray, stops: tuple[int, ...], decode: DecodeConfig) -> tuple[list[int], np.ndarray]:
@@ -323,7 +324,7 @@ class Generator:
             return search.beam_search(functools.partial(self._step, params), _reorder, logits, state, decode, stops, steps, self.tokenizer.pad_id or 0, seen)
 
         name = ('beams', decode.beams, decode.length_penalty, decode.beam_score, decode.early_stopping, decode.repetition_penalty, stops, steps)
-        tokens, scores, sums = (np.asarray(part) for part in self._jit(name, run)(self.params, self._prompts(ids, steps)))
+        tokens, scores, sums = processes.fetched(self._jit(name, run)(self.params, self._prompts(ids, steps)))
         answers = []
         for row in range(len(ids)):
             found = []
@@ -332,7 +333,8 @@ class Generator:
                 text, stopped = self._cut(self._text(part), decode)
                 total, score = float(sums[row, beam]), float(scores[row, beam])
                 if stopped:  # what followed the stop text is no part of the answer
-                    total = float(self._jit('score', self._target_log_probs)(self.params, self._teacher_forced(self._filled([(ids[row], part)])))[0].sum())
+                    again = self._teacher_forced(self._filled([(ids[row], part)]))
+                    total = float(processes.fetched(self._jit('score', self._target_log_probs)(self.params, again))[0].sum())
                     score = total / float(search.length_penalty(len(part), decode.length_penalty, decode.beam_score))
                 found.append(Answer(text, tuple(part), total, score, stopped or part[-1] in stops))
             answers.append(found)

@@ -32,7 +32,7 @@ import numpy as np
 from t5x_lite.config import Config
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.errors import Interrupted, UserError
-from t5x_lite.training import driving, sharing, tuning
+from t5x_lite.training import driving, processes, sharing, tuning
 from t5x_lite.training.driving import Asked
 from t5x_lite.training.step import Program, TrainState, make_train_step, numbers
 from t5x_lite.training.trainer import Evaluate, Trainer
@@ -85,7 +85,7 @@ def train_abreast(
             trainer.on_signal(number, frame)
 
     try:
-        with driving.signals(on_signal), jax.set_mesh(trainers[0].mesh), contextlib.ExitStack() as stack:
+        with processes.signals(on_signal), jax.set_mesh(trainers[0].mesh), contextlib.ExitStack() as stack:
             members = [_Member(stack.enter_context(contextlib.closing(trainer.steps())), label) for trainer, label in zip(trainers, _labels(workdirs))]
             _take_all(members)
     except KeyboardInterrupt as error:

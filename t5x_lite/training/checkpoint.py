@@ -30,7 +30,7 @@ from t5x_lite.config import CheckpointConfig, Config
 from t5x_lite.config_values import from_json, to_json
 from t5x_lite.data import tokenizers
 from t5x_lite.errors import UserError, nearest
-from t5x_lite.training import learnt, paths, patience
+from t5x_lite.training import learnt, paths, patience, processes
 from t5x_lite.training.places import Choice as Choice, FOLDER, choose as choose, holds_checkpoints as holds_checkpoints, is_there as is_there, locate, steps_in
 from t5x_lite.training.step import TrainState
 
@@ -45,6 +45,8 @@ def _parts(state: TrainState) -> dict[str, Any]:
 class Checkpoints:
     """The checkpoints of a workdir.
 
+    Of several processes each writes and reads its part of the arrays; the first does all else: lists, deletes, sets aside.
+
     Args:
       workdir: the run's folder.
       config: what to keep.
@@ -56,18 +58,22 @@ class Checkpoints:
         self._config, self._warn = config, warn
         self._finisher = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
         self._pending: tuple[int, concurrent.futures.Future] | None = None
-        for name in os.listdir(self._folder) if os.path.isdir(self._folder) else []:
-            if name.startswith('deleting-'):
-                shutil.rmtree(os.path.join(self._folder, name))
-        for step in reversed(steps_in(self._folder)):
-            if damage := _damage(self._folder, step, most_bytes=_SMALL):  # Orbax reads the small files of all of them
-                self._set_aside(step, damage)
+        processes.by_first(self._mend)
         self._checkpointer = ocp.training.Checkpointer(
             self._folder,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # the trainer decides
             preservation_policy=ocp.training.preservation_policies.PreserveAll(),  # _tidy deletes
             cleanup_tmp_directories=True,
         )
+
+    def _mend(self) -> None:
+        """What a kill left behind."""
+        for name in os.listdir(self._folder) if os.path.isdir(self._folder) else []:
+            if name.startswith('deleting-'):
+                shutil.rmtree(os.path.join(self._folder, name))
+        for step in reversed(steps_in(self._folder)):
+            if damage := _damage(self._folder, step, most_bytes=_SMALL):  # Orbax reads the small files of all of them
+                self._set_aside(step, damage)
 
     def steps(self) -> list[int]:
         return [info.step for info in self._checkpointer.checkpoints]
@@ -96,8 +102,9 @@ class Checkpoints:
 
     def _finish(self, step: int, response: Any) -> None:
         response.result()
-        _write_files_list(self._folder, step)
-        self._tidy()
+        if processes.is_first():
+            _write_files_list(self._folder, step)
+            self._tidy()
 
     def _tidy(self) -> None:
         """Deletes what config.checkpoint does not keep."""
@@ -144,27 +151,41 @@ class Checkpoints:
         Raises:
           UserError: if there are checkpoints and none can be read, and what `abstract` raises.
         """
+        while found := processes.by_first(self._newest):
+            step, listed = found
+            if processes.several():
+                self._checkpointer.reload()  # the first may have set some aside
+            damage, cause = '', None
+            try:
+                restored = self._load(step, abstract)
+            except UserError:
+                raise
+            except Exception as error:
+                damage, cause = f'{type(error).__name__}: {_brief(error)}', error
+            damages = [each for each in processes.told(damage) if each]
+            if not damages:
+                processes.by_first(lambda: self._settle(step, listed))
+                return restored
+            if listed:  # its files are as they were written, so the fault is not theirs
+                whole = f'the checkpoint of step {step} in {self._folder} is whole, but cannot be restored here'
+                raise UserError(f'{whole} ({damages[0]})') from cause
+            processes.by_first(lambda: self._set_aside(step, damages[0]))
+        return None
+
+    def _newest(self) -> tuple[int, bool] | None:
+        """(step, whether its files are listed) of the newest checkpoint whose files are whole, as far as that is known; damaged ones are set aside."""
         for step in reversed(self.steps()):
-            damage, listed = _damage(self._folder, step), os.path.exists(_listing(self._folder, step))
-            if not damage:
-                try:
-                    restored = self._load(step, abstract)
-                except UserError:
-                    raise
-                except Exception as error:
-                    damage = f'{type(error).__name__}: {_brief(error)}'
-                    if listed:  # its files are as they were written, so the fault is not theirs
-                        whole = f'the checkpoint of step {step} in {self._folder} is whole, but cannot be restored here'
-                        raise UserError(f'{whole} ({damage})') from error
-                else:
-                    if not listed:
-                        _write_files_list(self._folder, step)
-                    self._tidy()  # what a kill kept the run from
-                    return restored
+            if not (damage := _damage(self._folder, step)):
+                return step, os.path.exists(_listing(self._folder, step))
             self._set_aside(step, damage)
         if any(name.startswith('torn-') for name in os.listdir(self._folder)):
             raise UserError(f'no checkpoint in {self._folder} can be read; see the warnings above. Give another --workdir, or restore the files from a copy')
         return None
+
+    def _settle(self, step: int, listed: bool) -> None:
+        if not listed:
+            _write_files_list(self._folder, step)
+        self._tidy()  # what a kill kept the run from
 
     def _set_aside(self, step: int, reason: str) -> None:
         aside = os.path.join(self._folder, f'torn-{step}')
@@ -351,6 +372,6 @@ def merge(initial: Any, loaded: Any, fresh: tuple[str, ...], source: str) -> tup
     absent, available = plan_merge(initial, loaded, fresh, source), paths.leaves(loaded)
 
     def take(path: str, leaf: Any) -> Any:
-        return leaf if path in absent else jax.device_put(np.asarray(available[path], leaf.dtype), leaf.sharding)
+        return leaf if path in absent else processes.placed(np.asarray(available[path], leaf.dtype), leaf.sharding)
 
     return paths.map_paths(take, initial), absent

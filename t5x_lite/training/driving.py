@@ -3,11 +3,9 @@
 A trainer reads, logs, evaluates and saves; what it asks for is computed here, for it alone (`One`), or for several runs in one program (abreast.py).
 """
 
-from collections.abc import Callable, Iterator
-import contextlib
+from collections.abc import Callable
 import dataclasses
 import functools
-import signal
 import time
 from typing import Any
 
@@ -16,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 from t5x_lite.models import kernels
-from t5x_lite.training import partitioning, sharing
+from t5x_lite.training import partitioning, processes, sharing
 from t5x_lite.training.step import Program, TrainState, make_train_step, numbers
 
 
@@ -46,7 +44,8 @@ class Asked:
 
 def placed_numbers(program: Program, stacked: Any = None) -> Any:
     """Those of a program, or given ones, on every device."""
-    return jax.device_put(numbers(program) if stacked is None else stacked, NamedSharding(program.mesh, PartitionSpec()))
+    everywhere = NamedSharding(program.mesh, PartitionSpec())
+    return jax.tree.map(lambda value: processes.placed(value, everywhere), numbers(program) if stacked is None else stacked)
 
 
 class One:
@@ -69,7 +68,7 @@ class One:
             asked.before()
         self.state, metrics = function(self.state, batch, self._numbers)
         asked.after = lambda: self.state
-        asked.metrics = functools.partial(jax.device_get, metrics)
+        asked.metrics = functools.partial(processes.fetched, metrics)
 
 
 def compiled(program: Program, state: TrainState, batch: dict[str, jax.Array], given: Any) -> tuple[Callable[..., Any], float]:
@@ -103,14 +102,3 @@ def timed(name: Any, compile_step: Callable[[], Any], what: str, state: Any) -> 
 
     function = sharing.kept(name, make)
     return function, sum(spent)
-
-
-@contextlib.contextmanager
-def signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Calls `handler` when the process is asked to end."""
-    previous = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, before in previous.items():
-            signal.signal(number, before)

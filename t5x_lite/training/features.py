@@ -25,7 +25,7 @@ from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.models.transformer import read_layers
-from t5x_lite.training import checkpoint, learnt, partitioning, paths, tuning, workdirs
+from t5x_lite.training import checkpoint, learnt, partitioning, paths, processes, tuning, workdirs
 from t5x_lite.training.step import dummy_batch
 from t5x_lite.training.telemetry import duration
 
@@ -73,7 +73,7 @@ def attach(config: Config, workdir: str, params: Any, train: DataFunction, valid
     workdirs.check_workdir(workdir, config)  # before hours are spent on it
     if checkpoint.holds_checkpoints(workdir) and checkpoint.locate(workdir)[1] >= config.steps:
         return train, validation  # nothing is left to train
-    if jax.process_count() > 1:
+    if processes.several():
         raise UserError('config.tune.features are computed by one process, and this run has several; compute them on one host, or freeze: --config.tune.freeze')
     if params is None:
         params = checkpoint.load_params(workdir, ema=False)[1]

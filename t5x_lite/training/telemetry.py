@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from t5x_lite.config import LogConfig
+from t5x_lite.training import processes
 
 # Keys of metrics.jsonl that measure the machine; everything else repeats exactly when a run is repeated or resumed.
 TIMING = ('tokens_per_second', 'seconds_per_step', 'mfu', 'compile_seconds', 'eval_seconds')
@@ -48,10 +49,14 @@ def as_json(value: Any) -> Any:
 class MetricsLog:
     """Appends to workdir/metrics.jsonl, one object a line with its `step`, and to TensorBoard events.
 
-    On resuming, lines of steps after the checkpoint are cut off, for they will be written again: none is lost, none doubled.
+    On resuming, lines of steps after the checkpoint are cut off, for they will be written again: none is lost, none doubled. Of several processes, who all know
+    the same numbers, the first writes.
     """
 
     def __init__(self, workdir: str, config: LogConfig, resume_step: int):
+        self._file = self._board = None
+        if not processes.is_first():
+            return
         path = os.path.join(workdir, 'metrics.jsonl')
         kept = []
         if os.path.exists(path):
@@ -73,19 +78,24 @@ class MetricsLog:
         self._board = _Board(os.path.join(workdir, 'tensorboard'), resume_step) if config.tensorboard else None
 
     def write(self, step: int, values: dict[str, Any]) -> None:
+        if self._file is None:
+            return
         self._file.write(json.dumps(as_json({'step': step} | values), allow_nan=False) + '\n')
         if self._board is not None:
             self._board.write(step, {name: value for name, value in values.items() if isinstance(value, (int, float))})
 
     def flush(self) -> None:
         """On disk when it returns: before a checkpoint, so that a resumed run finds every line up to it."""
+        if self._file is None:
+            return
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Never raises: a line that could not be written has made `write` or `flush` raise."""
-        with contextlib.suppress(OSError):
-            self._file.close()
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
         if self._board is not None:
             with contextlib.suppress(OSError):
                 self._board.close()

@@ -13,7 +13,7 @@ import numpy as np
 from t5x_lite.config import Config, NonFinite
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.errors import Interrupted, NotFinite, UserError
-from t5x_lite.training import adapters, checkpoint, driving, features, learnt, partitioning, paths, tuning, workdirs
+from t5x_lite.training import adapters, checkpoint, driving, features, learnt, partitioning, paths, processes, tuning, workdirs
 from t5x_lite.training.beginning import begun
 from t5x_lite.training.held_out import Evaluate, HeldOut
 from t5x_lite.training.step import Program, TrainState, grown, make_program
@@ -71,7 +71,7 @@ class Trainer:
         """
         one = driving.One()
         try:
-            with driving.signals(self.on_signal), jax.set_mesh(self.mesh), contextlib.closing(self.steps()) as steps:
+            with processes.signals(self.on_signal), jax.set_mesh(self.mesh), contextlib.closing(self.steps()) as steps:
                 for asked in steps:
                     one.take(asked)
         except KeyboardInterrupt as error:
@@ -91,7 +91,7 @@ class Trainer:
         """The run itself: claims its workdir, restores or begins, and asks for one step after the other. Whoever takes a step answers before going on."""
         with workdirs.disk_errors(self._workdir), workdirs.locked(self._workdir):
             workdirs.claim(self._workdir, self._config)
-            checkpoint.copy_tokenizer(self._tokenizer_path, self._workdir)
+            processes.by_first(lambda: checkpoint.copy_tokenizer(self._tokenizer_path, self._workdir))
             yield from self._run(checkpoint.Checkpoints(self._workdir, self._config.checkpoint))
 
     def _run(self, checkpoints: checkpoint.Checkpoints) -> Iterator[driving.Asked]:
@@ -104,7 +104,7 @@ class Trainer:
                 done = f'all {steps:,} steps of {self._workdir} are done' if first >= steps else f'{self._workdir} has {self._stopped_early(first)}'
                 print(f'finished: {done}{self._held_out.ending}; raise --config.steps in another workdir to train longer')
                 return
-            if not first:
+            if not first and processes.is_first():  # who alone writes warnings; others need not read all rows of the first batches
                 self._warn_before()
             log = MetricsLog(self._workdir, self._config.log, first)
             with contextlib.closing(log):
@@ -210,6 +210,8 @@ class Trainer:
                     console.pause(asked.compile_seconds)
                     compile_seconds['compile_seconds'] = compile_seconds.get('compile_seconds', 0.0) + asked.compile_seconds
                 done = step + 1
+                if processes.asked_to_stop(done):
+                    self._stop_signal = signal.SIGTERM.name
                 in_flight.append((done, asked.metrics))
                 if profile.ends_with(done):
                     drain(0)

@@ -15,13 +15,12 @@ import math
 import os
 from typing import Any
 
-import jax
 import numpy as np
 
 from t5x_lite.config import Config
 from t5x_lite.data import tokenizers, vocabulary_fit
 from t5x_lite.data.pipeline import DataFunction
-from t5x_lite.training import recipe_rates
+from t5x_lite.training import processes, recipe_rates
 from t5x_lite.training.tuning import Tuning
 
 FILE = 'warnings.txt'
@@ -126,7 +125,7 @@ class Watch:
         self._config, self._path = config, os.path.join(workdir, FILE)
         self.state: dict[str, Any] = dict(saved or {'first': [], 'last': [], 'lowest': None, 'since': [0.0, 0], 'held_out': [], 'trained': [], 'one_class': 0})
         self._window = window(config.steps)
-        self._writes = jax.process_index() == 0
+        self._writes = processes.is_first()
         if new and self._writes and os.path.exists(self._path):
             os.remove(self._path)
         self._said = set()

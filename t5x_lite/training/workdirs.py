@@ -4,11 +4,13 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
+import uuid
 
 from t5x_lite.config import Config
 from t5x_lite.config_values import differences, from_json, to_json
 from t5x_lite.errors import UserError
-from t5x_lite.training import checkpoint
+from t5x_lite.training import checkpoint, processes
 
 _DISK_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
@@ -29,19 +31,28 @@ def disk_errors(workdir: str):
 
 @contextlib.contextmanager
 def locked(workdir: str):
-    """Two processes in one workdir would write over each other. The kernel lets go of the lock when the process ends, however it ends."""
-    os.makedirs(workdir, exist_ok=True)
-    folder = os.open(workdir, os.O_RDONLY)
-    try:
+    """Two runs in one workdir would write over each other. The kernel lets go of the lock when the process ends, however it ends.
+
+    Of the processes of one run the first holds the lock for all.
+    """
+    held = []
+
+    def take() -> None:
+        os.makedirs(workdir, exist_ok=True)
+        held.append(os.open(workdir, os.O_RDONLY))
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f'another process is training in {workdir}; wait until it has ended, or give another --workdir') from error
         except OSError:
             pass  # a file system without locks
+
+    try:
+        processes.by_first(take)
         yield
     finally:
-        os.close(folder)
+        for folder in held:
+            os.close(folder)
 
 
 def check_workdir(workdir: str, config: Config) -> str:
@@ -60,7 +71,32 @@ def check_workdir(workdir: str, config: Config) -> str:
 
 
 def claim(workdir: str, config: Config) -> None:
-    """Writes config.json into a new workdir, or checks it in one that holds this run."""
+    """Writes config.json into a new workdir, or checks it in one that holds this run.
+
+    Raises:
+      UserError: it holds another run, or the processes of this one do not all see the same folder.
+    """
+    processes.by_first(lambda: _write(workdir, config))
+    if processes.several():
+        _check_shared(workdir)
+
+
+def _check_shared(workdir: str, patience_seconds: float = 60.0) -> None:
+    """A checkpoint of several processes lies in one folder: on disks of their own each would write its part where the others do not find it."""
+    path = os.path.join(workdir, processes.by_first(lambda: f'.launch-{uuid.uuid4().hex}'))
+    processes.by_first(lambda: open(path, 'w').close())
+    until = time.monotonic() + patience_seconds  # network file systems remember for a while what was not there
+    while not (seen := os.path.exists(path)) and time.monotonic() < until:
+        time.sleep(0.2)
+    problem = '' if seen else f'{workdir} is not the folder that process 0 writes to; give a --workdir on a file system that all hosts share'
+    try:
+        processes.all_well(problem)
+    finally:
+        if processes.is_first():
+            os.remove(path)
+
+
+def _write(workdir: str, config: Config) -> None:
     if said := check_workdir(workdir, config):
         print(said)
     path = os.path.join(workdir, 'config.json')

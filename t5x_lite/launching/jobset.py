@@ -1,0 +1,242 @@
+"""A JobSet on Google Kubernetes Engine trains one run on TPU slices.
+
+  git archive HEAD | docker build --tag=IMAGE --file=launch/gke/Dockerfile - && docker push IMAGE
+  ./launch/gke/launch.sh --name=t5 --image=IMAGE --topology=v5p:4x4x4 --mount=gs://BUCKET:/data -- --config=configs/t5.py:v1_1_base --workdir=/data/t5 ...
+
+Writes the manifest (NAME.yaml, or --output), applies it with kubectl, and shows what the first process says. The cluster has the JobSet controller and a node
+pool of that topology for each slice. Preempted or lost, all processes start again from the newest checkpoint, --retries times; a mistake (exit status 2) fails
+the JobSet at once. Repeated, the command attaches to a JobSet that is there; one that has ended is replaced only with --again. Nothing is deleted without
+--delete.
+"""
+
+from collections.abc import Sequence
+import argparse
+import json
+import re
+import subprocess
+import time
+from typing import Any
+
+from t5x_lite.errors import UserError
+from t5x_lite.launching import accelerators, command_lines
+
+_JOB = 'workers'  # of the JobSet: a Job a slice
+_OPTIONS = 'implicit-dirs,rename-dir-limit=1000000'  # of Cloud Storage FUSE: checkpoints are folders that are renamed when they are whole
+
+
+def main(argv: Sequence[str]) -> int:
+    options = command_lines.parser(__doc__)
+    options.add_argument('--name', required=True, help='of the JobSet: lower case letters, digits, dashes')
+    options.add_argument('--image', required=True, help='with the code and its libraries; launch/gke/Dockerfile makes one')
+    options.add_argument('--topology', required=True, help='of a slice, such as v5p:4x4x4 or v6e:16x16')
+    options.add_argument('--slices', type=command_lines.at_least(1), default=1, help='slices of it (1)')
+    options.add_argument('--spot', action='store_true', help='on nodes that can be taken away at any time')
+    options.add_argument('--mount', action='append', default=[], help='gs://BUCKET:/FOLDER, by Cloud Storage FUSE; may be repeated')
+    options.add_argument('--service_account', default='', help='Kubernetes service account, which may read and write the buckets')
+    options.add_argument('--namespace', default='', help='by default the one of the context')
+    options.add_argument('--context', default='', help='of kubectl; by default the current one')
+    options.add_argument('--retries', type=command_lines.at_least(0), default=10, help='how often all processes are started again (10)')
+    options.add_argument('--grace', type=command_lines.at_least(30), default=300, help='seconds to save in when asked to end (300)')
+    options.add_argument('--output', default='', help='the manifest (NAME.yaml)')
+    options.add_argument('--poll', type=command_lines.seconds, default=5.0, help='seconds between two looks for pods (5)')
+    options.add_argument('--wait', type=command_lines.seconds, default=86400.0, help='seconds to wait for nodes at most (a day)')
+    options.add_argument('--again', action='store_true', help='replace a JobSet of this name that has ended')
+    options.add_argument('--delete', action='store_true', help='delete the JobSet at the end')
+    given, flags = command_lines.parsed(options, argv)
+    flags = command_lines.checked_flags(flags)
+    text = as_yaml(manifest(given, flags)) + '\n'
+    path, commands = given.output or f'{given.name}.yaml', Commands(given)
+    if given.dry_run:
+        print(f'# {path}:\n{text}')
+        for said, command in commands.plan(path):
+            print(f'# {said}\n{command_lines.shown(command)}')
+        return 0
+    command_lines.on_path('kubectl', 'install it (gcloud components install kubectl) and choose the cluster (gcloud container clusters get-credentials)')
+    with open(path, 'w', encoding='utf-8') as file:
+        file.write(text)
+    return commands.run(path)
+
+
+class Commands:
+    """What is asked of kubectl."""
+
+    def __init__(self, given: argparse.Namespace):
+        self._given = given
+        self._where = [f'--{name}={getattr(given, name)}' for name in ('context', 'namespace') if getattr(given, name)]
+
+    def _kubectl(self, *arguments: str) -> list[str]:
+        return ['kubectl', *arguments, *self._where]
+
+    def state(self) -> list[str]:
+        return self._kubectl('get', 'jobset', self._given.name, '--ignore-not-found', '--output=jsonpath={.metadata.name}:{.status.terminalState}')
+
+    def apply(self, path: str) -> list[str]:
+        return self._kubectl('apply', f'--filename={path}')
+
+    def ready(self) -> list[str]:
+        return self._kubectl('wait', '--for=condition=Ready', 'pod', f'--selector={self._first()}', f'--timeout={self._given.wait:g}s')
+
+    def logs(self) -> list[str]:
+        return self._kubectl('logs', '--follow', '--tail=-1', f'--selector={self._first()}')
+
+    def delete(self) -> list[str]:
+        return self._kubectl('delete', 'jobset', self._given.name, '--wait=true')
+
+    def _first(self) -> str:
+        """Labels of the first process."""
+        return f'jobset.sigs.k8s.io/jobset-name={self._given.name},jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0'
+
+    def plan(self, path: str) -> list[tuple[str, list[str]]]:
+        found = [
+            ('is there one of this name, and has it ended?', self.state()),
+            ('if there is none', self.apply(path)),
+            ('until the first process has its node, and after each restart', self.ready()),
+            ('what it says', self.logs()),
+            ('how did it end?', self.state()),
+        ]
+        return found + ([('at the end', self.delete())] if self._given.delete else [])
+
+    def _ask(self) -> str:
+        """'' where there is none, 'running', 'Completed' or 'Failed'."""
+        done = subprocess.run(self.state(), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError(f'kubectl cannot look for JobSets: {" ".join(done.stderr.split())[:300]}')
+        return (done.stdout.strip().partition(':')[2] or 'running') if done.stdout.strip() else ''
+
+    def _must(self, command: list[str], what: str) -> None:
+        print(f'+ {command_lines.shown(command)}', flush=True)
+        if status := subprocess.run(command, check=False).returncode:
+            raise UserError(f'{what} (exit status {status}, see above)')
+
+    def run(self, path: str) -> int:
+        """Returns 0 where the JobSet completed."""
+        given, state = self._given, self._ask()
+        if state in ('Completed', 'Failed'):
+            if not given.again:
+                raise UserError(f'the JobSet {given.name} has ended ({state}); add --again to replace it (the run itself goes on), or give another --name')
+            self._must(self.delete(), 'the JobSet that has ended could not be deleted')
+            state = ''
+        if not state:
+            self._must(self.apply(path), 'kubectl did not take the manifest')
+        try:
+            return self._follow()
+        except KeyboardInterrupt:
+            print(f'\nlaunch: {given.name} goes on, and costs money; repeat the command to attach; to end it: {command_lines.shown(self.delete())}')
+            given.delete = False
+            return 130
+        finally:
+            if given.delete:
+                self._must(self.delete(), 'the JobSet could not be deleted')
+
+    def _follow(self) -> int:
+        """Shows the log of the first process, of each attempt, until the JobSet has ended."""
+        for _ in range(self._given.retries + 1):
+            self._wait_for_first()
+            self._must(self.logs(), 'the log cannot be read')
+            # Logs end with the process; the controller needs a moment to say what that means.
+            subprocess.run(
+                self._kubectl('wait', '--for=jsonpath={.status.terminalState}', 'jobset', self._given.name, '--timeout=60s'), capture_output=True, check=False
+            )
+            if (state := self._ask()) != 'running':
+                print(f'launch: {self._given.name} is {state or "gone"}')
+                return 0 if state == 'Completed' else 1
+        raise UserError(f'{self._given.name} is still restarting after {self._given.retries} times; see: kubectl describe jobset {self._given.name}')
+
+
+    def _wait_for_first(self) -> None:
+        """Until the first process has its node. (kubectl does not wait for a pod that is yet to be made.)"""
+        print(f'+ {command_lines.shown(self.ready())}', flush=True)
+        until = time.monotonic() + self._given.wait
+        while (done := subprocess.run(self.ready(), stderr=subprocess.PIPE, text=True, check=False)).returncode:
+            if 'no matching resources' not in done.stderr and 'NotFound' not in done.stderr or time.monotonic() > until:
+                said = ' '.join(done.stderr.split())[:300]
+                raise UserError(f'the first process got no node within {self._given.wait:g} s ({said}); see: kubectl describe jobset {self._given.name}')
+            time.sleep(self._given.poll)
+
+
+def _bucket(mount: str) -> tuple[str, str]:
+    found = re.fullmatch(r'gs://([a-z0-9][\w.-]+):(/[\w./-]+)', mount)
+    if not found:
+        raise UserError(f'--mount={mount}: expected gs://BUCKET:/FOLDER, as in gs://my-bucket:/data')
+    return found[1], found[2]
+
+
+def manifest(given: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any]:
+    """The JobSet (jobset.x-k8s.io/v1alpha2): a Job a slice, a pod a host.
+
+    GKE tells each pod its place (TPU_WORKER_ID, TPU_WORKER_HOSTNAMES, MEGASCALE_* of several slices), which JAX reads.
+    """
+    if not re.fullmatch(r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?', given.name):
+        raise UserError(f'--name={given.name}: expected lower case letters, digits and dashes, 40 at most')
+    generation, shape, chips = accelerators.of_topology(given.topology)
+    on_host = min(chips, generation.chips_per_host)
+    hosts = chips // on_host
+    if chips % on_host:
+        raise UserError(f'--topology={given.topology}: {chips} chips are no whole number of hosts with {on_host} each')
+    mounts = [_bucket(mount) for mount in given.mount]
+    selector = {'cloud.google.com/gke-tpu-accelerator': generation.gke, 'cloud.google.com/gke-tpu-topology': shape}
+    if given.spot:
+        selector['cloud.google.com/gke-spot'] = 'true'
+    container: dict[str, Any] = {
+        'name': 'train',
+        'image': given.image,
+        'command': [word.replace('$(', '$$(') for word in command_lines.train_line(flags)],  # $(NAME) would be a variable's value
+        'env': [{'name': 'T5X_LITE_CLUSTER', 'value': 'auto'}, {'name': 'T5X_LITE_STOPPED', 'value': str(command_lines.GONE)}],
+        'ports': [{'containerPort': 8471}, {'containerPort': 8080}, {'containerPort': 8431}],
+        'resources': {'requests': {'google.com/tpu': on_host}, 'limits': {'google.com/tpu': on_host}},
+    }
+    pod: dict[str, Any] = {
+        'restartPolicy': 'Never', 'terminationGracePeriodSeconds': given.grace, 'nodeSelector': selector, 'containers': [container],
+    }  # fmt: skip
+    if given.spot:
+        pod['tolerations'] = [{'key': 'cloud.google.com/gke-spot', 'operator': 'Equal', 'value': 'true', 'effect': 'NoSchedule'}]
+    if given.service_account:
+        pod['serviceAccountName'] = given.service_account
+    annotations = {}
+    if mounts:
+        annotations['gke-gcsfuse/volumes'] = 'true'
+        container['volumeMounts'] = [{'name': f'bucket-{number}', 'mountPath': folder} for number, (_, folder) in enumerate(mounts)]
+        pod['volumes'] = [
+            {'name': f'bucket-{number}', 'csi': {'driver': 'gcsfuse.csi.storage.gke.io', 'volumeAttributes': {'bucketName': bucket, 'mountOptions': _OPTIONS}}}
+            for number, (bucket, _) in enumerate(mounts)
+        ]
+    mistakes = {'action': 'FailJob', 'onExitCodes': {'containerName': 'train', 'operator': 'In', 'values': [command_lines.MISTAKE]}}
+    job = {
+        'parallelism': hosts,
+        'completions': hosts,
+        'completionMode': 'Indexed',
+        'backoffLimit': 0,
+        'podFailurePolicy': {'rules': [mistakes]},
+        'template': {'metadata': {'annotations': annotations} if annotations else {}, 'spec': pod},
+    }
+    return {
+        'apiVersion': 'jobset.x-k8s.io/v1alpha2',
+        'kind': 'JobSet',
+        # A slice is a node pool, and a Job has it for itself.
+        'metadata': {'name': given.name, 'annotations': {'alpha.jobset.sigs.k8s.io/exclusive-topology': 'cloud.google.com/gke-nodepool'}},
+        'spec': {
+            'failurePolicy': {
+                'maxRestarts': given.retries,
+                'rules': [{'name': 'mistake', 'action': 'FailJobSet', 'onJobFailureReasons': ['PodFailurePolicy']}],
+            },
+            'replicatedJobs': [{'name': _JOB, 'replicas': given.slices, 'template': {'spec': job}}],
+        },
+    }
+
+
+def as_yaml(value: Any, indent: int = 0) -> str:
+    """Nested dicts and lists as YAML; texts are quoted as JSON has them, which YAML reads alike."""
+    space = ' ' * indent
+    if isinstance(value, dict) and value:
+        lines = []
+        for name, part in value.items():
+            nested = isinstance(part, (dict, list)) and part
+            lines.append(f'{space}{name}:' + (f'\n{as_yaml(part, indent + 2)}' if nested else f' {as_yaml(part)}'))
+        return '\n'.join(lines)
+    if isinstance(value, list) and value:
+        return '\n'.join(f'{space}- {as_yaml(part, indent + 2).lstrip()}' for part in value)
+    return json.dumps(value)
+
+
+if __name__ == '__main__':
+    command_lines.main(main)

@@ -1,0 +1,250 @@
+"""A TPU slice on Google Cloud, asked for as a queued resource, trains one run; all its workers start the same line.
+
+  ./launch/tpu_vm.sh --name=t5 --project=P --zone=us-east5-a --type=v5p-128 --spot -- --config=configs/t5.py:v1_1_base --config.data.path=DIR --workdir=DIR
+
+Asks for the machines and waits, copies the code as it is in git, installs it on every worker (extra `tpu`), trains, and shows what worker 0 says. DIRs are on a
+file system that all workers share (--setup mounts one). Repeated, the command attaches to what is running, or goes on where it stopped. After a preemption it
+asks again, --retries times, waiting longer each time; the dead request, whose machines are gone, is removed then. Machines are deleted at the end only with
+--delete, else they go on costing money. Ctrl-C leaves both machines and training as they are; --stop saves and stops the training.
+"""
+
+from collections.abc import Sequence
+import argparse
+import os
+import shlex
+import subprocess
+import tempfile
+import time
+
+from t5x_lite.errors import UserError
+from t5x_lite.launching import accelerators, code, command_lines
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+# States of a queued resource: https://cloud.google.com/tpu/docs/queued-resources. ABSENT is ours: there is none of that name.
+ABSENT, ACTIVE = 'ABSENT', 'ACTIVE'
+COMING = ('STATE_UNSPECIFIED', 'CREATING', 'ACCEPTED', 'WAITING_FOR_RESOURCES', 'PROVISIONING')
+LEAVING = ('SUSPENDING', 'DELETING')
+GONE = ('SUSPENDED', 'FAILED')
+_CUT = 255  # exit status of ssh whose connection broke
+_MOST_WAITS = 16  # of --backoff: what a wait grows to
+
+
+class _Preempted(Exception):
+    """The machines are gone, or the connection to them; asking again may help."""
+
+
+def main(argv: Sequence[str]) -> int:
+    options = command_lines.parser(__doc__)
+    options.add_argument('--name', required=True, help='of the queued resource and its node')
+    options.add_argument('--project', required=True, help='Google Cloud project')
+    options.add_argument('--zone', required=True, help='such as us-east5-a')
+    options.add_argument('--type', required=True, help='accelerator type, such as v5p-128 or v6e-64')
+    options.add_argument('--runtime', default='', help='TPU software version; by default the one for JAX on this type')
+    tier = options.add_mutually_exclusive_group()
+    tier.add_argument('--spot', action='store_true', help='cheaper machines that can be taken away at any time')
+    tier.add_argument('--reserved', action='store_true', help='machines of a reservation')
+    options.add_argument('--network', default='', help='by default that of the project')
+    options.add_argument('--subnetwork', default='')
+    options.add_argument('--service_account', default='', help='of the workers')
+    options.add_argument('--internal_ip', action='store_true', help='no external addresses: for a launcher inside the same network')
+    options.add_argument('--commit', default='', help='what to launch; by default HEAD, which then must be all there is')
+    options.add_argument('--setup', default='', help='command that every worker runs before it installs: mounting a shared disk, say')
+    options.add_argument('--retries', type=command_lines.at_least(0), default=5, help='how often machines that were lost are asked for again (5)')
+    options.add_argument('--backoff', type=command_lines.seconds, default=60.0, help='seconds before the first retry (60); doubled each time, to 16 times that')
+    options.add_argument('--poll', type=command_lines.seconds, default=30.0, help='seconds between two looks at the request (30)')
+    options.add_argument('--wait', type=command_lines.seconds, default=86400.0, help='seconds to wait for machines at most (a day)')
+    options.add_argument('--delete', action='store_true', help='delete the machines at the end, however the training ended')
+    options.add_argument('--stop', action='store_true', help='only stop the training of --name, which saves first')
+    given, flags = command_lines.parsed(options, argv)
+    generation = accelerators.of_type(given.type)
+    given.runtime = given.runtime or generation.runtime
+    if not given.stop:
+        flags = command_lines.checked_flags(flags)
+    commit = '' if given.stop else code.commit(ROOT, given.commit)
+    if not given.dry_run:
+        command_lines.on_path('gcloud', 'install the Google Cloud CLI, https://cloud.google.com/sdk/docs/install')
+    launch = Launch(given, commit, flags)
+    if given.dry_run:
+        for said, command in launch.stop_plan() if given.stop else launch.plan():
+            print(f'# {said}\n{command_lines.shown(command)}')
+        return 0
+    return launch.call(launch.stop_plan()[0][1]) if given.stop else launch.run()
+
+
+def pause(backoff: float, retry: int) -> float:
+    """Seconds before a retry, counted from 0."""
+    return backoff * min(2**retry, _MOST_WAITS)
+
+
+class Launch:
+    """The commands of one launch, and the order they come in."""
+
+    def __init__(self, given: argparse.Namespace, commit: str, flags: list[str]):
+        self._given, self._commit, self._flags = given, commit, flags
+        self._place = f't5x_lite/{commit[:12]}'  # in the home of a worker
+
+    # Commands.
+
+    def _queued(self, verb: str, *more: str) -> list[str]:
+        given = self._given
+        return ['gcloud', 'compute', 'tpus', 'queued-resources', verb, given.name, f'--project={given.project}', f'--zone={given.zone}', *more]
+
+    def create(self) -> list[str]:
+        given = self._given
+        more = [f'--node-id={given.name}', f'--accelerator-type={given.type}', f'--runtime-version={given.runtime}']
+        more += [f'--{name}' for name in ('spot', 'reserved') if getattr(given, name)]
+        more += [f'--{name}={getattr(given, name)}' for name in ('network', 'subnetwork') if getattr(given, name)]
+        more += [f'--service-account={given.service_account}'] * bool(given.service_account) + ['--internal-ips'] * given.internal_ip
+        return self._queued('create', *more)
+
+    def describe(self) -> list[str]:
+        return self._queued('describe', '--format=value(state.state)')
+
+    def delete(self) -> list[str]:
+        return self._queued('delete', '--force', '--quiet')
+
+    def _on_workers(self, verb: str, *rest: str) -> list[str]:
+        given = self._given
+        own = ['--internal-ip'] * given.internal_ip
+        return ['gcloud', 'compute', 'tpus', 'tpu-vm', verb, *rest, f'--project={given.project}', f'--zone={given.zone}', '--worker=all', *own]
+
+    def ssh(self, command: str) -> list[str]:
+        return self._on_workers('ssh', self._given.name, f'--command={command}')
+
+    def copy(self, packed: str) -> list[str]:
+        return self._on_workers('scp', packed, f'{self._given.name}:t5x_lite-{self._commit[:12]}.tar.gz')
+
+    def install(self) -> list[str]:
+        setup = f'( {self._given.setup} ) && ' if self._given.setup else ''
+        packed = f't5x_lite-{self._commit[:12]}.tar.gz'
+        return self.ssh(f'{setup}mkdir -p {self._place} && tar -xzf {packed} -C {self._place} && bash {self._place}/launch/on_worker.sh install')
+
+    def train(self) -> list[str]:
+        line = shlex.join(command_lines.train_line(self._flags))
+        return self.ssh(f'bash {self._place}/launch/on_worker.sh train {shlex.quote(self._given.name)} {line}')
+
+    def stop_plan(self) -> list[tuple[str, list[str]]]:
+        # Of whatever commit is there: each has the same way to stop.
+        name = shlex.quote(self._given.name)
+        return [('saves and stops on all workers', self.ssh(f'for each in t5x_lite/*/launch/on_worker.sh; do bash "$each" stop {name}; break; done'))]
+
+    def plan(self) -> list[tuple[str, list[str]]]:
+        """(what it is for, command) of an undisturbed launch."""
+        given = self._given
+        found = [
+            ('is there one of this name?', self.describe()),
+            (f'if not, or if it is {" or ".join(GONE)} (which is deleted first)', self.create()),
+            (f'every {given.poll:g} s until it is {ACTIVE}, for {given.wait:g} s at most', self.describe()),
+            ('the code, as it is in git', code.archive(ROOT, self._commit, 'CODE.tar.gz')),
+            ('to every worker', self.copy('CODE.tar.gz')),
+            ('installed on every worker', self.install()),
+            (f'started on every worker, or attached to; again after a preemption, {given.retries} times at most', self.train()),
+        ]
+        return found + ([('at the end', self.delete())] if given.delete else [])
+
+    # What happens.
+
+    def call(self, command: list[str]) -> int:
+        """Runs a command for all to see; its exit status."""
+        print(f'+ {command_lines.shown(command)}', flush=True)
+        return subprocess.run(command, check=False).returncode
+
+    def must(self, command: list[str], what: str) -> None:
+        if status := self.call(command):
+            raise UserError(f'{what} (exit status {status}, see above)')
+
+    def state(self) -> str:
+        """Of the queued resource.
+
+        Raises:
+          UserError: gcloud cannot say (no access, a wrong project or zone).
+        """
+        done = subprocess.run(self.describe(), capture_output=True, text=True, check=False)
+        if done.returncode:
+            if 'NOT_FOUND' in done.stderr or 'was not found' in done.stderr:
+                return ABSENT
+            lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+            raise UserError(f'gcloud cannot look at {self._given.name}: {lines[0] if lines else f"exit status {done.returncode}"}')
+        return done.stdout.strip() or 'STATE_UNSPECIFIED'
+
+    def run(self) -> int:
+        """The whole launch. Returns the exit status of the training."""
+        given, retry = self._given, 0
+        try:
+            while True:
+                try:
+                    return self._once()
+                except _Preempted as lost:
+                    if retry == given.retries:
+                        raise UserError(f'{lost}; given up after {retry} retries (--retries). Checkpoints are kept: repeat the command to go on') from lost
+                    seconds = pause(given.backoff, retry)
+                    retry += 1
+                    print(f'launch: {lost}; retry {retry} of {given.retries} in {seconds:g} s', flush=True)
+                    time.sleep(seconds)
+        except KeyboardInterrupt:
+            print(f'\nlaunch: {given.name} and its training go on, and cost money; repeat the command to attach, with --stop to stop the training')
+            given.delete = False
+            return 130
+        finally:
+            if given.delete:
+                self.call(self.delete())
+            else:
+                print(f'launch: the machines of {given.name} are left as they are; to delete them: {command_lines.shown(self.delete())}', flush=True)
+
+    def _once(self) -> int:
+        """Machines, code, training: up to its end.
+
+        Raises:
+          _Preempted: the machines were taken away, or a process of the run was lost.
+        """
+        self._wait_for_machines()
+        with tempfile.TemporaryDirectory() as folder:
+            packed = os.path.join(folder, 'code.tar.gz')
+            self.must(code.archive(ROOT, self._commit, packed), 'git could not pack the code')
+            for command, what in ((self.copy(packed), 'the code could not be copied to all workers'), (self.install(), 'a worker could not install it')):
+                if status := self.call(command):
+                    self._if_preempted()
+                    if status == _CUT:
+                        raise _Preempted(f'{what}: the connection broke')
+                    raise UserError(f'{what} (exit status {status}, see above)')
+        status = self.call(self.train())
+        if status not in (0, command_lines.MISTAKE):
+            self._if_preempted()
+        if status in (_CUT, command_lines.GONE):
+            raise _Preempted('the connection to a worker broke' if status == _CUT else 'a process of the run was lost')
+        return status
+
+    def _if_preempted(self) -> None:
+        """Raises _Preempted where the machines are gone or going; that shows a while after they no longer answer."""
+        for look in range(3):
+            if (state := self.state()) != ACTIVE:
+                raise _Preempted(f'{self._given.name} is {state}')
+            if look < 2:
+                time.sleep(self._given.poll)
+
+    def _wait_for_machines(self) -> None:
+        until, last = time.monotonic() + self._given.wait, ''
+        asked = False
+        while (state := self.state()) != ACTIVE:
+            if state != last:
+                print(f'launch: {self._given.name} is {state}', flush=True)
+                last = state
+            if state in GONE:
+                if asked:  # in this very attempt
+                    raise _Preempted(f'{self._given.name} is {state}')
+                self.must(self.delete(), f'the request {self._given.name}, which is {state}, could not be removed')
+            elif state == ABSENT:
+                self.must(self.create(), f'{self._given.name} could not be asked for')
+                asked = True
+            elif state not in COMING + LEAVING:
+                raise UserError(f'{self._given.name} is {state}, which this launcher does not know; look at it: {command_lines.shown(self.describe())}')
+            if time.monotonic() > until:
+                raise UserError(f'no machines within {self._given.wait:g} s (--wait); the request stands in the queue: repeat the command to wait on')
+            if state not in GONE and state != ABSENT:
+                time.sleep(self._given.poll)
+        print(f'launch: {self._given.name} is {ACTIVE}', flush=True)
+
+
+if __name__ == '__main__':
+    command_lines.main(main)

@@ -1,0 +1,259 @@
+"""launch/local.sh: several real processes are one run; what the launcher does when one of them dies."""
+
+import json
+import os
+from pathlib import Path
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from t5x_lite.errors import UserError
+from t5x_lite.launching import command_lines, local
+from t5x_lite.training import processes
+from tests.launching.stand_ins import ROOT, Tools, one_error
+from tests.training import runs
+
+# Metrics are sums over rows, added up in another order where they lie on other devices: float32 has 1.2e-7 a rounding.
+TOLERANCE = 2e-6
+
+
+# The launcher alone, with processes that need no JAX.
+
+
+def _launched(tmp_path, code: str, processes: int = 3, grace: float = 1.0):
+    """(exit status, seconds) of processes that run `code` with their number in N."""
+    logs = [str(tmp_path / f'process-{index}.log') for index in range(processes)]
+    environments = [{'N': str(index)} for index in range(processes)]
+    began, code = time.monotonic(), f'import os, signal, sys, time; n = int(os.environ["N"]); {code}'
+    return local._run([sys.executable, '-S', '-c', code], environments, logs, grace), time.monotonic() - began
+
+
+def test_all_end_well(tmp_path, capfd):
+    status, _ = _launched(tmp_path, 'print("I am", n)')
+    out, err = capfd.readouterr()
+    assert status == 0 and out == 'I am 0\n' and not err
+    assert (tmp_path / 'process-2.log').read_text().endswith('I am 2\n')
+
+
+@pytest.mark.parametrize('death, status, words', [('sys.exit(3)', 3, 'ended with status 3'), ('os.kill(os.getpid(), 9)', 137, 'was ended by SIGKILL')])
+def test_one_that_dies_ends_the_others_in_bounded_time_and_is_named(tmp_path, capfd, death, status, words):
+    found, seconds = _launched(tmp_path, f'print("last words", flush=True)\nif n == 2: {death}\ntime.sleep(60)')
+    err = capfd.readouterr().err
+    assert found == status and seconds < 20
+    assert f'error: process 2 of 3 {words} (log: {tmp_path}/process-2.log); the others were ended' in err and 'process 2: last words' in err
+
+
+def test_what_follows_from_a_death_is_not_its_cause(tmp_path, capfd):
+    # Process 0 notices first that 1 is hung up on, and says so as train does; only then does 1 end.
+    status, _ = _launched(tmp_path, 'time.sleep(0.5 * n)\nif n == 1: os.kill(os.getpid(), 9)\nif n == 0: sys.exit(75)\ntime.sleep(60)', grace=5)
+    assert status == 137 and 'process 1 of 3 was ended by SIGKILL' in capfd.readouterr().err
+
+
+def test_a_mistake_is_not_to_be_repeated(tmp_path, capfd):
+    assert _launched(tmp_path, 'sys.exit(2)')[0] == 2
+    assert 'Repeat' not in capfd.readouterr().err
+
+
+def test_sigterm_reaches_all(tmp_path):
+    logs = [tmp_path / f'process-{index}.log' for index in range(3)]
+    child = 'import signal, sys, time; signal.signal(15, lambda *a: sys.exit(0)); print(1, flush=True); time.sleep(60)'
+    command = f'[sys.executable, "-c", {child!r}], [{{}}] * 3, {list(map(str, logs))!r}, 1.0'
+    code = f'import sys; from t5x_lite.launching import local; sys.exit(local._run({command}))'
+    process = subprocess.Popen([sys.executable, '-S', '-c', code], cwd=ROOT)
+    end = time.monotonic() + 60
+    while not all(log.exists() and log.read_text().endswith('1\n') for log in logs):
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+
+
+def test_a_dry_run_prints_a_command_a_process_and_runs_nothing(tmp_path):
+    tools = Tools(tmp_path / 'tools', ())
+    done = tools.run('local.sh', '--processes=3', '--devices=2', '--dry_run', '--', '--config=c.py', '--workdir=a b', cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and len(lines) == 3 and not (tmp_path / 'a b').exists()
+    for index, line in enumerate(lines):
+        assert f'JAX_NUM_PROCESSES=3 JAX_PROCESS_ID={index} ' in line and '--xla_force_host_platform_device_count=2' in line
+        assert "-m t5x_lite.train --config=c.py '--workdir=a b'" in line and line.endswith(f'a b/logs/process-{index}.log 2>&1 &')
+
+
+def test_bad_options_are_one_line(tmp_path):
+    tools = Tools(tmp_path / 'tools', ())
+    for options, words in (
+        (('--processes=0', '--', '--workdir=w'), "--processes: '0' is no whole number of at least 1"),
+        (('--devices=two', '--', '--workdir=w'), "--devices: 'two' is no whole number"),
+        (('--process=2', '--', '--workdir=w'), "did you mean '--processes'?"),
+        (('2', '--', '--workdir=w'), "'2': every option is written --name=value"),
+        (('--', '--config=c.py'), '--workdir is missing among the flags of train'),
+        (('--grace=never', '--', '--workdir=w'), "--grace: 'never' is no number of seconds"),
+    ):
+        assert words in one_error(tools.run('local.sh', *options, cwd=tmp_path))
+
+
+def test_launchers_need_python_alone():
+    names = [path.stem for path in (ROOT / 't5x_lite' / 'launching').glob('*.py') if path.stem != '__init__']
+    assert {'local', 'tpu_vm', 'slurm', 'jobset'} <= set(names)
+    code = '; '.join(f'import t5x_lite.launching.{name}' for name in names)
+    done = subprocess.run([sys.executable, '-S', '-c', code], cwd=ROOT, env={'PATH': os.environ['PATH']}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    'environment, words',
+    [
+        ({'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': '0'}, 'JAX_NUM_PROCESSES and JAX_PROCESS_ID are set, and JAX_COORDINATOR_ADDRESS not'),
+        ({'JAX_NUM_PROCESSES': 'two', 'JAX_PROCESS_ID': '0', 'JAX_COORDINATOR_ADDRESS': '127.0.0.1:1'}, 'JAX_NUM_PROCESSES=two: expected a whole number'),
+        ({'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': '2', 'JAX_COORDINATOR_ADDRESS': '127.0.0.1:1'}, 'JAX_PROCESS_ID=2 of JAX_NUM_PROCESSES=2'),
+        ({'T5X_LITE_CLUSTER': 'slurm'}, 'did not find each other (as T5X_LITE_CLUSTER=slurm has it'),
+    ],
+)
+def test_a_place_that_is_none_is_one_line(monkeypatch, environment, words):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=re.escape(words)):
+        processes.join()
+
+
+def test_launchers_and_runs_mean_the_same_by_an_exit_status(monkeypatch):
+    assert command_lines.GONE == processes.GONE
+    assert processes.stopped_status() == 0
+    monkeypatch.setenv('T5X_LITE_STOPPED', '75')
+    assert processes.stopped_status() == 75
+
+
+def test_alone_a_process_asks_nobody():
+    problems = iter(['', 'no'])
+    assert processes.told('hello') == ['hello'] and processes.by_first(lambda: {'a': 1}) == {'a': 1}
+    processes.all_well(next(problems))
+    with pytest.raises(UserError, match='^no$'):
+        processes.all_well(next(problems))
+    assert not processes.asked_to_stop(3)
+
+
+# Real runs.
+
+
+class Launched(runs.Run):
+    """A run that launch/local.sh starts."""
+
+    def __init__(self, folder: Path, corpus: str, name: str, **fields):
+        settings = {'data.source': 'tests.launching.recorded:Recorded', 'data.stages': ((0, 16, 16, 3),), 'steps': 12}
+        super().__init__(folder / name, runs.small_config(corpus, **settings | fields), folder / 'cache')
+        self.asked_for = folder / f'{name}-asked'
+        self.asked_for.mkdir(exist_ok=True)
+        # Most of the time of a run is compiling, which LLVM need not optimise.
+        self._environment |= {'PYTHON': sys.executable, 'RECORDED': str(self.asked_for), 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+
+    def launch(self, processes: int, devices: int, *options: str) -> subprocess.Popen:
+        flags = [f'--config={self.config_file}', f'--workdir={self.workdir}']
+        command = ['bash', 'launch/local.sh', f'--processes={processes}', f'--devices={devices}', *options, '--', *flags]
+        return subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def alone(self, devices: int) -> 'Launched':
+        self._environment['XLA_FLAGS'] += f' --xla_force_host_platform_device_count={devices}'
+        self.finish()
+        return self
+
+    def rows(self, split: str, process: int | str, whole: int = 0) -> set[int]:
+        """The examples that a process read; batches of `whole` rows left out, which are looked at before training (their shapes, the vocabulary)."""
+        lines = map(json.loads, (self.asked_for / f'{split}-{process}.jsonl').read_text().splitlines())
+        return {number for line in lines if len(line) != whole for number in line}
+
+    def children(self, launcher: subprocess.Popen) -> list[int]:
+        return list(map(int, Path(f'/proc/{launcher.pid}/task/{launcher.pid}/children').read_text().split()))
+
+    def signal_when(self, launcher: subprocess.Popen, step: int, process: int, number: int) -> str:
+        """Signals one process once a line of this step is there; what the launcher said."""
+        end = time.monotonic() + 240
+        while not self.logged(step):
+            assert time.monotonic() < end and launcher.poll() is None, self.wait(launcher) or self.output
+            time.sleep(0.01)
+        os.kill(self.children(launcher)[process], number)
+        self.wait(launcher)
+        return self.output
+
+
+def assert_alike(run: runs.Run, reference: runs.Run) -> None:
+    """The same lines, and numbers to rounding."""
+    ours, theirs = run.lines(), reference.lines()
+    assert [sorted(line) for line in ours] == [sorted(line) for line in theirs]
+    for one, other in zip(ours, theirs):
+        for name, value in one.items():
+            np.testing.assert_allclose(value, other[name], rtol=TOLERANCE, atol=1e-7, err_msg=f'step {one["step"]}: {name}')
+    ours, theirs = (each.contents(each.saved()[-1]) for each in (run, reference))
+    for path, value in ours.items():
+        np.testing.assert_allclose(value, theirs[path], rtol=1e-4, atol=2e-6, err_msg=path)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp('local')
+
+
+@pytest.fixture(scope='module')
+def corpus(folder):
+    return runs.prepare_corpus(folder / 'data')
+
+
+@pytest.fixture(scope='module')
+def reference(folder, corpus):
+    """One process with four devices, undisturbed."""
+    return Launched(folder, corpus, 'reference').alone(4)
+
+
+def test_two_processes_are_one_run_stopped_and_resumed(folder, corpus, reference):
+    run = Launched(folder, corpus, 'two')
+    launcher = run.launch(2, 2)
+    said = run.signal_when(launcher, 6, 1, signal.SIGTERM)  # to the second alone
+    assert launcher.returncode == 0, said
+    stopped = re.search(r'stopped by SIGTERM at step (\d+), which is saved', said)
+    assert stopped and run.saved()[-1] == int(stopped[1]), said
+    logs = [(run.workdir / 'logs' / f'process-{index}.log').read_text() for index in range(2)]
+    assert all(stopped[0] in log for log in logs)  # both at the same step
+    # Each loads its half of the rows of every batch, and together they load them all.
+    for split, whole in (('train', 16), ('validation', 8)):
+        first, second = (run.rows(split, index, whole) for index in range(2))
+        assert len(first) == len(second) > 0 and not first & second
+        assert first | second <= reference.rows(split, 'alone')
+    assert sum(line.count(',') == 15 for line in (run.asked_for / 'train-1.jsonl').read_text().splitlines()) == 1  # and whole batches: one, for its shapes
+    again = run.launch(2, 2)
+    assert run.wait(again) == 0 and f'resumed {run.workdir} from step {stopped[1]}' in run.output, run.output
+    assert_alike(run, reference)
+    first, second = (run.rows('train', index, 16) for index in range(2))
+    assert first | second == reference.rows('train', 'alone')
+
+
+@pytest.mark.slow
+def test_other_numbers_of_processes_go_on_with_a_run(folder, corpus, reference):
+    run = Launched(folder, corpus, 'many', **{'checkpoint.every_steps': 3})
+    launcher = run.launch(4, 1, '--grace=2')
+    said = run.signal_when(launcher, 3, 2, signal.SIGKILL)
+    assert launcher.returncode == 137 and 'error: process 2 of 4 was ended by SIGKILL' in said
+    for count, devices, step in ((1, 4, 6), (2, 2, 9)):
+        launcher = run.launch(count, devices)
+        run.signal_when(launcher, step, 0, signal.SIGTERM)
+        assert launcher.returncode == 0, run.output
+    assert run.wait(run.launch(4, 1)) == 0, run.output
+    assert_alike(run, reference)
+
+
+@pytest.mark.slow
+def test_a_second_launch_in_the_same_workdir_is_refused(folder, corpus):
+    run = Launched(folder, corpus, 'busy', steps=400)
+    run._environment['T5X_LITE_STOPPED'] = '75'  # as launchers set it whose schedulers start again what failed
+    first = run.launch(2, 2)
+    end = time.monotonic() + 240
+    while not run.logged(3):
+        assert time.monotonic() < end and first.poll() is None
+        time.sleep(0.05)
+    second = run.launch(2, 2)
+    out = second.communicate(timeout=240)[0]
+    assert second.returncode == 2 and f'error: another process is training in {run.workdir}' in out
+    assert run.signal_when(first, 3, 0, signal.SIGTERM) and first.returncode == 75, run.output
+    assert 'stopped by SIGTERM' in run.output
