@@ -10,11 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite.config import Activation, Init, ModelConfig, Norm
+from t5x_lite.config import Activation, DropoutBits, Init, ModelConfig, Norm
+
+def _widened(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """In float32 where x is float16, which has no number for a cube of 41."""
+    return function(x.astype(jnp.float32)).astype(x.dtype) if x.dtype == jnp.float16 else function(x)
+
 
 ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
     Activation.gelu: lambda x: nn.gelu(x, approximate=False),
-    Activation.gelu_tanh: lambda x: nn.gelu(x, approximate=True),
+    Activation.gelu_tanh: lambda x: _widened(functools.partial(nn.gelu, approximate=True), x),
     Activation.relu: nn.relu,
 }
 
@@ -279,11 +284,12 @@ class DropoutKey:
 
     seed: jax.Array  # uint32 []
     rows: jax.Array  # uint32 [B], positions in the global batch
+    bits: DropoutBits = struct.field(pytree_node=False, default=DropoutBits.hash)
 
     @classmethod
-    def create(cls, seed: int | jax.Array, step: jax.Array, rows: jax.Array) -> 'DropoutKey':
+    def create(cls, seed: int | jax.Array, step: jax.Array, rows: jax.Array, bits: DropoutBits = DropoutBits.hash) -> 'DropoutKey':
         seed = jnp.uint32(seed & 0xFFFFFFFF) if isinstance(seed, int) else seed  # uint32 []
-        return cls(_mix(_mix(seed) ^ step.astype(jnp.uint32)), rows.astype(jnp.uint32))
+        return cls(_mix(_mix(seed) ^ step.astype(jnp.uint32)), rows.astype(jnp.uint32), bits)
 
     def fold(self, number: int | jax.Array) -> 'DropoutKey':
         """The key of a layer, or of a site in a layer."""
@@ -316,15 +322,33 @@ def kept(rate: float, key: DropoutKey, site: int, sizes: Sequence[int], places: 
     Args:
       places: uint32, of each axis of `sizes` the places that are asked for, along its own axis of the result.
     """
+    return random_bits(key, site, sizes, places) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+
+
+def random_bits(key: DropoutKey, site: int, sizes: Sequence[int], places: Sequence[jax.Array]) -> jax.Array:
+    """uint32: what `kept` compares with the rate."""
     key = key.fold(site)
-    # Two keyed rounds: with one, the streams of two rows would be permutations of each other.
-    row_key = _mix(key.seed ^ _mix(key.rows))
     expand = (slice(None),) + (None,) * len(sizes)
     counter = jnp.zeros((1,) * (len(sizes) + 1), jnp.uint32)
     for size, place in zip(sizes, places, strict=True):
         counter = counter * jnp.uint32(size) + place
-    bits = _mix(_mix(counter ^ row_key[expand]) + _mix(row_key + jnp.uint32(0x85EBCA6B))[expand])
-    return bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+    if key.bits is DropoutBits.threefry:
+        return _threefry(key.seed, key.rows[expand], counter)
+    # Two keyed rounds: with one, the streams of two rows would be permutations of each other.
+    row_key = _mix(key.seed ^ _mix(key.rows))
+    return _mix(_mix(counter ^ row_key[expand]) + _mix(row_key + jnp.uint32(0x85EBCA6B))[expand])
+
+
+def _threefry(first: jax.Array, second: jax.Array, counter: jax.Array) -> jax.Array:
+    """Threefry-2x32 with 20 rounds (Salmon et al., 2011, table 1 and section 3.3) of the counter (counter, 0): the first of its two words."""
+    keys = (first, second, first ^ second ^ jnp.uint32(0x1BD11BDA))
+    x, y = counter + first, second
+    for group in range(5):
+        for bits in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
+            x = x + y
+            y = ((y << jnp.uint32(bits)) | (y >> jnp.uint32(32 - bits))) ^ x
+        x, y = x + keys[(group + 1) % 3], y + keys[(group + 2) % 3] + jnp.uint32(group + 1)
+    return x
 
 
 def _along(x: jax.Array, axis: int) -> tuple[int, ...]:
