@@ -23,7 +23,8 @@ _AT_LEAST_0 = (
 _ABOVE_0 = (
     'steps', 'batch_size', 'model.default_vocab_size', 'model.relative_buckets', 'model.vocab_multiple', 'model.num_layers', 'model.d_model',
     'model.num_heads', 'model.d_ff', 'model.max_positions', 'model.num_segments', 'model.norm_eps', 'model.init_stddev', 'data.mlm.duplicates',
-    'data.prefetch', 'data.augment.candidates', 'optim.eps', 'optim.microbatches', 'optim.loss_scale_steps', 'checkpoint.every_steps', 'checkpoint.keep_last', 'log.every_steps', 'decode.beams',
+    'optim.loss_scale_steps',
+    'data.prefetch', 'data.augment.candidates', 'optim.eps', 'optim.microbatches', 'checkpoint.every_steps', 'checkpoint.keep_last', 'log.every_steps', 'decode.beams',
     'data.stride', 'data.max_question', 'data.max_answer', 'decode.samples', 'decode.repetition_penalty', 'data.tasks.maximum', 'data.tasks.temperature',
 )  # fmt: skip
 _SHARES = (

@@ -139,7 +139,7 @@ class AttentionKernel(enum.Enum):
 
 
 class DropoutBits(enum.Enum):
-    """What draws dropout. Both are functions of seed, step, layer, row and position, made where they are used: the mesh, and how a step is cut up, change nothing."""
+    """What draws dropout: a function of seed, step, layer, row and position, made where it is used. The mesh, and how a step is cut up, change nothing."""
 
     hash = 'hash'  # two rounds of an integer hash
     threefry = 'threefry'  # the generator of jax.random (Salmon et al., 2011); slower
