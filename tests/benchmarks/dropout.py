@@ -1,6 +1,6 @@
 """What dropout costs of a training step of BERT, by what draws it.
 
-    python -m tests.benchmarks.dropout [--size=base] [--layers=2] [--batch=8] [--length=128] [--dtype=float32] [--turns=10]
+    python -m tests.benchmarks.dropout [--size=base] [--depth=2] [--batch=8] [--length=128] [--dtype=float32] [--steps=10]
 
 The same weights and batch, dropout 0.1 as configs/bert.py has it: none, ours (config.model.dropout_bits=hash and threefry), and, for reference, jax.random's
 generators over whole arrays, threefry and unsafe_rbg, which draws the bits of all devices on each. The competitors take turns, one step each; a ratio is the
@@ -47,7 +47,7 @@ def step(rate: float, bits: DropoutBits, kept: Callable[..., jax.Array] | None =
     config.steps, config.batch_size, config.data.seq_len = 1_000_000, flags.FLAGS.batch, flags.FLAGS.length
     model = config.model
     model.dtype, model.vocab_size, model.dropout_bits, model.scan_layers = DType(flags.FLAGS.dtype), _VOCABULARY, bits, False
-    model.num_layers = flags.FLAGS.layers or model.num_layers
+    model.num_layers = flags.FLAGS.depth or model.num_layers
     model.dropout = model.attention_dropout = rate
     config = finalize(config)
     mesh = partitioning.make_mesh(config, jax.devices()[:1])
@@ -74,9 +74,9 @@ def main(argv: list[str]) -> None:
         'jax.random, threefry': step(0.1, DropoutBits.hash, of_jax('threefry2x32')),
         'jax.random, unsafe_rbg': step(0.1, DropoutBits.hash, of_jax('unsafe_rbg')),
     }
-    times, _, _ = turns.measure(competitors, lambda: 0.0, flags.FLAGS.turns)
+    times, _, _ = turns.measure(competitors, lambda: 0.0, flags.FLAGS.steps)
     device = jax.devices()[0].device_kind if jax.default_backend() != 'cpu' else turns.cpu()
-    print(f'BERT-{flags.FLAGS.size}, {flags.FLAGS.layers or "all"} layers, {flags.FLAGS.batch} x {flags.FLAGS.length}, {flags.FLAGS.dtype}; {device}')
+    print(f'BERT-{flags.FLAGS.size}, {flags.FLAGS.depth or "all"} layers, {flags.FLAGS.batch} x {flags.FLAGS.length}, {flags.FLAGS.dtype}; {device}')
     print(f'jax {jax.__version__}\n| | median s (quartiles) | time against none (quartiles) |\n|---|---|---|')
     without = times['no dropout'][:, 0]
     for name, used in times.items():
@@ -86,6 +86,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    flags.DEFINE_integer('layers', 2, '0: all of them.', lower_bound=0)
-    flags.DEFINE_integer('turns', 10, 'That count; two more go before.', lower_bound=1)
+    flags.DEFINE_integer('depth', 2, 'Layers; 0: all of them.', lower_bound=0)
     cli.run(main)
