@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from t5x_lite import several
-from t5x_lite.config import Adapters, Config, Decoding, Features, Layout, LayerMix, Positions, Rates, Whole
+from t5x_lite.config import Adapters, Config, Decoding, DType, Features, Layout, LayerMix, Positions, Rates, Whole
 from t5x_lite.config_values import from_dict, to_dict
 from t5x_lite.errors import UserError
 from t5x_lite.stages import stages
@@ -23,6 +23,7 @@ _AT_LEAST_0 = (
 _ABOVE_0 = (
     'steps', 'batch_size', 'model.default_vocab_size', 'model.relative_buckets', 'model.vocab_multiple', 'model.num_layers', 'model.d_model',
     'model.num_heads', 'model.d_ff', 'model.max_positions', 'model.num_segments', 'model.norm_eps', 'model.init_stddev', 'data.mlm.duplicates',
+    'optim.loss_scale_steps',
     'data.prefetch', 'data.augment.candidates', 'optim.eps', 'optim.microbatches', 'checkpoint.every_steps', 'checkpoint.keep_last', 'log.every_steps', 'decode.beams',
     'data.stride', 'data.max_question', 'data.max_answer', 'decode.samples', 'decode.repetition_penalty', 'data.tasks.maximum', 'data.tasks.temperature',
 )  # fmt: skip
@@ -129,6 +130,14 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
     yield (
         tasks.rates != Rates.given or len(tasks.weights) == len(tasks.names),
         f'config.data.tasks.weights has {len(tasks.weights)} values for {len(tasks.names)} names; with rates=given, give one a name',
+    )
+    yield (
+        optim.loss_scale >= 1 and math.frexp(optim.loss_scale)[0] == 0.5,
+        f'config.optim.loss_scale is {optim.loss_scale:g}; it must be a power of two from 1 up, so that scaling rounds nothing',
+    )
+    yield (
+        config.tune.feature_dtype is not DType.float16,
+        'config.tune.feature_dtype=float16 could not hold large states; take float32, or bfloat16 for half the room',
     )
     for field, patterns in (('init_fresh', config.init_fresh), ('optim.decay', [pattern for pattern, _ in optim.decay])):
         for pattern in patterns:

@@ -114,6 +114,7 @@ class Features(enum.Enum):
 class DType(enum.Enum):
     float32 = 'float32'
     bfloat16 = 'bfloat16'
+    float16 = 'float16'  # for GPUs without bfloat16; the loss is scaled (optim.loss_scale)
 
 
 class Remat(enum.Enum):
@@ -133,8 +134,15 @@ class Whole(enum.Enum):
 class AttentionKernel(enum.Enum):
     dense = 'dense'  # XLA, scores in memory
     blockwise = 'blockwise'  # XLA, a tile of the scores at a time: memory grows with the length, not with its square
-    cudnn = 'cudnn'  # NVIDIA, bf16, without attention dropout and relative positions
+    cudnn = 'cudnn'  # NVIDIA, bf16 or fp16, without attention dropout and relative positions
     auto = 'auto'  # by device, shape and features (t5x_lite/models/kernels.py); train says which
+
+
+class DropoutBits(enum.Enum):
+    """What draws dropout: a function of seed, step, layer, row and position, made where it is used. The mesh, and how a step is cut up, change nothing."""
+
+    hash = 'hash'  # two rounds of an integer hash
+    threefry = 'threefry'  # the generator of jax.random (Salmon et al., 2011); slower
 
 
 class Masking(enum.Enum):
@@ -194,6 +202,7 @@ class ModelConfig:
     attention_dropout: float = 0.1
     hidden_dropout: float = 0.0  # inside the feed-forward, after the activation: T5
     output_dropout: float = 0.0  # after the last norm of a stack: T5
+    dropout_bits: DropoutBits = DropoutBits.hash
     init_stddev: float = 0.02
     init: Init = Init.truncated_normal
     positions: Positions = Positions.learned
@@ -401,6 +410,10 @@ class OptimConfig:
     clip_norm: float = 1.0  # 0: none
     microbatches: int = 1  # gradient accumulation: a batch in this many parts, exactly
     nonfinite: NonFinite = NonFinite.stop
+    # With model.dtype=float16: what the loss is multiplied by at first, and gradients are divided by. Halved where one is not finite, which passes over the
+    # step; doubled after loss_scale_steps finite ones in a row (training/loss_scale.py).
+    loss_scale: float = 2.0**16
+    loss_scale_steps: int = 2000
 
 
 @dataclasses.dataclass

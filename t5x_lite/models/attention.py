@@ -84,8 +84,8 @@ class Attention(nn.Module):
         batch, _, heads, size = k_BMHK.shape
 
         def in_front(name: str, row: jax.Array) -> jax.Array:
-            learnt = added(self, name).reshape(1, -1, heads, size).astype(row.dtype)
-            return jnp.concatenate([jnp.broadcast_to(learnt, (batch, *learnt.shape[1:])), row], axis=1)
+            learnt = added(self, name).reshape(1, -1, heads, size)
+            return jnp.concatenate([jnp.broadcast_to(learnt, (batch, *learnt.shape[1:])).astype(row.dtype), row], axis=1)
 
         return in_front('prefix_key', k_BMHK), in_front('prefix_value', v_BMHK), mask.replace(before=mask.before + prefix.shape[0])
 

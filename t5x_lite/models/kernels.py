@@ -61,7 +61,7 @@ def _cudnn_lacks(asked: 'Asked') -> str:
     """By jax.nn.dot_product_attention and the support matrix of cuDNN's flash attention."""
     lacks = {
         f'cuDNN is for NVIDIA GPUs, and this is {asked.platform}': asked.platform != 'cuda',
-        f'it multiplies bfloat16, not {asked.dtype}': asked.dtype != 'bfloat16',
+        f'it multiplies bfloat16 and float16, not {asked.dtype}': asked.dtype not in ('bfloat16', 'float16'),
         'it has no gradient for a bias of relative positions in memory that grows with the length': asked.bias,
         'its dropout is not ours': asked.dropout,
         f'heads of {asked.size}, not a multiple of 8 up to 128': asked.size % 8 > 0 or asked.size > 128,

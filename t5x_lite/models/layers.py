@@ -10,11 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_lite.config import Activation, Init, ModelConfig, Norm
+from t5x_lite.config import Activation, DropoutBits, Init, ModelConfig, Norm
+
+def _widened(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """In float32 where x is float16, which has no number for a cube of 41."""
+    return function(x.astype(jnp.float32)).astype(x.dtype) if x.dtype == jnp.float16 else function(x)
+
 
 ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
     Activation.gelu: lambda x: nn.gelu(x, approximate=False),
-    Activation.gelu_tanh: lambda x: nn.gelu(x, approximate=True),
+    Activation.gelu_tanh: lambda x: _widened(functools.partial(nn.gelu, approximate=True), x),
     Activation.relu: nn.relu,
 }
 
@@ -90,6 +95,31 @@ def like_trailing(parameter: jax.Array, x: jax.Array) -> jax.Array:
     return parameter.astype(x.dtype).reshape((1,) * (x.ndim - parameter.ndim) + parameter.shape)
 
 
+def plus(x: jax.Array, parameter: jax.Array) -> jax.Array:
+    """x + parameter, of the last axes, in the dtype of x.
+
+    The parameter is spread out before it is rounded to that dtype, so that its gradient, a sum over all rows, is summed in float32: 1,024 bf16 numbers that
+    are added up in bf16 are wrong by a tenth of their spread, and XLA:CPU takes fifty times as long for it.
+    """
+    return x + jnp.broadcast_to(parameter.reshape((1,) * (x.ndim - parameter.ndim) + parameter.shape), x.shape).astype(x.dtype)
+
+
+@jax.custom_vjp
+def times(x: jax.Array, parameter: jax.Array) -> jax.Array:
+    """x * parameter, of the last axes, in the dtype of x; the parameter's gradient is summed in float32, as `plus` has it."""
+    return x * like_trailing(parameter, x)
+
+
+def _times_backward(residuals, gradient):
+    # Not by spreading out: a loop over layers would keep the parameter as large as x.
+    x, parameter = residuals
+    of_parameter = jnp.sum(gradient.astype(jnp.float32) * x.astype(jnp.float32), axis=tuple(range(x.ndim - parameter.ndim)))
+    return gradient * like_trailing(parameter, gradient), of_parameter.astype(parameter.dtype)
+
+
+times.defvjp(lambda x, parameter: (times(x, parameter), (x, parameter)), _times_backward)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
 def product(equation: str, x: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
     """The one product with a weight: operands in `dtype`, accumulated in float32, returned in `dtype`.
@@ -112,14 +142,29 @@ def _product_backward(equation, dtype, residuals, gradient):
     (x, kernel), (inputs, out) = residuals, equation.split('->')
     x_axes, kernel_axes = inputs.split(',')
     x_gradient = _accumulated(f'{out},{kernel_axes}->{x_axes}', gradient, kernel, dtype)
-    if dtype == jnp.float32 and x_axes[:-1] == out[:-1] and jax.sharding.get_abstract_mesh().size <= 1:
-        # The same sum over one joined axis. XLA:CPU multiplies such matrices as they lie; of two axes it makes a transposed copy, in a slow loop that computes
-        # x anew (a GELU, say): a fifth of a feed-forward's step. On a mesh, joined axes could not stay sharded.
-        joined = {x_axes[-1]: x.reshape(-1, x.shape[-1]), out[-1]: gradient.reshape(-1, gradient.shape[-1])}
-        kernel_gradient = _accumulated(f'n{kernel_axes[0]},n{kernel_axes[1]}->{kernel_axes}', *(joined[axis] for axis in kernel_axes), dtype)
+    if x_axes[:-1] == out[:-1] and jax.sharding.get_abstract_mesh().size <= 1:
+        kernel_gradient = _kernel_gradient(x_axes[-1], out[-1], kernel_axes, x, gradient, dtype)
     else:
         kernel_gradient = _accumulated(f'{x_axes},{out}->{kernel_axes}', x, gradient, dtype)
     return x_gradient.astype(x.dtype), kernel_gradient.astype(kernel.dtype)
+
+
+def _kernel_gradient(x_axis: str, out_axis: str, kernel_axes: str, x: jax.Array, gradient: jax.Array, dtype: Any) -> jax.Array:
+    """x^T gradient, in the form that XLA:CPU is fast at; the same numbers but for rounding.
+
+    Over one axis it multiplies matrices as they lie. Over two it makes a transposed copy, in a loop that computes x anew (a GELU, say). In float32 that
+    costs a fifth of a feed-forward's step and gains nothing; with fewer bits it is what the fast products ask for: twice the speed of a matrix as it lies,
+    and more (tests/benchmarks/products.py). On a mesh, joined or divided axes could not stay sharded.
+    """
+    rows, several = x.size // x.shape[-1], sum(size > 1 for size in x.shape[:-1]) > 1
+    if dtype == jnp.float32:
+        shape = (rows,)
+    else:
+        shape = x.shape[:-1] if several or rows % 2 else (2, rows // 2)
+    axes = 'jklmn'[: len(shape)]
+    factors = {x_axis: x.reshape(*shape, x.shape[-1]), out_axis: gradient.reshape(*shape, gradient.shape[-1])}
+    left, right = kernel_axes
+    return _accumulated(f'{axes}{left},{axes}{right}->{kernel_axes}', factors[left], factors[right], dtype)
 
 
 product.defvjp(_product_forward, _product_backward)
@@ -146,7 +191,7 @@ class Einsum(nn.Module):
     def __call__(self, equation: str, x: jax.Array) -> jax.Array:
         kernel = partitioned(self, 'kernel', self.initializer, self.shape, self.axes)
         if (scale := added(self, 'scale_in')) is not None:
-            x = x * like_trailing(scale, x)
+            x = times(x, scale)
         out = product(equation, x, gathered(kernel, self.axes), self.dtype)
         if (a := added(self, 'lora_a')) is not None:
             inputs, outputs = equation.split('->')
@@ -155,9 +200,9 @@ class Einsum(nn.Module):
             low = low * added(self, 'lora_scale').astype(low.dtype)
             out += product(f'{x_axes[:-1]}R,R{kernel_axes[1]}->{outputs}', low, gathered(added(self, 'lora_b'), (None, self.axes[1])), self.dtype)
         if self.use_bias:
-            out += like_trailing(partitioned(self, 'bias', nn.initializers.zeros, self.shape[-1:], self.axes[-1:]), out)
+            out = plus(out, partitioned(self, 'bias', nn.initializers.zeros, self.shape[-1:], self.axes[-1:]))
         if (scale := added(self, 'scale_out')) is not None:
-            out = out * like_trailing(scale, out)
+            out = times(out, scale)
         return out
 
 
@@ -239,11 +284,12 @@ class DropoutKey:
 
     seed: jax.Array  # uint32 []
     rows: jax.Array  # uint32 [B], positions in the global batch
+    bits: DropoutBits = struct.field(pytree_node=False, default=DropoutBits.hash)
 
     @classmethod
-    def create(cls, seed: int | jax.Array, step: jax.Array, rows: jax.Array) -> 'DropoutKey':
+    def create(cls, seed: int | jax.Array, step: jax.Array, rows: jax.Array, bits: DropoutBits = DropoutBits.hash) -> 'DropoutKey':
         seed = jnp.uint32(seed & 0xFFFFFFFF) if isinstance(seed, int) else seed  # uint32 []
-        return cls(_mix(_mix(seed) ^ step.astype(jnp.uint32)), rows.astype(jnp.uint32))
+        return cls(_mix(_mix(seed) ^ step.astype(jnp.uint32)), rows.astype(jnp.uint32), bits)
 
     def fold(self, number: int | jax.Array) -> 'DropoutKey':
         """The key of a layer, or of a site in a layer."""
@@ -276,15 +322,33 @@ def kept(rate: float, key: DropoutKey, site: int, sizes: Sequence[int], places: 
     Args:
       places: uint32, of each axis of `sizes` the places that are asked for, along its own axis of the result.
     """
+    return random_bits(key, site, sizes, places) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+
+
+def random_bits(key: DropoutKey, site: int, sizes: Sequence[int], places: Sequence[jax.Array]) -> jax.Array:
+    """uint32: what `kept` compares with the rate."""
     key = key.fold(site)
-    # Two keyed rounds: with one, the streams of two rows would be permutations of each other.
-    row_key = _mix(key.seed ^ _mix(key.rows))
     expand = (slice(None),) + (None,) * len(sizes)
     counter = jnp.zeros((1,) * (len(sizes) + 1), jnp.uint32)
     for size, place in zip(sizes, places, strict=True):
         counter = counter * jnp.uint32(size) + place
-    bits = _mix(_mix(counter ^ row_key[expand]) + _mix(row_key + jnp.uint32(0x85EBCA6B))[expand])
-    return bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+    if key.bits is DropoutBits.threefry:
+        return _threefry(key.seed, key.rows[expand], counter)
+    # Two keyed rounds: with one, the streams of two rows would be permutations of each other.
+    row_key = _mix(key.seed ^ _mix(key.rows))
+    return _mix(_mix(counter ^ row_key[expand]) + _mix(row_key + jnp.uint32(0x85EBCA6B))[expand])
+
+
+def _threefry(first: jax.Array, second: jax.Array, counter: jax.Array) -> jax.Array:
+    """Threefry-2x32 with 20 rounds (Salmon et al., 2011, table 1 and section 3.3) of the counter (counter, 0): the first of its two words."""
+    keys = (first, second, first ^ second ^ jnp.uint32(0x1BD11BDA))
+    x, y = counter + first, second
+    for group in range(5):
+        for bits in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
+            x = x + y
+            y = ((y << jnp.uint32(bits)) | (y >> jnp.uint32(32 - bits))) ^ x
+        x, y = x + keys[(group + 1) % 3], y + keys[(group + 2) % 3] + jnp.uint32(group + 1)
+    return x
 
 
 def _along(x: jax.Array, axis: int) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from t5x_lite.config import AttentionKernel, ModelConfig, NormPlace, Positions, 
 from t5x_lite.models.attention import Attention, Cache, Mask
 from t5x_lite.models.kernels import picked
 from t5x_lite.models.layers import (
-    ACTIVATIONS, DropoutKey, Einsum, added, compute_dtype, constrain, dropout, gathered, head_size, initializer, like_trailing, make_norm, product,
+    ACTIVATIONS, DropoutKey, Einsum, added, compute_dtype, constrain, dropout, gathered, head_size, initializer, make_norm, plus, product,
 )  # fmt: skip
 from t5x_lite.models.positions import DistanceBias, RelativeBias
 
@@ -99,9 +99,9 @@ class Block(nn.Module):
             return x_BLD
         dtype = compute_dtype(self.config)
         hidden_BLR = product('BLD,DR->BLR', x_BLD, gathered(down, ('embed', None)), dtype)
-        hidden_BLR = ACTIVATIONS[self.config.activation](hidden_BLR + like_trailing(bias, hidden_BLR))
+        hidden_BLR = ACTIVATIONS[self.config.activation](plus(hidden_BLR, bias))
         out_BLD = product('BLR,RD->BLD', hidden_BLR, gathered(up, (None, 'embed')), dtype)
-        return x_BLD + out_BLD + like_trailing(up_bias, out_BLD)
+        return plus(x_BLD + out_BLD, up_bias)
 
 
 REMAT_POLICIES = {Remat.dots: jax.checkpoint_policies.dots_with_no_batch_dims_saveable, Remat.full: jax.checkpoint_policies.nothing_saveable}
@@ -198,7 +198,7 @@ class Stack(nn.Module):
         count = prompt.shape[0]
         asking = count if cache is None or cache.filling else 0
         if asking:
-            tokens_BPD = jnp.broadcast_to(gathered(prompt, (None, 'embed')).astype(x_BLD.dtype)[None], (x_BLD.shape[0], *prompt.shape))
+            tokens_BPD = jnp.broadcast_to(gathered(prompt, (None, 'embed'))[None], (x_BLD.shape[0], *prompt.shape)).astype(x_BLD.dtype)
             x_BLD = jnp.concatenate([tokens_BPD, x_BLD], axis=1)
         if cache is not None:
             cache = cache.replace(first=cache.first if cache.filling else cache.first + count, length=cache.length + count)

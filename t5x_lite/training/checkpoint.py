@@ -39,6 +39,8 @@ _SMALL = 1 << 16  # bytes: metadata, not weights
 
 def _parts(state: TrainState) -> dict[str, Any]:
     parts = {'params': state.params, 'training': {'step': state.step, 'opt_state': state.opt_state, 'skipped': state.skipped}}
+    if state.loss_scale:
+        parts['training']['loss_scale'] = state.loss_scale
     return parts | {'ema': state.ema} if state.ema else parts
 
 
@@ -204,7 +206,8 @@ class Checkpoints:
             raise ValueError('its metadata are missing')
         loaded = self._checkpointer.load_checkpointables(step, _parts(abstract(step, dict(run))))
         training = loaded['training']
-        return TrainState(training['step'], loaded['params'], training['opt_state'], loaded.get('ema', {}), training['skipped']), dict(run)
+        kept = {name: training[name] for name in ('opt_state', 'skipped', 'loss_scale') if name in training}
+        return TrainState(training['step'], loaded['params'], ema=loaded.get('ema', {}), **kept), dict(run)
 
     def close(self) -> None:
         try:

@@ -56,11 +56,13 @@ def measure(
             loss = float(metrics['loss'])
             console.pause(asked.compile_seconds)
             console.step(step + 1, float(metrics['tokens']), {'loss': loss, 'lr': float(metrics['learning_rate'])}, None, 0.0)
+            if 'overflowed' in metrics and bool(metrics['overflowed']):
+                continue  # the loss scale is still finding its place
             if not bool(metrics['finite']):
                 break
             rates.append(float(metrics['learning_rate']))
             losses.append(loss)
-            mean = loss if step == 0 else 0.8 * mean + 0.2 * loss
+            mean = loss if len(losses) == 1 else 0.8 * mean + 0.2 * loss
             lowest = min(lowest, mean)
             if step > steps // 10 and mean > _HOPELESS * lowest:
                 break

@@ -19,7 +19,7 @@ from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.models import several
 from t5x_lite.models.layers import DropoutKey
-from t5x_lite.training import adapters, mixout, optim, partitioning, paths, sharing, tuning
+from t5x_lite.training import adapters, loss_scale, mixout, optim, partitioning, paths, sharing, tuning
 from t5x_lite.training.losses import Batch, Loss, divide
 
 
@@ -30,6 +30,7 @@ class TrainState:
     opt_state: Any
     ema: Any  # a tree like params, or {} where config.ema_decay is 0
     skipped: jax.Array  # int32 []: steps whose loss or gradient was not finite
+    loss_scale: Any = struct.field(default_factory=dict)  # loss_scale.LossScale, or {} where the loss is not scaled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ def make_program(config: Config, mesh: Mesh, step: int = 0) -> Program:
         params = nn.unbox(init_boxed(key))
         ema = jax.tree.map(lambda x: x + 0, params) if config.ema_decay else {}
         zero = jnp.zeros([], jnp.int32)
-        return TrainState(zero, params, _begin(transformation, learning, params), ema, zero + 0)
+        return TrainState(zero, params, _begin(transformation, learning, params), ema, zero + 0, loss_scale.begin(config))
 
     seed = jax.random.key(config.seed)
     boxed = jax.eval_shape(init_boxed, seed)
@@ -116,40 +117,48 @@ def batch_loss(program: Program, params: Any, batch: Batch, weights: dict[str, j
     return sum(divide(total, weights[name]) for name, total in terms.items()), metrics
 
 
-def gradients(program: Program, params: Any, batch: Batch, key: DropoutKey, mix: Callable[[Any], Any] | None = None) -> tuple[jax.Array, Any, Any]:
+def gradients(
+    program: Program, params: Any, batch: Batch, key: DropoutKey, mix: Callable[[Any], Any] | None = None, scale: jax.Array | None = None
+) -> tuple[jax.Array, Any, Any]:
     """(loss, gradients of what learns, metrics) of the global batch, in `microbatches` parts that add up to it exactly.
 
     Args:
       mix: what learns -> what of it is used (training/mixout.py).
+      scale: of the loss that is differentiated (training/loss_scale.py); what is returned is not scaled.
     """
     learns = program.tuning.select(params)
     if mix is None:
-        return _gradients(program, params, learns, batch, key)
+        return _gradients(program, params, learns, batch, key, scale)
     used, back = jax.vjp(mix, learns)
-    loss, grads, metrics = _gradients(program, params, used, batch, key)
+    loss, grads, metrics = _gradients(program, params, used, batch, key, scale)
     return loss, back(grads)[0], metrics
 
 
-def _gradients(program: Program, params: Any, learns: Any, batch: Batch, key: DropoutKey) -> tuple[jax.Array, Any, Any]:
+def _gradients(program: Program, params: Any, learns: Any, batch: Batch, key: DropoutKey, scale: jax.Array | None) -> tuple[jax.Array, Any, Any]:
     weights = program.loss.weights(batch)
-    learning = program.tuning
-    value_and_grad = jax.value_and_grad(
-        lambda learns, part, part_key: batch_loss(program, learning.merge(params, learns), part, weights, part_key), has_aux=True
-    )
+
+    def scaled_loss(learns: Any, part: Batch, part_key: DropoutKey) -> tuple[jax.Array, Any]:
+        loss, metrics = batch_loss(program, program.tuning.merge(params, learns), part, weights, part_key)
+        return loss if scale is None else loss * scale, (loss, metrics)
 
     def of_part(part: Batch, rows: jax.Array) -> tuple[jax.Array, Any, Any]:
-        (loss, metrics), grads = value_and_grad(learns, part, key.replace(rows=rows))
+        (_, (loss, metrics)), grads = jax.value_and_grad(scaled_loss, has_aux=True)(learns, part, key.replace(rows=rows))
         return loss, grads, metrics
 
-    count = program.config.optim.microbatches
+    loss, grads, metrics = _of_parts(program.config.optim.microbatches, of_part, batch, key.rows)
+    return loss, grads if scale is None else jax.tree.map(lambda g: g / scale, grads), metrics
+
+
+def _of_parts(count: int, of_part: Callable[..., Any], batch: Batch, rows: jax.Array) -> Any:
+    """The sum of what `count` parts of a batch give."""
     if count == 1:
-        return of_part(batch, key.rows)
+        return of_part(batch, rows)
 
     def split(x: jax.Array) -> jax.Array:
         # Row r goes to part r % count, so that each device keeps its rows.
         return x.reshape((x.shape[0] // count, count) + x.shape[1:]).swapaxes(0, 1)
 
-    parts = (jax.tree.map(split, batch), split(key.rows))
+    parts = (jax.tree.map(split, batch), split(rows))
     shapes = jax.eval_shape(of_part, *jax.tree.map(lambda x: x[0], parts))
     zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
     total, _ = jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, of_part(*part)), None), zeros, parts)
@@ -162,7 +171,8 @@ def make_train_step(program: Program) -> Callable[..., tuple[TrainState, dict[st
     `given` are the numbers of this run, or of another whose program has the same key.
 
     A step whose loss or gradient is not finite leaves parameters and optimiser as they were, whatever the config's policy: nothing bad can be saved.
-    Metrics are {'name': (sum, weight)} and the scalars 'loss', 'grad_norm', 'learning_rate', 'finite', 'tokens' (real ones).
+    Metrics are {'name': (sum, weight)} and the scalars 'loss', 'grad_norm', 'learning_rate', 'finite', 'tokens' (real ones); of a loss that is scaled also
+    'loss_scale' (of this step) and 'overflowed' (it is not finite because that was too large).
     """
     config, own = program.config, numbers(program)
 
@@ -171,7 +181,8 @@ def make_train_step(program: Program) -> Callable[..., tuple[TrainState, dict[st
         rows = jnp.arange(batch['tokens'].shape[0], dtype=jnp.uint32)
         with _belonging_together(config):
             mix = (lambda learns: mixout.mixed(config, learns, state.opt_state, state.step, given['seed'])) if config.tune.mixout else None
-            loss, grads, metrics = gradients(program, state.params, batch, DropoutKey.create(given['seed'], state.step, rows), mix)
+            key = DropoutKey.create(given['seed'], state.step, rows, config.model.dropout_bits)
+            loss, grads, metrics = gradients(program, state.params, batch, key, mix, loss_scale.factor(state.loss_scale))
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         clipped = grads
@@ -194,6 +205,7 @@ def make_train_step(program: Program) -> Callable[..., tuple[TrainState, dict[st
             opt_state=keep(opt_state, state.opt_state),
             ema=keep(ema, state.ema),
             skipped=state.skipped + jnp.where(finite, 0, 1),
+            loss_scale=loss_scale.after(state.loss_scale, config, finite),
         )
         scalars = {
             'loss': loss,
@@ -202,6 +214,8 @@ def make_train_step(program: Program) -> Callable[..., tuple[TrainState, dict[st
             'finite': finite,
             'tokens': sum(jnp.sum(batch[name] > 0) for name in ('sequence_ids', 'decoder_sequence_ids') if name in batch),
         }
+        if state.loss_scale:
+            scalars |= {'loss_scale': state.loss_scale.scale, 'overflowed': loss_scale.overflowed(state.loss_scale, loss, finite)}
         if config.log.layer_norms:
             scalars['layer_norms'] = {
                 kind: paths.map_paths(_layer_norm, tree) for kind, tree in (('param', state.params), ('grad', grads), ('update', updates))

@@ -259,7 +259,9 @@ class Trainer:
         metrics = metrics()
         config, stage = self._config, self._data.stage_at(step - 1)
         finite, tokens = bool(metrics['finite']), float(metrics['tokens'])
-        if not finite:
+        if 'overflowed' in metrics and bool(metrics['overflowed']):
+            print(_overflow(step, float(metrics['loss_scale'])))
+        elif not finite:
             first_example = int(self._data.indices(step - 1)[0])
             what = (
                 f'step {step:,}: loss {float(metrics["loss"])}, gradient norm {float(metrics["grad_norm"])} on the batch of step {step:,} '
@@ -292,6 +294,8 @@ class Trainer:
             return
         seconds = clock.seconds(compile_seconds.get('compile_seconds', 0.0))
         line = shown | {'learning_rate': rate, 'tokens': window.sums['tokens'][0], 'steps_skipped': window.sums['steps_skipped'][0]}
+        if 'loss_scale' in metrics:
+            line['loss_scale'] = float(metrics['loss_scale'])
         if 'layer_norms' in metrics:
             line['layer_norms'] = {kind: {path: np.asarray(x).tolist() for path, x in paths.leaves(tree).items()} for kind, tree in metrics['layer_norms'].items()}
         timing = {'tokens_per_second': clock.tokens / seconds, 'seconds_per_step': seconds / clock.steps}
@@ -308,6 +312,10 @@ class Trainer:
         if features.wanted(self._config):
             return 3.0 * stage.batch_size * module.head_flops(self._config.model)
         return 3.0 * stage.batch_size * module.forward_flops(self._config.model, stage.seq_len, stage.max_predictions)
+
+
+def _overflow(step: int, scale: float) -> str:
+    return f'step {step:,}: a gradient was not finite in float16 with a loss scale of {scale:,.0f}; the step is passed over, and the scale {scale / 2:,.0f} now'
 
 
 def _learning(program: Program) -> str:

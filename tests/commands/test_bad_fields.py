@@ -80,7 +80,7 @@ TYPES = [
     ('ema_decay', 'slow', "config.ema_decay is 'slow'", 'a number'),
     ('loss', 3, 'config.loss is 3', 'a text'),
     ('model__activation', 'gleu', 'config.model.activation', 'gelu_tanh', "did you mean 'gelu'?"),
-    ('model__dtype', 'float16', 'config.model.dtype', 'bfloat16'),
+    ('model__dtype', 'float8', 'config.model.dtype', 'bfloat16'),
     ('optim__name', 'adam', 'config.optim.name', "did you mean 'adamw'?"),
     ('optim__schedule', 'linera', 'config.optim.schedule', "did you mean 'linear'?"),
     ('data__path', 3, 'config.data.path is 3', 'a tuple (a text, ...)'),

@@ -41,7 +41,9 @@ def test_short_rows_are_dense_and_long_ones_blockwise():
     ],
 )  # fmt: skip
 def test_cudnn_where_it_can_do_all_that_is_asked(changed, lacks):
-    assert choose(AttentionKernel.auto, H100)[0] == choose(AttentionKernel.cudnn, H100)[0] == AttentionKernel.cudnn
+    for dtype in ('bfloat16', 'float16'):
+        here = dataclasses.replace(H100, dtype=dtype)
+        assert choose(AttentionKernel.auto, here)[0] == choose(AttentionKernel.cudnn, here)[0] == AttentionKernel.cudnn
     other = dataclasses.replace(H100, **changed)
     assert choose(AttentionKernel.auto, other)[0] in (AttentionKernel.dense, AttentionKernel.blockwise)
     with pytest.raises(UserError, match=f'config.model.attention=cudnn cannot be used here: .*{lacks}.*; take --config.model.attention=auto'):

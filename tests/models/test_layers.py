@@ -4,7 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_lite.models.layers import DropoutKey, Einsum, Embedding, LayerNorm, dropout, hide_padded, product, sinusoidal, truncated_normal
+from t5x_lite.models.layers import (
+    DropoutKey, Einsum, Embedding, LayerNorm, dropout, hide_padded, like_trailing, plus, product, sinusoidal, times, truncated_normal,
+)  # fmt: skip
 
 
 def key(step=0, rows=4, seed=0):
@@ -33,6 +35,46 @@ def test_the_product_has_the_gradients_of_its_einsum(dtype):
     for got, want in zip(jax.grad(ours, (0, 1))(x, kernel), jax.grad(plain, (0, 1))(x, kernel), strict=True):
         assert got.dtype == jnp.float32
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 if dtype == jnp.float32 else 0.1)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    'equation,x_shape,kernel_shape',
+    [('BLD,DF->BLF', (2, 3, 8), (8, 5)), ('BLD,DF->BLF', (3, 5, 8), (8, 5)), ('BLD,DF->BLF', (1, 6, 8), (8, 5)), ('ND,VD->NV', (6, 8), (5, 8)),
+     ('ND,DV->NV', (7, 8), (8, 5)), ('BPD,VD->BPV', (2, 3, 8), (5, 8)), ('BD,DE->BE', (1, 8), (8, 5))],
+)  # fmt: skip
+def test_gradients_of_every_shape_are_those_of_the_plain_product(equation, x_shape, kernel_shape, dtype):
+    """Of numbers that all dtypes hold exactly (small integers, sums below 2^11), so that every form of the product gives the same bits."""
+    rng = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(rng.integers(-3, 4, shape), jnp.float32) for shape in (x_shape, kernel_shape))
+    weights = jnp.asarray(rng.integers(-3, 4, jax.eval_shape(lambda: jnp.einsum(equation, x, kernel)).shape), jnp.float32)
+
+    def gradients(multiply):
+        return jax.grad(lambda x, kernel: jnp.sum(multiply(x, kernel).astype(jnp.float32) * weights), (0, 1))(x, kernel)
+
+    forms = {
+        'as it is': lambda x, kernel: product(equation, x, kernel, dtype),
+        'recomputed': jax.checkpoint(lambda x, kernel: product(equation, x, kernel, dtype)),
+        'looped': lambda x, kernel: jax.lax.scan(lambda _, one: (None, product(equation, *one, dtype)), None, (x[None], kernel[None]))[1][0],
+        'stacked': lambda x, kernel: jax.vmap(lambda *one: product(equation, *one, dtype))(x[None], kernel[None])[0],
+    }
+    wanted, found = jax.jit(lambda: (gradients(lambda x, kernel: jnp.einsum(equation, x, kernel)), {name: gradients(form) for name, form in forms.items()}))()
+    for name, got in found.items():
+        jax.tree.map(lambda one, other: np.testing.assert_array_equal(one, other, err_msg=name), got, wanted)
+
+
+def test_parameters_of_the_last_axes_have_gradients_that_are_summed_in_float32():
+    """300 ones: sums in bf16 end at 256. In float32 nothing changes, by a bit."""
+    for function in (plus, times):
+        x, parameter = jnp.ones((3, 100, 2), jnp.bfloat16), jnp.ones(2)
+        x_gradient, gradient = jax.grad(lambda x, parameter: jnp.sum(function(x, parameter).astype(jnp.float32)), (0, 1))(x, parameter)
+        assert gradient.dtype == jnp.float32 and x_gradient.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(gradient, [300.0, 300.0])
+    rng = np.random.default_rng(0)
+    x, weights, parameter = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((3, 100, 2), (3, 100, 2), (2,)))
+    for function, plain in ((plus, lambda x, p: x + like_trailing(p, x)), (times, lambda x, p: x * like_trailing(p, x))):
+        ours, theirs = (jax.value_and_grad(lambda *given: jnp.sum(f(*given) * weights), (0, 1))(x, parameter) for f in (function, plain))
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 def test_bf16_products_accumulate_in_float32():

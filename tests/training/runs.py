@@ -39,16 +39,16 @@ class Toy(nn.Module):
     @nn.compact
     def __call__(self, batch, dropout=None):
         config, normal = self.config, layers.truncated_normal(0.1)
-        width, rows = config.d_model, layers.padded_vocabulary(config)
-        table = layers.Embedding((rows, width), ('vocab', 'embed'), jnp.float32, normal, name='tokens')
+        width, rows, dtype = config.d_model, layers.padded_vocabulary(config), layers.compute_dtype(config)
+        table = layers.Embedding((rows, width), ('vocab', 'embed'), dtype, normal, name='tokens')
         kernel, bias = _Stack(width, name='layers')()
         x = table(batch['tokens'])
         for layer in range(2):
-            x = x + jnp.tanh(layers.product('BLD,DE->BLE', x, kernel[layer], jnp.float32) + bias[layer][None, None])
+            x = x + jnp.tanh(layers.plus(layers.product('BLD,DE->BLE', x, kernel[layer], dtype), bias[layer]))
             x = layers.dropout(x, config.dropout, dropout, layer)
         masked = jnp.take_along_axis(x, batch['masked_positions'][:, :, None], axis=1) if 'masked_positions' in batch else x
         output = layers.partitioned(self, 'output', normal, (width, 2), ('embed', 'labels'))
-        return {'mlm_logits': table.attend(masked), 'nsp_logits': jnp.mean(x, axis=1) @ layers.gathered(output, ('embed', 'labels'))}
+        return {'mlm_logits': table.attend(masked), 'nsp_logits': jnp.mean(x.astype(jnp.float32), axis=1) @ layers.gathered(output, ('embed', 'labels'))}
 
     @staticmethod
     def forward_flops(config, length, predictions):

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from t5x_lite.config import Activation, DType, NormPlace, Optimizer, Remat
+from t5x_lite.config import Activation, DropoutBits, DType, NormPlace, Optimizer, Remat
 from t5x_lite.training import partitioning, paths
 from t5x_lite.training.step import make_program, make_train_step
 from tests.training import small
@@ -82,6 +82,14 @@ def test_microbatches_equal_the_whole_batch_though_their_masks_differ(single, pa
 
 def test_microbatches_on_a_mesh(single):
     assert_equal(single, small.train(small.config(optim={'microbatches': 2}, mesh={'data': 2, 'fsdp': 2, 'tensor': 2})))
+
+
+def test_dropout_by_threefry_depends_on_nothing_that_cuts_up_a_step(single):
+    model = {'dropout_bits': DropoutBits.threefry}
+    alone = small.train(small.config(model=model), devices=small.one_device())
+    cut = model | {'scan_layers': False, 'remat': Remat.full}
+    assert_equal(alone, small.train(small.config(model=cut, optim={'microbatches': 2}, mesh={'data': 2, 'fsdp': 2, 'tensor': 2})))
+    assert np.abs(alone.curve - single.curve).max() > 1e-3  # other elements drop out
 
 
 def test_projecting_all_positions_gives_the_same_loss_and_gradients(single):
