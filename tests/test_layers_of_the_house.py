@@ -23,8 +23,9 @@ ALLOWED = {
     'evaluation': {'config', 'models', 'data', 'tasks', 'training'},
     'interop': {'config', 'models', 'data', 'tasks', 'training', 'evaluation'},
     'assembly': {'config', 'models', 'data', 'tasks', 'training', 'evaluation', 'interop'},
+    'planning': {'config', 'models', 'data', 'tasks', 'training', 'evaluation', 'interop', 'assembly'},
     'sweeps': {'config', 'models', 'data', 'tasks', 'training', 'evaluation', 'interop', 'assembly'},
-    'commands': {'config', 'models', 'data', 'tasks', 'training', 'evaluation', 'interop', 'assembly', 'sweeps'},
+    'commands': {'config', 'models', 'data', 'tasks', 'training', 'evaluation', 'interop', 'assembly', 'sweeps', 'planning'},
     'bert_flax': {'config', 'models', 'data', 'tasks', 'training', 'evaluation', 'interop'},
     'configs': {'config'},
 }
