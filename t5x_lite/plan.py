@@ -1,4 +1,4 @@
-"""Rehearse a run on machines that need not be there: does it fit, what does it send, how long does it take at best, what does it cost.
+"""Rehearse a run on machines that need not be there: does it fit, what does it send, how long does it take, what does it cost.
 
     python -m t5x_lite.plan --config=configs/t5.py:11b --topology=v5p:4x4x4 --config.mesh.fsdp=16 --config.mesh.tensor=4 --config.model.dtype=bfloat16
     python -m t5x_lite.plan --config=configs/bert.py:tiny --topology=cpu:8 --output=plans/tiny
@@ -14,13 +14,13 @@ import os
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # no device is used; with libtpu installed, JAX would look for TPUs
 
-from absl import flags  # noqa: E402
+from absl import flags
 
-from t5x_lite import cli  # noqa: E402
-from t5x_lite.assemble import assemble  # noqa: E402
-from t5x_lite.errors import UserError  # noqa: E402
-from t5x_lite.planning import making, showing, topologies  # noqa: E402
-from t5x_lite.training import devices  # noqa: E402
+from t5x_lite import cli
+from t5x_lite.assemble import assemble
+from t5x_lite.errors import UserError
+from t5x_lite.planning import making, showing, topologies
+from t5x_lite.training import devices
 
 _CONFIG = cli.define_config_flags(workdir_required=False)
 _TOPOLOGY = flags.DEFINE_string('topology', None, 'Where to run: v5p:4x4x4, v5e:16x16, v4:..., v6e:..., cpu:8 or gpu:8xH100.', required=True)

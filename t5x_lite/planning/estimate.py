@@ -1,6 +1,6 @@
-"""How long a step takes at best: a roofline over the schedule, and what of the communication is not hidden.
+"""How long a step takes: the schedule, instruction by instruction, and what of the communication is not hidden.
 
-Nothing in it is fitted to measured runs: it is what published figures allow, so that real steps take longer.
+Nothing in it is fitted to measured runs. `best` is what published figures allow; `step` believes the compiler's own cost model where that says more.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,13 @@ from t5x_lite.planning.topologies import Topology
 from t5x_lite.planning.traffic import Work
 
 ASSUMPTIONS = (
-    'every product runs at the peak of bf16, whatever its type and shape; real ones reach less',
-    'main memory is read and written at its published bandwidth; an instruction takes the longer of its arithmetic and its memory',
+    "an instruction takes the cycles that the compiler's own cost model gives it, at the chip's clock",
+    'where the compiler says nothing, or the clock is not known, it takes the longer of its products at the peak of bf16 and its reading and writing of '
+    'main memory at the published bandwidth, as all do in a step at best',
     'a collective is a ring over each side of the torus that its group spans, at the full speed of its links, without latency',
     'an asynchronous collective costs what it takes longer than the products beside it; all others stop the chip',
     'data are there in time, and saving and evaluating take none',
+    'none of this is fitted to measured runs',
 )
 
 
@@ -30,6 +32,7 @@ class Estimate:
       products: of products alone, at the peak.
       memory: of reading and writing main memory alone.
       busy: of the instructions one after another, each at its slower side.
+      modelled: the same by the compiler's cost model, where it says something.
       waited: of communication that nothing hides.
       hidden: of communication beside products.
     """
@@ -37,11 +40,16 @@ class Estimate:
     products: float
     memory: float
     busy: float
+    modelled: float
     waited: float
     hidden: float
 
     @property
     def step(self) -> float:
+        return self.modelled + self.waited
+
+    @property
+    def best(self) -> float:
         return self.busy + self.waited
 
 
@@ -56,10 +64,15 @@ def estimate(works: Sequence[Work], collectives: Sequence[Collective], topology:
         outside = max(0.0, seconds - one.meanwhile / chip.peak)
         waited += one.times * outside
         hidden += one.times * (seconds - outside)
+
+    def slower_side(work: Work) -> float:
+        return max(work.flops / chip.peak, work.bytes / chip.bandwidth)
+
     return Estimate(
         products=sum(work.times * work.flops for work in works) / chip.peak,
         memory=sum(work.times * work.bytes for work in works) / chip.bandwidth,
-        busy=sum(work.times * max(work.flops / chip.peak, work.bytes / chip.bandwidth) for work in works),
+        busy=sum(work.times * slower_side(work) for work in works),
+        modelled=sum(work.times * (work.cycles / chip.clock if work.cycles and chip.clock else slower_side(work)) for work in works),
         waited=waited,
         hidden=hidden,
     )

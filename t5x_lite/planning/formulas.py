@@ -53,6 +53,18 @@ def activations(config: Config, sizes: Mapping[str, int], stage: Stage) -> int:
     return math.ceil(total)
 
 
+def working(config: Config, sizes: Mapping[str, int], stage: Stage) -> int:
+    """Bytes of one layer while it is computed, nothing of it recomputed, and of the logits and their gradient; the rest is small beside them."""
+    model = config.model
+    whole = activations(with_field(config, 'model', remat=Remat.none), sizes, stage)
+    layers = model.num_layers + (model.num_decoder_layers or model.num_layers) * (config.data.layout == Layout.encoder_decoder)
+    rows = stage[2] // config.optim.microbatches // (sizes['data'] * sizes['fsdp'])
+    predicted = stage[1] if config.data.layout == Layout.decoder else stage[3]
+    logits = 4 * rows * predicted * model.vocab_size // (sizes['tensor'] * sizes['sequence'])
+    most = model.logits_megabytes * 2**20 if model.logits_megabytes else math.inf
+    return math.ceil(whole / layers + 2 * min(logits, most))
+
+
 def planned(program: Program, stage: Stage) -> list[Collective]:
     """What the mesh makes devices exchange in a step, by the shapes alone."""
     return list(_planned(program, stage))

@@ -5,12 +5,12 @@ import time
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 from t5x_lite import several
 from t5x_lite.assemble import Run
-from t5x_lite.config import Config, Layout
+from t5x_lite.config import AttentionKernel, Config, Layout
 from t5x_lite.config_values import to_dict
 from t5x_lite.dry_run import unpadded
 from t5x_lite.errors import UserError
@@ -18,7 +18,7 @@ from t5x_lite.planning import batches, formulas, gates, hlo, memory, mending, pr
 from t5x_lite.planning.batches import Stage
 from t5x_lite.planning.collectives import Collective, collectives
 from t5x_lite.planning.estimate import ASSUMPTIONS, Estimate, estimate, mfu
-from t5x_lite.planning.topologies import Topology
+from t5x_lite.planning.topologies import TPUS, Topology
 from t5x_lite.stages import stages
 from t5x_lite.training import driving, partitioning
 from t5x_lite.training.step import Program, make_program, numbers
@@ -91,7 +91,7 @@ class Plan:
                 }
                 for one in stage.collectives
             ]  # fmt: skip
-            plain['estimate'] = None if stage.estimate is None else dataclasses.asdict(stage.estimate) | {'step': stage.estimate.step}
+            plain['estimate'] = None if stage.estimate is None else dataclasses.asdict(stage.estimate) | {'step': stage.estimate.step, 'best': stage.estimate.best}
             each.append(plain)
         hours = self.chip_hours
         return {
@@ -114,6 +114,9 @@ def make(run: Run, topology: Topology, price: float = 0.0) -> Plan:
     config = run.config
     if config.heads:
         raise UserError('config.heads: a plan is made of one head at a time; give the config of the one whose step is largest')
+    if not topology.compiled and config.model.attention in (AttentionKernel.auto, AttentionKernel.cudnn):  # a kernel of a device that is not there
+        run = dataclasses.replace(run, config=formulas.with_field(config, 'model', attention=AttentionKernel.blockwise))
+        config = run.config
     mesh = partitioning.make_mesh(config, topology.devices())
     for _, length, rows, predictions in stages(config):
         partitioning.check_batch(mesh, rows, length, config.optim.microbatches)
@@ -135,6 +138,7 @@ def _assumptions(topology: Topology) -> tuple[str, ...]:
     return (
         'not compiled: there is no compiler for GPUs without one; FLOPs are those of the program as it is handed to a compiler',
         'activations by the formula of Korthikanti et al. (2022), collectives by the shapes, all GPUs linked by NVLink',
+        'attention=auto and cudnn count as blockwise: they keep no scores, and multiply as often',
         'a step takes the longer of its products at the peak of bf16 and its communication; what else reads and writes memory is left out',
     )
 
@@ -172,7 +176,8 @@ def _stage(run: Run, program: Program, topology: Topology, stage: Stage, steps: 
     flops, used, room = products.total(module) * topology.chips, sum(kinds.values()), topology.chip.hbm
     share = None if found is None else mfu(expected, found.step, topology)
     held = gates.gates(
-        collectives=sent, largest=formulas.largest_gathered(program), flops=flops, model_flops=expected, remat=config.model.remat,
+        collectives=sent, largest=formulas.largest_gathered(program), overlaps=topology.kind in TPUS, flops=flops, model_flops=expected,
+        remat=config.model.remat,
         memory=used / room if room else 0.0, mfu=share, parameters=parameters,
     )  # fmt: skip
     # A TPU's compiler refuses what does not fit; XLA's for CPUs does not know how much there is.
@@ -185,15 +190,17 @@ def _by_formula(
     config, chip = program.config, topology.chip
     module = hlo.parse(ready.as_text(dialect='hlo'))
     flops, sent = float(products.total(module)), formulas.planned(program, stage)
-    kinds = state | {'activations': formulas.activations(config, dict(program.mesh.shape), stage)}
+    sizes = dict(program.mesh.shape)
+    kinds = state | {'activations': formulas.activations(config, sizes, stage), 'temporaries': formulas.working(config, sizes, stage)}
     used = sum(kinds.values())
     computing = flops / topology.chips / chip.peak
     sending = sum(one.times * one.sent for one in sent) / chip.link
-    found = Estimate(computing, 0.0, computing, max(0.0, sending - computing), min(sending, computing))
+    found = Estimate(computing, 0.0, computing, computing, max(0.0, sending - computing), min(sending, computing))
     fits = used <= mending.FULL * chip.hbm
-    advice = [] if fits else mending.mends(config, state, dict(program.mesh.shape), stage, topology)
+    advice = [] if fits else mending.mends(config, state, sizes, stage, topology)
     share = mfu(expected, found.step, topology)
     held = gates.gates(
-        collectives=[], largest=0, flops=flops, model_flops=expected, remat=config.model.remat, memory=used / chip.hbm, mfu=share, parameters=parameters
-    )
+        collectives=None, largest=0, overlaps=False, flops=flops, model_flops=expected, remat=config.model.remat, memory=used / chip.hbm, mfu=None,
+        parameters=parameters,
+    )  # fmt: skip
     return StagePlan(stage, steps, fits, kinds, used, chip.hbm, flops, expected, module.untold, sent, found, share, held, advice, 0.0)

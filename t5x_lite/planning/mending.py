@@ -19,7 +19,7 @@ def mends(config: Config, state: dict[str, int], sizes: dict[str, int], stage: S
     room, found = FULL * topology.chip.hbm, []
     for flags, changed, mesh in _candidates(config, sizes, stage):
         shrunk = (sizes['fsdp'] * sizes['tensor']) / (mesh['fsdp'] * mesh['tensor'])
-        if sum(state.values()) * shrunk + formulas.activations(changed, mesh, stage) < room:
+        if sum(state.values()) * shrunk + formulas.activations(changed, mesh, stage) + formulas.working(changed, mesh, stage) < room:
             found.append(flags)
     if found:
         return found[:3]

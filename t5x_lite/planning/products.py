@@ -54,7 +54,7 @@ def flops_of(computation: Computation, instruction: Instruction) -> int:
 
 
 def _is_library_product(instruction: Instruction) -> bool:
-    return instruction.opcode == 'custom-call' and re.search(r'custom_call_target="[^"]*(matmul|gemm)', instruction.attributes, re.I) is not None
+    return instruction.opcode == 'custom-call' and re.search(r'custom_call_target="[^"]*(matmul|gemm)', instruction.attributes, re.IGNORECASE) is not None
 
 
 def _multiplications(instruction: Instruction, left: tuple[int, ...], right: tuple[int, ...], out: tuple[int, ...]) -> int:
@@ -64,11 +64,10 @@ def _multiplications(instruction: Instruction, left: tuple[int, ...], right: tup
     fields = dict(part.split('=') for part in window[1].split()) if window else {}
     valid = 1
     for place, axis in enumerate(sorted(label for label in of_out if label.isdigit())):
-        def field(name: str, usual: str) -> str:
-            return fields[name].split('x')[place] if name in fields else usual
-
-        low = int(field('pad', '0_0').split('_')[0])
-        stride, left_dilation, right_dilation = (int(field(name, '1')) for name in ('stride', 'lhs_dilate', 'rhs_dilate'))
+        low, stride, left_dilation, right_dilation = (
+            int(fields[name].split('x')[place].split('_')[0]) if name in fields else usual
+            for name, usual in (('pad', 0), ('stride', 1), ('lhs_dilate', 1), ('rhs_dilate', 1))
+        )
         outputs, taps = np.ogrid[: out[of_out.index(axis)], : right[of_right.index(axis)]]
         read = outputs * stride - low + taps * right_dilation
         inside = (read >= 0) & (read % left_dilation == 0) & (read // left_dilation < left[of_left.index(axis)])

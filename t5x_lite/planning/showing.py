@@ -39,10 +39,11 @@ def _stage(plan: Plan, stage: StagePlan) -> list[list[str]]:
     lines.append(_collectives(plan, stage))
     if stage.estimate is not None:
         found = stage.estimate
+        by = " by the compiler's cost model" if found.modelled != found.busy else ''
         lines.append([
-            f'a step takes at least {found.step:.4g} s: MFU at most {stage.mfu:.1%}',
-            f'  products at the peak {found.products:.4g} s, memory {found.memory:.4g} s, both as scheduled {found.busy:.4g} s',
-            f'  communication waited for {found.waited:.4g} s, hidden {found.hidden:.4g} s',
+            f'a step takes {found.step:.4g} s: MFU {stage.mfu:.1%}; at best {found.best:.4g} s and {stage.mfu * found.step / found.best:.1%}',
+            f"  computing {found.modelled:.4g} s{by}, communication waited for {found.waited:.4g} s, hidden {found.hidden:.4g} s",
+            f'  at best: products {found.products:.4g} s, main memory {found.memory:.4g} s, both as scheduled {found.busy:.4g} s',
         ])  # fmt: skip
     if stage.gates:
         lines.append(['gates:', *(f'  {"held  " if gate.held else "MISSED"}  {gate.name}: {gate.said}' for gate in stage.gates)])
@@ -101,7 +102,7 @@ def _run(plan: Plan) -> list[str]:
         return [f'the whole run: no estimate, {why}']
     fit = '' if all(stage.fits for stage in plan.stages) else ', were there memory for it'
     hours = plan.chip_hours
-    lines = [f'the whole run of {sum(stage.steps for stage in plan.stages):,} steps: at least {duration(plan.seconds)}, {hours:,.1f} chip-hours{fit}']
+    lines = [f'the whole run of {sum(stage.steps for stage in plan.stages):,} steps: about {duration(plan.seconds)}, {hours:,.1f} chip-hours{fit}']
     if plan.price:
         lines.append(f'  at {plan.price:g} a chip for an hour: {hours * plan.price:,.0f}')
     return lines
@@ -144,10 +145,10 @@ def draw(plan: Plan, figure_class: Any) -> Any:
             right.set_axis_off()
             continue
         found = stage.estimate
-        terms = {'products': found.products, 'memory': found.memory, 'as scheduled': found.busy, 'waited for': found.waited, 'hidden': found.hidden, 'step': found.step}
+        terms = {'products': found.products, 'memory': found.memory, 'scheduled': found.busy, 'modelled': found.modelled, 'waited for': found.waited, 'step': found.step}
         right.barh(list(terms), [1e3 * seconds for seconds in terms.values()], color='C0')
         right.invert_yaxis()
-        right.set(xlabel='ms of a step, at best')
-        right.set_title(f'MFU at most {stage.mfu:.1%}', fontsize=8)
+        right.set(xlabel='ms of a step')
+        right.set_title(f'MFU {stage.mfu:.1%}, estimated', fontsize=8)
         right.tick_params(labelsize=7)
     return figure

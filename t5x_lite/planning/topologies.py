@@ -29,6 +29,7 @@ class Chip:
       bandwidth: of main memory.
       link: of one link to a neighbour, one way; of a GPU all of its links together, one way.
       dimensions: of the torus (0: every chip reaches every other through a switch).
+      clock: of a core, in Hz; 0 where it is not known.
       around: the shortest side of a slice whose two ends are linked.
       source: who says so.
     """
@@ -40,22 +41,24 @@ class Chip:
     link: float
     dimensions: int
     around: int
+    clock: float
     source: str
 
 
 # Chips count, not cores: v4 and v5p have two, which run as one device. The bandwidth of a link is what is published for a chip in both directions, over
 # twice its links: v5p 1,200 GB/s and 6, v5e 400 and 4, v6e 800 and 4; for v4 the paper says 50 GB/s.
+# Clocks of v5e and v5p follow from their peaks and their units for products: 4 a core, of 128 x 128, two FLOPs a cycle each.
 _CLOUD = 'cloud.google.com/tpu/docs'
 _NVIDIA = "NVIDIA's data sheet"
 CHIPS = {
-    'v4': Chip('TPU v4', 32 * 2**30, 275e12, 1200e9, 50e9, 3, 4, f'{_CLOUD}/v4; links: Jouppi et al., 2023'),
-    'v5e': Chip('TPU v5e', 16 * 2**30, 197e12, 819e9, 50e9, 2, 16, f'{_CLOUD}/v5e'),
-    'v5p': Chip('TPU v5p', 95 * 2**30, 459e12, 2765e9, 100e9, 3, 4, f'{_CLOUD}/v5p'),
-    'v6e': Chip('TPU v6e', 32 * 2**30, 918e12, 1638e9, 100e9, 2, 16, f'{_CLOUD}/v6e'),
-    'A100': Chip('NVIDIA A100 (SXM, 80 GB)', 80e9, 312e12, 2039e9, 300e9, 0, 0, _NVIDIA),
-    'H100': Chip('NVIDIA H100 (SXM, 80 GB)', 80e9, 989e12, 3350e9, 450e9, 0, 0, _NVIDIA),
-    'H200': Chip('NVIDIA H200 (SXM, 141 GB)', 141e9, 989e12, 4800e9, 450e9, 0, 0, _NVIDIA),
-    'cpu': Chip('CPU', 0, 0, 0, 0, 0, 0, 'none are published for fake devices'),
+    'v4': Chip('TPU v4', 32 * 2**30, 275e12, 1200e9, 50e9, 3, 4, 1.05e9, f'{_CLOUD}/v4; links and clock: Jouppi et al., 2023'),
+    'v5e': Chip('TPU v5e', 16 * 2**30, 197e12, 819e9, 50e9, 2, 16, 1.5e9, f'{_CLOUD}/v5e'),
+    'v5p': Chip('TPU v5p', 95 * 2**30, 459e12, 2765e9, 100e9, 3, 4, 1.75e9, f'{_CLOUD}/v5p'),
+    'v6e': Chip('TPU v6e', 32 * 2**30, 918e12, 1638e9, 100e9, 2, 16, 0, f'{_CLOUD}/v6e'),
+    'A100': Chip('NVIDIA A100 (SXM, 80 GB)', 80e9, 312e12, 2039e9, 300e9, 0, 0, 0, _NVIDIA),
+    'H100': Chip('NVIDIA H100 (SXM, 80 GB)', 80e9, 989e12, 3350e9, 450e9, 0, 0, 0, _NVIDIA),
+    'H200': Chip('NVIDIA H200 (SXM, 141 GB)', 141e9, 989e12, 4800e9, 450e9, 0, 0, 0, _NVIDIA),
+    'cpu': Chip('CPU', 0, 0, 0, 0, 0, 0, 0, 'none are published for fake devices'),
 }
 TPUS = ('v4', 'v5e', 'v5p', 'v6e')
 GPUS = ('A100', 'H100', 'H200')
