@@ -19,6 +19,7 @@ from absl import flags
 from t5x_lite import cli
 from t5x_lite.assemble import assemble
 from t5x_lite.errors import UserError
+from t5x_lite.evaluation import reporting
 from t5x_lite.planning import making, showing, topologies
 from t5x_lite.training import devices
 
@@ -34,6 +35,8 @@ def main(argv: Sequence[str]) -> None:
     devices.configure(_CONFIG.value)
     if _OUTPUT.value and os.path.exists(_OUTPUT.value) and not os.path.isdir(_OUTPUT.value):
         raise UserError(f'--output={_OUTPUT.value} is a file; name a folder')
+    if _OUTPUT.value:
+        reporting.matplotlib_figure()  # whether there is one, before minutes are spent
     plan = making.make(assemble(_CONFIG.value), topology, _PRICE.value)
     print(showing.text(plan))
     if _OUTPUT.value:

@@ -109,11 +109,7 @@ def _run(plan: Plan) -> list[str]:
 
 
 def write(plan: Plan, folder: str) -> list[str]:
-    """plan.json and plan.png in a folder, which is made; their paths.
-
-    Raises:
-      UserError: matplotlib is not installed.
-    """
+    """plan.json and plan.png in a folder, which is made; their paths."""
     figure = reporting.matplotlib_figure()
     os.makedirs(folder, exist_ok=True)
     written = [os.path.join(folder, JSON), os.path.join(folder, PICTURE)]
@@ -127,7 +123,7 @@ def write(plan: Plan, folder: str) -> list[str]:
 
 def draw(plan: Plan, figure_class: Any) -> Any:
     """A row a stage: memory by kind against the chip's, and the terms of the roofline."""
-    figure = figure_class(figsize=(11, 1.2 + 1.9 * len(plan.stages)), layout='constrained')
+    figure = figure_class(figsize=(11, 1.5 + 2.1 * len(plan.stages)), layout='constrained')
     axes = figure.subplots(len(plan.stages), 2, squeeze=False)
     figure.suptitle(f'{plan.parameters:,} parameters on {plan.topology.text}{"" if plan.compiled else " (not compiled)"}', fontsize=10)
     for stage, (left, right) in zip(plan.stages, axes, strict=True):
@@ -139,7 +135,6 @@ def draw(plan: Plan, figure_class: Any) -> Any:
             left.axvline(stage.room / 2**30, color='black', linestyle='--', linewidth=1, label='a chip has')
         left.set(yticks=[], xlabel='GiB of a device', title=f'{stage.stage[2]:,} x {stage.stage[1]:,}')
         left.title.set_fontsize(8)
-        left.legend(fontsize=6, ncols=4, loc='upper center', bbox_to_anchor=(0.5, -0.35))
         if stage.estimate is None:
             right.text(0.5, 0.5, 'no estimate of time', ha='center', va='center', fontsize=9)
             right.set_axis_off()
@@ -151,4 +146,6 @@ def draw(plan: Plan, figure_class: Any) -> Any:
         right.set(xlabel='ms of a step')
         right.set_title(f'MFU {stage.mfu:.1%}, estimated', fontsize=8)
         right.tick_params(labelsize=7)
+    handles = {label: handle for row in axes for handle, label in zip(*row[0].get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), fontsize=7, ncols=len(handles), loc='outside lower center')
     return figure

@@ -47,6 +47,7 @@ def test_mistakes(case):
 
 
 def test_too_many_fake_devices():
+    jax.devices()  # JAX has begun, with those of the tests
     with pytest.raises(UserError, match='there are 8 CPU devices, and 4096 are asked for'):
         topologies.parse('cpu:4096').devices()
     assert topologies.parse('cpu:8').devices() == jax.devices()
