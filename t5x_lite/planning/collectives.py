@@ -166,7 +166,7 @@ def first_group(instruction: Instruction, devices: int) -> tuple[int, ...]:
 def _chain(pairs: list[tuple[int, int]]) -> tuple[int, ...]:
     """The devices that a permutation carries something around, from the first on."""
     after, chain = dict(pairs), [pairs[0][0]]
-    while (following := after[chain[-1]] if chain[-1] in after else None) is not None and following not in chain:
+    while (following := after.get(chain[-1])) is not None and following not in chain:
         chain.append(following)
     return tuple(chain)
 

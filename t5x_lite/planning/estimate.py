@@ -15,8 +15,7 @@ from t5x_lite.planning.traffic import Work
 
 ASSUMPTIONS = (
     "an instruction takes the cycles that the compiler's own cost model gives it, at the chip's clock",
-    'where the compiler says nothing, or the clock is not known, it takes the longer of its products at the peak of bf16 and its reading and writing of '
-    'main memory at the published bandwidth, as all do in a step at best',
+    'at best, and where the compiler says nothing or no clock is published, it takes the longer of its products (bf16 peak) and its main memory traffic',
     'a collective is a ring over each side of the torus that its group spans, at the full speed of its links, without latency',
     'an asynchronous collective costs what it takes longer than the products beside it; all others stop the chip',
     'data are there in time, and saving and evaluating take none',

@@ -39,7 +39,7 @@ class Shape:
 
     @property
     def bytes(self) -> int:
-        bits = _BITS[self.dtype] if self.dtype in _BITS else 8  # the rest are kinds of float8
+        bits = _BITS.get(self.dtype, 8)  # the rest are kinds of float8
         return -(-self.size * bits // 8)
 
 
@@ -125,7 +125,7 @@ class Module:
                             visit(each, times, inside)
                 else:
                     for attribute in ('calls', 'called_computations') + (('to_apply',) if found.opcode == 'call' else ()):
-                        for each in called[attribute] if attribute in called else ():
+                        for each in called.get(attribute, ()):
                             visit(each, times, inside or found.opcode == 'fusion')
 
         visit(self.entry, 1, False)
