@@ -25,6 +25,9 @@ _BEGIN = re.compile(r'^(ENTRY )?%?([\w.\-]+) .*\{$')
 _CALLED = re.compile(r'\b(calls|to_apply|body|condition|branch_computations|true_computation|false_computation|called_computations)=(\{[^{}]*\}|%?[\w.\-]+)')
 
 
+Side = tuple[int | None, int | None]  # of a comparison: (which element of a loop's state, or a constant)
+
+
 @dataclasses.dataclass(frozen=True)
 class Shape:
     """One array. `space` 0 is a device's main memory; others are nearer (a TPU's VMEM is 1)."""
@@ -162,37 +165,34 @@ class Module:
         compare = self._compare(condition)
         if compare is None or state.opcode != 'tuple':
             return None
-        left, right, direction = compare
-        index, bound = self._element(condition, left), self._number(condition, right)
-        if bound is None and (carried := self._element(condition, right)) is not None:
+        (index, _), (carried, bound), direction = compare
+        if carried is not None:  # the bound is an element that the loop does not change
             bound = self._number(outside, state.operands[carried])
         if index is None or bound is None:
             return None
         start, step = self._number(outside, state.operands[index]), self._step(body, index)
-        if start is None or not step:
+        if start is None or not step or direction not in ('LT', 'LE', 'GT', 'GE'):
             return None
         distance = bound - start + (direction in ('LE', 'GE')) * (1 if step > 0 else -1)
-        return max(0, math.ceil(distance / step)) if direction in ('LT', 'LE', 'GT', 'GE') else None
+        return max(0, math.ceil(distance / step))
 
-    def _compare(self, condition: Computation) -> tuple[str, str, str] | None:
-        """(left, right, direction) of a loop's condition, in the names of that computation; also where it was fused."""
-        root = condition.root
-        while root.opcode in ('copy', 'bitcast', 'convert'):
-            root = condition.instructions[root.operands[0]]
+    def _compare(self, condition: Computation) -> tuple[Side, Side, str] | None:
+        """(left, right, direction) of a loop's condition, also where it was fused."""
+        root = self._define(condition, condition.root.name)
+        where, given = condition, {}
         if root.opcode in ('fusion', 'call'):
-            inner = self.computations[next(iter(root.called.values()))[0]]
-            if (found := self._compare(inner)) is None:
-                return None
-            outer = {inner.parameters[number]: operand for number, operand in enumerate(root.operands)}
-            sides = [self._through(inner, name) for name in found[:2]]
-            if all(side in outer for side in sides):
-                return outer[sides[0]], outer[sides[1]], found[2]
-            values = [self._number(inner, side) for side in sides]
-            if sides[0] in outer and values[1] is not None:  # a constant inside the fusion
-                condition.instructions.setdefault(sides[1], inner.instructions[sides[1]])
-                return outer[sides[0]], sides[1], found[2]
+            where = self.computations[next(iter(root.called.values()))[0]]
+            given = {where.parameters[number]: operand for number, operand in enumerate(root.operands)}
+            root = self._define(where, where.root.name)
+        if root.opcode != 'compare':
             return None
-        return (*root.operands, root.text('direction')) if root.opcode == 'compare' else None
+
+        def side(name: str) -> Side:
+            name = self._through(where, name)
+            place, name = (condition, given[name]) if name in given else (where, name)
+            return self._element(place, name), self._number(place, name)
+
+        return side(root.operands[0]), side(root.operands[1]), root.text('direction')
 
     def _define(self, computation: Computation, name: str) -> Instruction:
         return computation.instructions[self._through(computation, name)]
