@@ -138,7 +138,7 @@ def _assumptions(topology: Topology) -> tuple[str, ...]:
     return (
         'not compiled: there is no compiler for GPUs without one; FLOPs are those of the program as it is handed to a compiler',
         'activations by the formula of Korthikanti et al. (2022), collectives by the shapes, all GPUs linked by NVLink',
-        'attention=auto and cudnn count as blockwise: they keep no scores, and multiply as often',
+        'attention=auto and cudnn count as blockwise: they keep no scores, and make them again in the backward pass',
         'a step takes the longer of its products at the peak of bf16 and its communication; what else reads and writes memory is left out',
     )
 

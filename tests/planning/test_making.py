@@ -151,8 +151,8 @@ def test_a_gpu_plan_is_of_formulas_and_says_so():
     assert stage.fits and stage.estimate.step > 0 and math.isclose(found.seconds, 1000 * stage.estimate.step)
     assert math.isclose(found.as_json()['cost'], found.seconds * 8 / 3600 * 2.0)
     assert 'overlap' not in [gate.name for gate in stage.gates]
-    # A kernel that this machine has not is no obstacle.
-    assert plan('gpt', 'gpu:8xH100', attention=AttentionKernel.cudnn).stages[0].flops == stage.flops
+    # A kernel that this machine has not is no obstacle; kernels that keep no scores make them again in the backward pass.
+    assert stage.flops < plan('gpt', 'gpu:8xH100', attention=AttentionKernel.cudnn).stages[0].flops < 1.05 * stage.flops
 
 
 def test_what_does_not_fit_says_what_would():
@@ -182,7 +182,7 @@ def test_errors_of_compilers_are_read():
 
 @pytest.mark.parametrize('fields, said', [
     ({'mesh': {'data': 3}}, 'config.mesh data=3 x fsdp=1 x tensor=1 x sequence=1 does not fit 8 devices'),
-    ({'optim': {'microbatches': 3}}, 'each of 3 microbatches has 10 of the 32 rows'),
+    ({'optim': {'microbatches': 16}}, 'each of 16 microbatches has 2 of the 32 rows'),
     ({'num_heads': 1}, 'config.mesh.tensor=2 does not divide config.model.num_heads=1'),
 ])  # fmt: skip
 def test_mistakes(fields, said):
