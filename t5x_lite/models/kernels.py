@@ -99,8 +99,9 @@ class Asked:
 
 
 def platform() -> str:
-    """Of the devices that are used; what jax calls 'gpu' is of one of two makers."""
-    found = jax.default_backend()
+    """Of the devices that are used; what jax calls 'gpu' is of one of two makers. A mesh may be of devices that are not there (t5x_lite/planning)."""
+    described = jax.sharding.get_abstract_mesh().abstract_device
+    found = described.platform if described is not None else jax.default_backend()
     if found != 'gpu':
         return found
     return 'rocm' if 'rocm' in jax.devices()[0].client.platform_version.lower() else 'cuda'

@@ -73,14 +73,19 @@ class One:
 
 def compiled(program: Program, state: TrainState, batch: dict[str, jax.Array], given: Any) -> tuple[Callable[..., Any], float]:
     """(the step for batches of these shapes, seconds that compiling it took: 0 where another run of this process has done it)."""
-    shardings = {name: value.sharding for name, value in batch.items()}
 
     def compile_step() -> Any:
-        jitted = jax.jit(make_train_step(program), donate_argnums=0, in_shardings=(program.shardings, shardings, None), out_shardings=(program.shardings, None))
-        return jitted.lower(state, batch, given).compile()
+        return lowered(program, state, batch, given).compile()
 
     shapes = tuple(sorted((name, value.shape, str(value.dtype)) for name, value in batch.items()))
     return timed(('step', program.key, shapes), compile_step, f'the step for {" x ".join(map(str, batch["tokens"].shape))}', state)
+
+
+def lowered(program: Program, state: Any, batch: Any, given: Any) -> jax.stages.Lowered:
+    """The step, lowered for arrays with shardings, or for their shapes: what trains is what is planned (t5x_lite/planning)."""
+    shardings = {name: value.sharding for name, value in batch.items()}
+    jitted = jax.jit(make_train_step(program), donate_argnums=0, in_shardings=(program.shardings, shardings, None), out_shardings=(program.shardings, None))
+    return jitted.lower(state, batch, given)
 
 
 def timed(name: Any, compile_step: Callable[[], Any], what: str, state: Any) -> tuple[Any, float]:

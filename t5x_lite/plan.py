@@ -1,0 +1,47 @@
+"""Rehearse a run on machines that need not be there: does it fit, what does it send, how long does it take, what does it cost.
+
+    python -m t5x_lite.plan --config=configs/t5.py:11b --topology=v5p:4x4x4 --config.mesh.fsdp=16 --config.mesh.tensor=4 --config.model.dtype=bfloat16
+    python -m t5x_lite.plan --config=configs/bert.py:tiny --topology=cpu:8 --output=plans/tiny
+    python -m t5x_lite.plan --config=configs/gpt.py:gpt2_xl --topology=gpu:8xH100 --price_per_chip_hour=2.5
+
+The step that training would take is compiled at full size by the compiler that training would use; no parameter is ever made. --topology is a slice of TPUs
+(v4:4x4x4, v5e:4x4, v5p:8x8x8, v6e:16x16; needs libtpu: pip install 'jax[tpu]'), cpu:N, or gpu:NxKIND, which is not compiled but counted by formulas. Large
+models take minutes. The mesh is config.mesh, as in training; a batch must be one that it divides. Writes OUTPUT/plan.json and plan.png.
+"""
+
+from collections.abc import Sequence
+import os
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # no device is used; with libtpu installed, JAX would look for TPUs
+
+from absl import flags
+
+from t5x_lite import cli
+from t5x_lite.assemble import assemble
+from t5x_lite.errors import UserError
+from t5x_lite.evaluation import reporting
+from t5x_lite.planning import making, showing, topologies
+from t5x_lite.training import devices
+
+_CONFIG = cli.define_config_flags(workdir_required=False)
+_TOPOLOGY = flags.DEFINE_string('topology', None, 'Where to run: v5p:4x4x4, v5e:16x16, v4:..., v6e:..., cpu:8 or gpu:8xH100.', required=True)
+_PRICE = flags.DEFINE_float('price_per_chip_hour', 0.0, 'What a chip costs an hour, in any money; the plan then says what the run costs.', lower_bound=0.0)
+_OUTPUT = flags.DEFINE_string('output', '', 'Folder for plan.json and plan.png.')
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    topology = topologies.parse(_TOPOLOGY.value)
+    devices.configure(_CONFIG.value)
+    if _OUTPUT.value and os.path.exists(_OUTPUT.value) and not os.path.isdir(_OUTPUT.value):
+        raise UserError(f'--output={_OUTPUT.value} is a file; name a folder')
+    if _OUTPUT.value:
+        reporting.matplotlib_figure()  # whether there is one, before minutes are spent
+    plan = making.make(assemble(_CONFIG.value), topology, _PRICE.value)
+    print(showing.text(plan))
+    if _OUTPUT.value:
+        print(f'\nwritten to {" and ".join(showing.write(plan, _OUTPUT.value))}')
+
+
+if __name__ == '__main__':
+    cli.run(main)

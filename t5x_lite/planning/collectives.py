@@ -1,0 +1,202 @@
+"""What a compiled step sends between devices: each collective with its bytes, the mesh axes that it crosses, how often it runs, and what is computed meanwhile.
+
+How overlap is read. The text is in the order of execution (`is_scheduled=true`). A collective is asynchronous where it begins at one instruction and ends at
+a later one:
+
+  - `all-gather-start` ... `all-gather-done`, or `async-start` ... `async-done`;
+  - on TPUs, fusions: the same collective (one `channel_id`) stands inside several, the first of which (`async-collective-start`) begins it and the last
+    (`async-collective-done`) ends it; those between carry products along with it.
+
+It is overlapped where products are computed between its begin and its end. All others are waited for. A TPU's compiler marks some of these
+`async_collective_name`: it tried to make them asynchronous, found nothing to compute meanwhile, and made them synchronous again, so they count as waited for.
+A fusion of an all-reduce and the slice of it that a device keeps is a TPU's reduce-scatter.
+"""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import math
+import re
+
+import numpy as np
+
+from t5x_lite.planning import products
+from t5x_lite.planning.hlo import Computation, Instruction, Module
+
+KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'ragged-all-to-all', 'collective-permute', 'collective-broadcast')
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Attributes:
+    kind: of KINDS.
+    axes: of the mesh, that a group of devices spans; 'part of fsdp' where it spans less than all of one.
+    group: one group, device numbers in the mesh's order.
+    bytes: of the whole that a group makes or adds up: what is gathered, reduced or, on one device, exchanged.
+    times: in a step.
+    meanwhile: FLOPs of products between begin and end, once; 0 where it is waited for.
+    largest: bytes of the largest single array in it.
+    """
+
+    name: str
+    kind: str
+    axes: tuple[str, ...]
+    group: tuple[int, ...]
+    bytes: int
+    times: int
+    meanwhile: int
+    largest: int
+    dims: tuple[int, ...]  # of that array
+    place: str
+
+    @property
+    def overlapped(self) -> bool:
+        return self.meanwhile > 0
+
+    @property
+    def sent(self) -> float:
+        """Bytes that each device sends in a ring, once."""
+        size = len(self.group)
+        if self.kind == 'all-reduce':
+            return 2 * self.bytes * (size - 1) / size
+        return self.bytes if self.kind == 'collective-permute' else self.bytes * (size - 1) / size
+
+
+def collectives(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
+    """
+    Args:
+      mesh: sizes of its axes, in order.
+    """
+    found = []
+    for name, times in module.runs.items():
+        if name not in module.fused:
+            found += _in_order(module, module.computations[name], times, mesh)
+    return [one for one in found if len(one.group) > 1]
+
+
+def _in_order(module: Module, computation: Computation, times: int, mesh: Mapping[str, int]) -> Iterator[Collective]:
+    order = list(computation.instructions.values())
+    places = {instruction.name: number for number, instruction in enumerate(order)}
+    spans: dict[str, list[int]] = {}
+    what: dict[str, tuple[Computation, Instruction]] = {}
+    for number, instruction in enumerate(order):
+        for where, inner in _inside(module, computation, instruction):
+            channel = inner.text('channel_id')
+            key = f'channel {channel}' if channel and where is not computation else instruction.name
+            spans.setdefault(key, [number, number])[1] = number
+            what.setdefault(key, (where, inner))
+        if instruction.opcode.endswith('-done'):
+            begun = _begun(computation, instruction)
+            if begun in spans:
+                spans[begun][1] = places[instruction.name]
+    for key, (first, last) in spans.items():
+        where, inner = what[key]
+        meanwhile = sum(_flops(module, computation, instruction) for instruction in order[first + 1 : last])
+        yield _collective(where, inner, order[first].name, times, meanwhile, mesh)
+
+
+def _inside(module: Module, computation: Computation, instruction: Instruction) -> Iterator[tuple[Computation, Instruction]]:
+    """The collectives that an instruction is, or that stand in a fusion or an async-start."""
+    if instruction.opcode.removesuffix('-start') in KINDS:
+        yield computation, instruction
+    elif instruction.opcode in ('fusion', 'async-start'):
+        for names in instruction.called.values():
+            for name in names:
+                inner = module.computations[name]
+                for one in inner.instructions.values():
+                    yield from _inside(module, inner, one)
+
+
+def _begun(computation: Computation, done: Instruction) -> str:
+    """The instruction that began what ends here."""
+    name = done.operands[0]
+    while name in computation.instructions and not (found := computation.instructions[name]).opcode.endswith('-start') and found.operands:
+        name = found.operands[0]
+    return name
+
+
+def _flops(module: Module, computation: Computation, instruction: Instruction) -> int:
+    """Of products in an instruction and in what it calls, loops' trips multiplied."""
+    total = products.flops_of(computation, instruction)
+    trips = (module.trips(computation.name, instruction) or 1) if instruction.opcode == 'while' else 1
+    for attribute, names in instruction.called.items():
+        if attribute in ('calls', 'called_computations', 'body', 'branch_computations'):
+            for name in names:
+                inner = module.computations[name]
+                total += trips * sum(_flops(module, inner, one) for one in inner.instructions.values())
+    return total
+
+
+def _collective(computation: Computation, instruction: Instruction, name: str, times: int, meanwhile: int, mesh: Mapping[str, int]) -> Collective:
+    kind = 'reduce-scatter' if _is_sliced(computation, instruction) else instruction.opcode.removesuffix('-start')
+    group = first_group(instruction, math.prod(mesh.values()))
+    given = [shape for operand in instruction.operands for shape in computation.instructions[operand].shapes]
+    parts = len(group) if kind == 'all-gather' else 1
+    largest = max(given, key=lambda shape: shape.bytes)
+    return Collective(
+        name, kind, axes_of(group, mesh), group, parts * sum(shape.bytes for shape in given), times, meanwhile, parts * largest.bytes, largest.dims,
+        instruction.place,
+    )  # fmt: skip
+
+
+def _is_sliced(computation: Computation, instruction: Instruction) -> bool:
+    """Whether each device keeps only its part of a sum: TPUs write a reduce-scatter as a fusion of an all-reduce and a slice of it."""
+    if instruction.opcode != 'all-reduce' or computation.root.opcode != 'dynamic-slice':
+        return False
+    name = computation.root.operands[0]
+    while computation.instructions[name].opcode in ('bitcast', 'reshape', 'copy', 'transpose'):
+        name = computation.instructions[name].operands[0]
+    return name == instruction.name
+
+
+def first_group(instruction: Instruction, devices: int) -> tuple[int, ...]:
+    """The first group of devices that exchange something, as any of the ways in which XLA writes groups has it."""
+    text = instruction.attributes
+    if pairs := re.search(r'source_target_pairs=\{\{(.*?)\}\}', text):
+        return _chain([tuple(map(int, pair.split(','))) for pair in pairs[1].split('},{')])
+    if listed := re.search(r'replica_groups=\{\{([\d,]*)\}', text):  # {{0,1},{2,3}}
+        return tuple(int(number) for number in listed[1].split(','))
+    if tiled := re.search(r'replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', text):  # [4,2]<=[2,4]T(1,0)
+        order = _tiled(tiled[3], tiled[4])
+        return tuple(order.reshape(int(tiled[1]), int(tiled[2]))[0].tolist())
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)(.*?)\]? \{([^}]*)\}", text):  # mesh['a'=2,'b'=4] {'b'}
+        return _named(named[1], text[named.start() : named.end()], named[3])
+    return tuple(range(devices))  # {}: all
+
+
+def _chain(pairs: list[tuple[int, int]]) -> tuple[int, ...]:
+    """The devices that a permutation carries something around, from the first on."""
+    after, chain = dict(pairs), [pairs[0][0]]
+    while (following := after.get(chain[-1])) is not None and following not in chain:
+        chain.append(following)
+    return tuple(chain)
+
+
+def _tiled(sizes: str, transposed: str | None) -> np.ndarray:
+    shape = [int(size) for size in sizes.split(',')]
+    order = np.arange(math.prod(shape)).reshape(shape)
+    return order.transpose([int(axis) for axis in transposed.split(',')]) if transposed else order
+
+
+def _named(axes: str, text: str, chosen: str) -> tuple[int, ...]:
+    """Of a mesh whose axes have XLA's own names; `device_ids=([4,2]T(1,0))` says in which order the devices lie in it. 'a':(2)4 is 4 of an axis, behind 2."""
+    sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", axes)}
+    order = re.search(r'device_ids=\(?\[([\d,]+)\](?:T\(([\d,]+)\))?', text)
+    numbers = (_tiled(order[1], order[2]) if order else np.arange(math.prod(sizes.values()))).reshape(list(sizes.values()))
+    kept = []
+    for place, name in enumerate(sizes):
+        part = re.search(rf"'{name}'(?::\((\d+)\)(\d+))?(?![\w'])", chosen)
+        if part is None:
+            kept.append(slice(0, 1))
+        elif part[1] is None:
+            kept.append(slice(None))
+        else:
+            behind = sizes[name] // (int(part[1]) * int(part[2]))
+            kept.append(slice(0, int(part[2]) * behind, behind))
+    return tuple(numbers[tuple(kept)].reshape(-1).tolist())
+
+
+def axes_of(group: tuple[int, ...], mesh: Mapping[str, int]) -> tuple[str, ...]:
+    """The axes along which the members of a group lie apart."""
+    places = np.stack(np.unravel_index(np.asarray(group), tuple(mesh.values())), axis=1)
+    spread = {axis: len(set(places[:, number].tolist())) for number, axis in enumerate(mesh)}
+    return tuple(axis if size == mesh[axis] else f'part of {axis}' for axis, size in spread.items() if size > 1)

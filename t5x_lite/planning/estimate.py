@@ -1,0 +1,90 @@
+"""How long a step takes: the schedule, instruction by instruction, and what of the communication is not hidden.
+
+Nothing in it is fitted to measured runs. `best` is what published figures allow; `step` believes the compiler's own cost model where that says more.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+from jax.sharding import Mesh
+import numpy as np
+
+from t5x_lite.planning.collectives import Collective
+from t5x_lite.planning.topologies import Topology
+from t5x_lite.planning.traffic import Work
+
+ASSUMPTIONS = (
+    "an instruction takes the cycles that the compiler's own cost model gives it, at the chip's clock",
+    'at best, and where the compiler says nothing or no clock is published, it takes the longer of its products (bf16 peak) and its main memory traffic',
+    'a collective is a ring over each side of the torus that its group spans, at the full speed of its links, without latency',
+    'an asynchronous collective costs what it takes longer than the products beside it; all others stop the chip',
+    'data are there in time, and saving and evaluating take none',
+    'none of this is fitted to measured runs',
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Seconds of a step of one device, and what follows for all.
+
+    Attributes:
+      products: of products alone, at the peak.
+      memory: of reading and writing main memory alone.
+      busy: of the instructions one after another, each at its slower side.
+      modelled: the same by the compiler's cost model, where it says something.
+      waited: of communication that nothing hides.
+      hidden: of communication beside products.
+    """
+
+    products: float
+    memory: float
+    busy: float
+    modelled: float
+    waited: float
+    hidden: float
+
+    @property
+    def step(self) -> float:
+        return self.modelled + self.waited
+
+    @property
+    def best(self) -> float:
+        return self.busy + self.waited
+
+
+def estimate(works: Sequence[Work], collectives: Sequence[Collective], topology: Topology, mesh: Mesh) -> Estimate | None:
+    """None where the chip has no published figures (a CPU)."""
+    chip = topology.chip
+    if not chip.peak:
+        return None
+    waited = hidden = 0.0
+    for one in collectives:
+        seconds = one.sent / bandwidth(one, topology, mesh)
+        outside = max(0.0, seconds - one.meanwhile / chip.peak)
+        waited += one.times * outside
+        hidden += one.times * (seconds - outside)
+
+    def slower_side(work: Work) -> float:
+        return max(work.flops / chip.peak, work.bytes / chip.bandwidth)
+
+    return Estimate(
+        products=sum(work.times * work.flops for work in works) / chip.peak,
+        memory=sum(work.times * work.bytes for work in works) / chip.bandwidth,
+        busy=sum(work.times * slower_side(work) for work in works),
+        modelled=sum(work.times * (work.cycles / chip.clock if work.cycles and chip.clock else slower_side(work)) for work in works),
+        waited=waited,
+        hidden=hidden,
+    )
+
+
+def bandwidth(collective: Collective, topology: Topology, mesh: Mesh) -> float:
+    """Bytes/s that each chip of its group can send."""
+    if not topology.chip.dimensions:
+        return topology.bandwidth(np.zeros((1, 0)))
+    devices = mesh.devices.reshape(-1)
+    return topology.bandwidth(np.array([devices[number].coords for number in collective.group]))
+
+
+def mfu(model_flops: float, step_seconds: float, topology: Topology) -> float:
+    """Model FLOPs utilisation (Chowdhery et al., 2022, appendix B): the model's own FLOPs, not what is recomputed, over what all chips could do."""
+    return model_flops / (step_seconds * topology.chips * topology.chip.peak)

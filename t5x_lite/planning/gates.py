@@ -1,0 +1,66 @@
+"""What a good plan holds to. A plan says which gates it misses; a test holds the shipped ones to them."""
+
+import dataclasses
+import math
+
+from t5x_lite.config import Remat
+from t5x_lite.planning.collectives import Collective
+
+MOST_FLOPS, MOST_FLOPS_RECOMPUTED, LEAST_OVERLAPPED, MOST_MEMORY = 1.05, 1.35, 0.95, 0.9
+LEAST_MFU = ((1e9, 0.60), (350e6, 0.45))  # from so many parameters on
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    name: str
+    held: bool
+    said: str
+
+
+def unplanned(collectives: list[Collective], largest: int) -> list[Collective]:
+    """All-to-alls, and gathers of more than any single weight: a stack of all layers, or activations.
+
+    Args:
+      largest: elements of the largest weight of a layer.
+    """
+    return [
+        one for one in collectives
+        if 'all-to-all' in one.kind or one.kind == 'all-gather' and len(one.group) * _elements(one) > largest
+    ]  # fmt: skip
+
+
+def _elements(one: Collective) -> int:
+    return math.prod(one.dims)
+
+
+def gates(
+    *, collectives: list[Collective] | None, largest: int, overlaps: bool, flops: float, model_flops: float, remat: Remat, memory: float, mfu: float | None,
+    parameters: int,
+) -> list[Gate]:  # fmt: skip
+    """What can be told of a plan; nothing is said of what cannot.
+
+    Args:
+      collectives: of the compiled step; None where nothing was compiled.
+      largest: elements of the largest weight of a layer.
+      overlaps: whether the compiler can make collectives asynchronous at all (XLA's for CPUs cannot).
+      flops, model_flops: of a step over all devices: compiled, and the model's.
+      memory: share of a chip's; 0 where none is published.
+      mfu: None where no time can be told.
+    """
+    found = []
+    if collectives is not None:
+        bad = unplanned(collectives, largest)
+        said = ', '.join(sorted({f'{one.kind} of {_elements(one) * len(one.group):,} elements over {"+".join(one.axes)}' for one in bad}))
+        found.append(Gate('no unplanned collective', not bad, said or 'none'))
+    most = MOST_FLOPS_RECOMPUTED if remat == Remat.full else MOST_FLOPS
+    found.append(Gate('FLOPs', flops <= most * model_flops, f"{flops / model_flops:.3f} x the model's, at most {most}"))
+    sent = sum(one.sent * one.times for one in collectives or ())
+    if sent and overlaps:
+        share = sum(one.sent * one.times for one in collectives if one.overlapped) / sent
+        found.append(Gate('overlap', share >= LEAST_OVERLAPPED, f'{share:.1%} of the bytes sent, at least {LEAST_OVERLAPPED:.0%}'))
+    if memory:
+        found.append(Gate('memory', memory <= MOST_MEMORY, f'{memory:.1%} of a chip, at most {MOST_MEMORY:.0%}'))
+    least = next((share for size, share in LEAST_MFU if parameters >= size), None)
+    if mfu is not None and least is not None:
+        found.append(Gate('MFU', mfu >= least, f'{mfu:.1%} estimated, at least {least:.0%}'))
+    return found

@@ -1,0 +1,206 @@
+"""A plan: the step that training would take, compiled for devices that need not be there, and read."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+
+from t5x_lite import several
+from t5x_lite.assemble import Run
+from t5x_lite.config import AttentionKernel, Config, Layout
+from t5x_lite.config_values import to_dict
+from t5x_lite.dry_run import unpadded
+from t5x_lite.errors import UserError
+from t5x_lite.planning import batches, formulas, gates, hlo, memory, mending, products, traffic
+from t5x_lite.planning.batches import Stage
+from t5x_lite.planning.collectives import Collective, collectives
+from t5x_lite.planning.estimate import ASSUMPTIONS, Estimate, estimate, mfu
+from t5x_lite.planning.topologies import TPUS, Topology
+from t5x_lite.stages import stages
+from t5x_lite.training import driving, partitioning
+from t5x_lite.training.step import Program, make_program, numbers
+
+
+@dataclasses.dataclass
+class StagePlan:
+    """Of the steps that share shapes.
+
+    Attributes:
+      steps: how many there are.
+      memory: {kind: bytes} of a device.
+      used: bytes that the compiler reserves on a device; of a step that does not fit, what it says that it would need (0: it does not say).
+      room: bytes that there are: the compiler's own figure where it refuses, else the chip's; 0 where none is known.
+      flops: compiled, of all devices; model_flops: by formula.
+      untold: loops whose trips could not be read, so that `flops` is too low.
+      collectives: compiled ones; by formula where nothing is compiled.
+      estimate: None where no figures are published, or it does not fit.
+      seconds: that compiling took.
+    """
+
+    stage: Stage
+    steps: int
+    fits: bool | None
+    memory: dict[str, int]
+    used: float
+    room: float
+    flops: float
+    model_flops: float
+    untold: tuple[str, ...]
+    collectives: list[Collective]
+    estimate: Estimate | None
+    mfu: float | None
+    gates: list[gates.Gate]
+    mends: list[str]
+    seconds: float
+
+
+@dataclasses.dataclass
+class Plan:
+    config: Config
+    topology: Topology
+    mesh: dict[str, int]
+    parameters: int
+    compiled: bool
+    stages: list[StagePlan]
+    price: float  # of a chip for an hour; 0: not given
+    assumptions: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the whole run; None where a stage has no estimate."""
+        if any(stage.estimate is None for stage in self.stages):
+            return None
+        return sum(stage.steps * stage.estimate.step for stage in self.stages)
+
+    @property
+    def chip_hours(self) -> float | None:
+        return None if self.seconds is None else self.seconds * self.topology.chips / 3600
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values: what was asked, what was read of the compiler, what follows."""
+        each = []
+        for stage in self.stages:
+            plain = dataclasses.asdict(stage)
+            plain['collectives'] = [
+                {
+                    'kind': one.kind, 'axes': list(one.axes), 'devices': len(one.group), 'bytes': one.bytes, 'times': one.times, 'sent': round(one.sent),
+                    'overlapped': one.overlapped if self.compiled else None, 'flops_meanwhile': one.meanwhile, 'place': one.place or one.name,
+                }
+                for one in stage.collectives
+            ]  # fmt: skip
+            plain['estimate'] = None if stage.estimate is None else dataclasses.asdict(stage.estimate) | {'step': stage.estimate.step, 'best': stage.estimate.best}
+            each.append(plain)
+        hours = self.chip_hours
+        return {
+            'topology': self.topology.text, 'chips': self.topology.chips, 'chip': dataclasses.asdict(self.topology.chip), 'mesh': self.mesh,
+            'compiled': self.compiled, 'parameters': self.parameters, 'stages': each, 'run_seconds': self.seconds, 'chip_hours': hours,
+            'cost': hours * self.price if hours is not None and self.price else None, 'price_per_chip_hour': self.price or None,
+            'assumptions': list(self.assumptions), 'config': to_dict(self.config),
+        }  # fmt: skip
+
+
+def make(run: Run, topology: Topology, price: float = 0.0) -> Plan:
+    """
+    Args:
+      run: assembled; data are not needed where a corpus is read.
+      price: of a chip for an hour, in whatever money.
+
+    Raises:
+      UserError: a topology, mesh, batch or config that training would refuse.
+    """
+    config = run.config
+    if config.heads:
+        raise UserError('config.heads: a plan is made of one head at a time; give the config of the one whose step is largest')
+    if not topology.compiled and config.model.attention in (AttentionKernel.auto, AttentionKernel.cudnn):  # a kernel of a device that is not there
+        run = dataclasses.replace(run, config=formulas.with_field(config, 'model', attention=AttentionKernel.blockwise))
+        config = run.config
+    mesh = partitioning.make_mesh(config, topology.devices())
+    for _, length, rows, predictions in stages(config):
+        partitioning.check_batch(mesh, rows, length, config.optim.microbatches)
+        if config.data.layout == Layout.encoder_decoder:
+            partitioning.check_batch(mesh, rows, predictions, config.optim.microbatches)
+    program = make_program(config, mesh)
+    parameters = sum(leaf.size for leaf in unpadded(config, mesh).values())
+    starts = [*(stage[0] for stage in stages(config)), config.steps]
+    planned = [
+        _stage(run, program, topology, stage, max(0, min(after, config.steps) - stage[0]), parameters)
+        for stage, after in zip(stages(several.apart(config)['']), starts[1:], strict=True)
+    ]
+    return Plan(config, topology, dict(mesh.shape), parameters, topology.compiled, planned, price, _assumptions(topology))
+
+
+def _assumptions(topology: Topology) -> tuple[str, ...]:
+    if topology.compiled:
+        return ASSUMPTIONS
+    return (
+        'not compiled: there is no compiler for GPUs without one; FLOPs are those of the program as it is handed to a compiler',
+        'activations by the formula of Korthikanti et al. (2022), collectives by the shapes, all GPUs linked by NVLink',
+        'attention=auto and cudnn count as blockwise: they keep no scores, and make them again in the backward pass',
+        'a step takes the longer of its products at the peak of bf16 and its communication; what else reads and writes memory is left out',
+    )
+
+
+def lowered(program: Program, batch: dict[str, jax.ShapeDtypeStruct]) -> jax.stages.Lowered:
+    """The step that training compiles, for shapes instead of arrays."""
+    everywhere = NamedSharding(program.mesh, PartitionSpec())
+    given = jax.tree.map(lambda value: jax.ShapeDtypeStruct(np.shape(value), np.asarray(value).dtype, sharding=everywhere), numbers(program))
+    with jax.set_mesh(program.mesh):
+        return driving.lowered(program, program.abstract, batch, given)
+
+
+def _stage(run: Run, program: Program, topology: Topology, stage: Stage, steps: int, parameters: int) -> StagePlan:
+    config, mesh = program.config, program.mesh
+    batch = batches.placed(batches.shapes(run, config, stage), mesh)
+    began = time.perf_counter()
+    ready = lowered(program, batch)
+    state, expected = memory.of_state(program, batch), formulas.model_flops(config, stage)
+    if not topology.compiled:
+        return _by_formula(program, topology, stage, steps, ready, state, expected, parameters)
+    try:
+        compiled = ready.compile()
+    except Exception as error:  # of the compiler: JAX's own, or the plugin's
+        if (over := memory.exceeded(error)) is None:
+            raise
+        advice = mending.mends(config, state, dict(mesh.shape), stage, topology)
+        return StagePlan(
+            stage, steps, False, state, over[0], over[1] or topology.chip.hbm, 0.0, expected, (), [], None, None, [], advice, time.perf_counter() - began
+        )
+    seconds = time.perf_counter() - began
+    module = hlo.parse(compiled.as_text())
+    kinds = memory.by_kind(state, compiled.memory_analysis(), memory.kept_for_backward(module))
+    sent, works = collectives(module, mesh.shape), traffic.works(module)
+    found = estimate(works, sent, topology, mesh)
+    flops, used, room = products.total(module) * topology.chips, sum(kinds.values()), topology.chip.hbm
+    share = None if found is None else mfu(expected, found.step, topology)
+    held = gates.gates(
+        collectives=sent, largest=formulas.largest_gathered(program), overlaps=topology.kind in TPUS, flops=flops, model_flops=expected,
+        remat=config.model.remat,
+        memory=used / room if room else 0.0, mfu=share, parameters=parameters,
+    )  # fmt: skip
+    # A TPU's compiler refuses what does not fit; XLA's for CPUs does not know how much there is.
+    return StagePlan(stage, steps, True if room else None, kinds, used, room, flops, expected, module.untold, sent, found, share, held, [], seconds)
+
+
+def _by_formula(
+    program: Program, topology: Topology, stage: Stage, steps: int, ready: jax.stages.Lowered, state: dict[str, int], expected: float, parameters: int
+) -> StagePlan:
+    config, chip = program.config, topology.chip
+    module = hlo.parse(ready.as_text(dialect='hlo'))
+    flops, sent = float(products.total(module)), formulas.planned(program, stage)
+    sizes = dict(program.mesh.shape)
+    kinds = state | {'activations': formulas.activations(config, sizes, stage), 'temporaries': formulas.working(config, sizes, stage)}
+    used = sum(kinds.values())
+    computing = flops / topology.chips / chip.peak
+    sending = sum(one.times * one.sent for one in sent) / chip.link
+    found = Estimate(computing, 0.0, computing, computing, max(0.0, sending - computing), min(sending, computing))
+    fits = used <= mending.FULL * chip.hbm
+    advice = [] if fits else mending.mends(config, state, sizes, stage, topology)
+    share = mfu(expected, found.step, topology)
+    held = gates.gates(
+        collectives=None, largest=0, overlaps=False, flops=flops, model_flops=expected, remat=config.model.remat, memory=used / chip.hbm, mfu=None,
+        parameters=parameters,
+    )  # fmt: skip
+    return StagePlan(stage, steps, fits, kinds, used, chip.hbm, flops, expected, module.untold, sent, found, share, held, advice, 0.0)

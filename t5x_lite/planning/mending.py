@@ -1,0 +1,51 @@
+"""What would make a plan fit that does not."""
+
+from collections.abc import Iterator
+
+from t5x_lite.config import AttentionKernel, Config, Remat
+from t5x_lite.planning import formulas
+from t5x_lite.planning.batches import Stage
+from t5x_lite.planning.topologies import Topology
+
+FULL = 0.9  # of a chip's memory: what the compiler's own formula leaves out must fit too
+
+
+def mends(config: Config, state: dict[str, int], sizes: dict[str, int], stage: Stage, topology: Topology) -> list[str]:
+    """Flags, each alone or as few together as will do, with which the formulas say that it fits, cheapest first; 'a larger slice' where none do.
+
+    Args:
+      state: bytes of a device, as `memory.of_state` gives.
+    """
+    room, found = FULL * topology.chip.hbm, []
+    for flags, changed, mesh in _candidates(config, sizes, stage):
+        shrunk = (sizes['fsdp'] * sizes['tensor']) / (mesh['fsdp'] * mesh['tensor'])
+        if sum(state.values()) * shrunk + formulas.activations(changed, mesh, stage) + formulas.working(changed, mesh, stage) < room:
+            found.append(flags)
+    if found:
+        return found[:3]
+    whole = sum(state.values()) * sizes['fsdp'] * sizes['tensor']
+    return [f'a larger slice: parameters, gradients and optimiser alone take {whole / 2**30:,.0f} GiB, and {topology.text} has {topology.chips * topology.chip.hbm / 2**30:,.0f}']
+
+
+def _candidates(config: Config, sizes: dict[str, int], stage: Stage) -> Iterator[tuple[str, Config, dict[str, int]]]:
+    model, parts = config.model, config.optim.microbatches
+    rows = stage[2] // (sizes['data'] * sizes['fsdp'])  # of a device
+    more = [count for count in range(parts + 1, rows + 1) if rows % count == 0]
+    meshes = [('', sizes)]
+    if sizes['data'] > 1:
+        every = sizes['data'] * sizes['fsdp']
+        if model.d_model % every == 0:
+            meshes.append((f'--config.mesh.data=1 --config.mesh.fsdp={every}', sizes | {'data': 1, 'fsdp': every}))
+    attentions = [('', config)]
+    if model.attention == AttentionKernel.dense and model.remat == Remat.none:
+        attentions.append(('--config.model.attention=blockwise', formulas.with_field(config, 'model', attention=AttentionKernel.blockwise)))
+    for of_mesh, mesh in meshes:
+        for of_attention, attending in attentions:
+            for remat in [policy for policy in (Remat.none, Remat.dots, Remat.full) if list(Remat).index(policy) >= list(Remat).index(model.remat)]:
+                for count in [parts, *more]:
+                    flags = [of_mesh, of_attention]
+                    flags.append(f'--config.model.remat={remat.name}' if remat != model.remat else '')
+                    flags.append(f'--config.optim.microbatches={count}' if count != parts else '')
+                    if any(flags):
+                        changed = formulas.with_field(formulas.with_field(attending, 'model', remat=remat), 'optim', microbatches=count)
+                        yield ' '.join(filter(None, flags)), changed, mesh

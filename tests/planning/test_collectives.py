@@ -1,0 +1,129 @@
+"""Collectives in HLO: bytes, axes, how often, and whether anything is computed meanwhile."""
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec as P
+import jax.numpy as jnp
+import pytest
+
+from t5x_lite.planning import hlo, memory, traffic
+from t5x_lite.planning.collectives import axes_of, collectives, first_group
+from tests.planning import fixture
+
+LAYERS, ROWS, WIDTH, HIDDEN = 5, 16, 32, 64
+SIZES = {'data': 1, 'fsdp': 4, 'tensor': 2, 'sequence': 1}
+
+
+@pytest.fixture(scope='module')
+def found():
+    """Of the gradient of a scanned stack of two products, weights split over fsdp and gathered at their use, hidden units over tensor."""
+    mesh = jax.make_mesh(tuple(SIZES.values()), tuple(SIZES), axis_types=(jax.sharding.AxisType.Auto,) * 4)
+
+    def loss(weights, x):
+        def layer(x, weight):
+            wide, narrow = weight
+            wide = jax.lax.with_sharding_constraint(wide, P(None, 'tensor'))
+            narrow = jax.lax.with_sharding_constraint(narrow, P('tensor', None))
+            return jax.lax.with_sharding_constraint(jnp.tanh(jnp.tanh(x @ wide) @ narrow), P('fsdp', None)), None
+
+        return jnp.sum(jax.lax.scan(layer, x, weights)[0])
+
+    def placed(shape, *spec):
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, P(*spec)))
+
+    weights = placed((LAYERS, WIDTH, HIDDEN), None, 'fsdp', 'tensor'), placed((LAYERS, HIDDEN, WIDTH), None, 'tensor', 'fsdp')
+    with jax.set_mesh(mesh):
+        out = jax.tree.map(lambda leaf: leaf.sharding, weights)
+        text = jax.jit(jax.grad(loss), out_shardings=out).lower(weights, placed((ROWS, WIDTH), 'fsdp')).compile().as_text()
+    return collectives(hlo.parse(text), SIZES)
+
+
+def test_weights_are_gathered_layer_by_layer(found):
+    gathered = [one for one in found if one.kind == 'all-gather']
+    assert gathered and {one.axes for one in gathered} == {('fsdp',)}
+    # A layer's part of each weight, whole along fsdp and halved by tensor; the backward pass finds what the forward pass kept.
+    assert {one.bytes for one in gathered} == {4 * WIDTH * HIDDEN // 2}
+    assert sum(one.times for one in gathered) == 2 * LAYERS
+    assert all(one.sent == one.bytes * 3 / 4 for one in gathered)
+
+
+def test_gradients_of_weights_are_added_over_fsdp(found):
+    added = [one for one in found if one.kind in ('all-reduce', 'reduce-scatter') and one.axes == ('fsdp',)]
+    # XLA may join both, or add them after the loop: the bytes are those of all layers.
+    assert sum(one.bytes * one.times for one in added) == 2 * LAYERS * 4 * WIDTH * HIDDEN // 2
+
+
+def test_states_are_added_over_tensor(found):
+    added = [one for one in found if one.kind == 'all-reduce' and one.axes == ('tensor',)]
+    states = 4 * (ROWS // 4) * WIDTH
+    assert {one.bytes for one in added} == {states}
+    assert sum(one.times for one in added) == 2 * LAYERS  # forward behind the second product, backward behind the first
+
+
+def test_nothing_else_is_sent(found):
+    assert {one.kind for one in found} <= {'all-gather', 'all-reduce', 'reduce-scatter'}
+    assert not [one for one in found if one.overlapped]  # XLA's for CPUs waits for all
+
+
+def test_those_of_a_tpu():
+    asynchronous, waited, scattered = collectives(fixture.module(), fixture.MESH)
+    for one in (asynchronous, waited, scattered):
+        assert one.axes == ('fsdp',) and one.group == (0, 1, 2, 3) and one.times == fixture.TRIPS
+    # One gather, though it stands in three fusions; a product runs between the first and the last of them.
+    assert asynchronous.kind == waited.kind == 'all-gather' and asynchronous.bytes == waited.bytes == 2 * 8 * 16
+    assert asynchronous.overlapped and asynchronous.meanwhile == 2 * 32 * 8 * 8
+    # What bears the name of an asynchronous one, and is one instruction, is waited for.
+    assert not waited.overlapped
+    assert scattered.kind == 'reduce-scatter' and scattered.bytes == 4 * 8 * 16 and scattered.sent == 4 * 8 * 16 * 3 / 4
+
+
+PAIR = """HloModule m, is_scheduled=true, num_partitions=2
+
+ENTRY %main (x: f32[4,8], w: f32[8,8]) -> f32[8,8] {{
+  %x = f32[4,8]{{1,0}} parameter(0)
+  %w = f32[8,8]{{1,0}} parameter(1)
+  %all-gather-start = (f32[4,8]{{1,0}}, f32[8,8]{{1,0}}) all-gather-start(%x), channel_id=1, replica_groups={{{{0,1}}}}, dimensions={{0}}
+{}
+  ROOT %dot.2 = f32[8,8]{{1,0}} dot(%all-gather-done, %w), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}
+}}
+"""
+DONE = '  %all-gather-done = f32[8,8]{1,0} all-gather-done(%all-gather-start)'
+DOT = '  %dot.1 = f32[4,8]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}'
+
+
+@pytest.mark.parametrize('lines, flops', [((DOT, DONE), 2 * 4 * 8 * 8), ((DONE, DOT), 0)])
+def test_pairs_of_start_and_done(lines, flops):
+    (one,) = collectives(hlo.parse(PAIR.format('\n'.join(lines))), {'data': 2, 'fsdp': 1, 'tensor': 1, 'sequence': 1})
+    assert one.kind == 'all-gather' and one.axes == ('data',) and one.bytes == 4 * 8 * 8 and one.meanwhile == flops
+
+
+@pytest.mark.parametrize('written, group, axes', [
+    ('replica_groups={{0,1},{2,3},{4,5},{6,7}}', (0, 1), ('tensor',)),
+    ('replica_groups=[2,4]<=[8]', (0, 1, 2, 3), ('fsdp', 'tensor')),
+    ('replica_groups=[4,2]<=[2,4]T(1,0)', (0, 4), ('data',)),
+    ('replica_groups=[4,2]<=[2,2,2]T(0,2,1)', (0, 2), ('fsdp',)),
+    ("replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0'}", (0, 4), ('data',)),
+    ("replica_groups=mesh['axis_0'=2,'axis_1'=2,'axis_2'=2] {'axis_0','axis_2'}", (0, 1, 4, 5), ('data', 'tensor')),
+    ("replica_groups=mesh['a'=8] {'a':(2)2}", (0, 2), ('fsdp',)),
+    ("replica_groups=mesh['a'=2,'b'=4, device_ids=([4,2]T(1,0))] {'a'}", (0, 1), ('tensor',)),
+    ('replica_groups={}', tuple(range(8)), ('data', 'fsdp', 'tensor')),
+    ('source_target_pairs={{0,2},{2,0},{1,3},{3,1}}', (0, 2), ('fsdp',)),
+])  # fmt: skip
+def test_groups_as_xla_writes_them(written, group, axes):
+    instruction = hlo.Instruction('x', 'all-reduce', (), (), '', f', channel_id=1, {written}, use_global_device_ids=true', False)
+    assert first_group(instruction, 8) == group
+    assert axes_of(group, {'data': 2, 'fsdp': 2, 'tensor': 2, 'sequence': 1}) == axes
+
+
+def test_less_than_an_axis_is_said():
+    assert axes_of((0, 1), {'data': 2, 'fsdp': 4}) == ('part of fsdp',)
+
+
+def test_what_is_kept_and_moved():
+    module = fixture.module()
+    assert memory.kept_for_backward(module) == 4 * 4 * 8 * 16  # the stack that a slice is put into each trip
+    works = {work.name: work for work in traffic.works(module)}
+    # Its slice alone is written, and read from what it is made of, and the index.
+    assert works['fusion.put'].bytes == 2 * 4 * 8 * 16 + 4
+    # What lies in nearer memory is free: both results of this one, and one operand of three.
+    assert works['fusion.beside'].bytes == 2 * (32 * 8 + 8 * 8)
+    assert works['fusion.beside'].flops == 2 * 32 * 8 * 8 and works['fusion.beside'].times == fixture.TRIPS

@@ -1,0 +1,48 @@
+"""Plans by the real compiler for TPUs: skipped where libtpu is not installed (pip install 'jax[tpu]'), which no default or test installation has."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason="plans for TPUs need libtpu: pip install 'jax[tpu]'")
+
+TINY = ('--config=configs/bert.py:tiny', '--config.model.dtype=bfloat16', '--config.model.default_vocab_size=1000')
+
+
+def plan(*flags: str) -> subprocess.CompletedProcess:
+    """A process of its own: libtpu stays in the one that has loaded it."""
+    environment = {name: value for name, value in os.environ.items() if name not in ('XLA_FLAGS', 'JAX_PLATFORMS')}
+    return subprocess.run([sys.executable, '-m', 't5x_lite.plan', *flags], capture_output=True, text=True, env=environment, check=False)
+
+
+def test_a_slice_that_is_not_there(tmp_path):
+    done = plan(*TINY, '--topology=v5e:2x2', '--config.mesh.data=1', '--config.mesh.fsdp=4', '--price_per_chip_hour=1.2', f'--output={tmp_path}')
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    found = json.loads((tmp_path / 'plan.json').read_text())
+    (stage,) = found['stages']
+    assert found['compiled'] and found['chips'] == 4 and stage['fits'] is True and not stage['untold']
+    assert abs(stage['flops'] / stage['model_flops'] - 1) < 0.02
+    assert {'all-gather'} <= {one['kind'] for one in stage['collectives']} and {axis for one in stage['collectives'] for axis in one['axes']} == {'fsdp'}
+    estimate = stage['estimate']
+    assert 0 < estimate['products'] <= estimate['busy'] <= estimate['best'] <= estimate['step'] * 1.5
+    assert found['cost'] == pytest.approx(found['run_seconds'] * 4 / 3600 * 1.2)
+
+
+def test_what_does_not_fit_is_said_with_what_would():
+    done = plan(*TINY, '--topology=v5e:2x2', '--config.batch_size=262144')
+    assert done.returncode == 0 and 'Traceback' not in done.stderr, done.stderr
+    assert 'does not fit' in done.stdout and 'what would make it fit:\n  --config' in done.stdout
+
+
+@pytest.mark.parametrize('flag, said', [
+    ('--topology=v5e:3x5', 'refuses it'),
+    ('--topology=v5e:4x4 --config.mesh.data=3', 'does not fit 16 devices'),
+    ('--topology=v5e:4x4 --config.batch_size=24', 'data x fsdp = 16 do not divide'),
+])  # fmt: skip
+def test_mistakes(flag, said):
+    done = plan(*TINY, *flag.split())
+    assert done.returncode == 2 and done.stderr.startswith('error: ') and len(done.stderr.splitlines()) == 1 and said in done.stderr
