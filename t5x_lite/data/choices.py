@@ -23,7 +23,7 @@ import numpy as np
 from t5x_lite.config import Config, Layout
 from t5x_lite.data import choice_columns, held_out, table_columns, table_files, tables, tokenizers
 from t5x_lite.data.choice_columns import TEXT_FLAG
-from t5x_lite.data.in_epochs import InEpochs, checked_buckets
+from t5x_lite.data.in_epochs import InEpochs
 from t5x_lite.data.text_rows import TextRows
 from t5x_lite.errors import UserError
 
@@ -86,16 +86,13 @@ class ChoiceExamples(InEpochs):
       UserError: anything wrong with the tables, with file and line.
     """
 
-    in_folds = True
-
     def __init__(self, config: Config, split: str, seed: int, seq_len: int, max_predictions: int = 0, corpus: Any = None):
         del max_predictions, corpus  # of the objectives on prepared corpora
         data = config.data
         for name, wanted in (('regression', False), ('label_separator', ''), ('labels', ())):
             if getattr(data, name) != wanted:
                 raise UserError(f'config.data.{name} is of classes, and questions with choices have none; leave it out')
-        self.split, self.seq_len, self._seed = split, seq_len, seed
-        self._buckets = checked_buckets(data.length_buckets, seq_len)
+        self._begin(config, split, seed, seq_len)
         columns, complete = choice_columns.named(data)
         needs_train = split == 'train' or not data.validation or not (complete and data.choice_labels)
         if needs_train and not data.train:

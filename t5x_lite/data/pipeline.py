@@ -66,8 +66,9 @@ class DataFunction:
         if not config.data.source:
             raise UserError('config.data.source is empty; name the class that makes examples, such as bert_flax.objectives:MlmNsp')
         self._source_class = resolve(config.data.source, 'config.data.source', 'get')
-        if config.data.folds and not getattr(self._source_class, 'in_folds', False):
-            raise UserError(f'config.data.folds is for labelled tables, tagged words and questions, not for {config.data.source}; leave it out')
+        for field in ('folds', 'group_by_length'):
+            if getattr(config.data, field) and not getattr(self._source_class, 'in_epochs', False):
+                raise UserError(f'config.data.{field} is for labelled tables, tagged words and questions, not for {config.data.source}; leave it out')
         self._given, self._features = corpora, []
         self._corpora = self._open(corpora)
         self.stages = _stages(config)
@@ -277,7 +278,7 @@ class DataFunction:
             'stages': stages(self.config),
             'corpora': [_identity(corpus, self.split) for corpus in self._corpora],
             'examples': [getattr(source, 'fingerprint', '') for source in self.sources(self.stages[0])],
-        } | ({'shares': self.shares()} if self._named else {})
+        } | ({'shares': self.shares()} if self._named else {}) | ({'group_by_length': self.config.batch_size} if data.group_by_length else {})
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def loader(self, first_step: int, last_step: int, rows: slice | None = None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from t5x_lite.config import Config
 from t5x_lite.data import held_out, squad_files, tables, tokenizers
-from t5x_lite.data.in_epochs import InEpochs, checked_buckets
+from t5x_lite.data.in_epochs import InEpochs
 from t5x_lite.data.reading import Windows
 from t5x_lite.errors import UserError
 
@@ -31,13 +31,10 @@ class QuestionExamples(InEpochs):
       UserError: a file that cannot be read, no room for contexts, nothing to learn from.
     """
 
-    in_folds = True
-
     def __init__(self, config: Config, split: str, seed: int, seq_len: int, max_predictions: int = 0, corpus: Any = None):
         del max_predictions, corpus  # of the objectives on prepared corpora
         data = config.data
-        self.split, self.seq_len, self._seed = split, seq_len, seed
-        self._buckets = checked_buckets(data.length_buckets, seq_len)
+        self._begin(config, split, seed, seq_len)
         own = split == 'validation' and data.validation
         path = data.validation if own else data.train
         if not path:

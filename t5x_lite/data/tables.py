@@ -23,7 +23,7 @@ import numpy as np
 from t5x_lite.config import AugmentConfig, Config
 from t5x_lite.data import class_weights, held_out, table_columns, tokenizers
 from t5x_lite.data.augmenting import Augmenter, Synonyms, digest
-from t5x_lite.data.in_epochs import InEpochs, checked_buckets
+from t5x_lite.data.in_epochs import InEpochs
 from t5x_lite.data.text_rows import TextRows, encode_texts as encode_texts
 from t5x_lite.errors import UserError
 
@@ -43,14 +43,12 @@ class LabelledExamples(InEpochs):
       UserError: anything wrong with the tables, with file and line.
     """
 
-    in_folds = True
     augments = True  # config.data.augment is for it
 
     def __init__(self, config: Config, split: str, seed: int, seq_len: int, max_predictions: int = 0, corpus: Any = None):
         del max_predictions, corpus  # of the objectives on prepared corpora
         data = config.data
-        self.split, self.seq_len, self._seed = split, seq_len, seed
-        self._buckets = checked_buckets(data.length_buckets, seq_len)
+        self._begin(config, split, seed, seq_len)
         table, others, task = table_columns.load(data, split)
         self._task, self.label_names = task, task.labels
         self.num_labels = 1 if data.regression else len(task.labels)

@@ -22,7 +22,7 @@ import numpy as np
 
 from t5x_lite.config import Config
 from t5x_lite.data import class_weights, held_out, tables, tagged_files, tags, text_rows, tokenizers, word_pieces
-from t5x_lite.data.in_epochs import InEpochs, checked_buckets
+from t5x_lite.data.in_epochs import InEpochs
 from t5x_lite.data.tagged_files import Sentence
 from t5x_lite.data.tags import OUTSIDE, TagSet
 from t5x_lite.data.word_pieces import IGNORED, WordCutter
@@ -62,13 +62,10 @@ class TaggedExamples(InEpochs):
       UserError: anything wrong with the files, with file, line and word.
     """
 
-    in_folds = True
-
     def __init__(self, config: Config, split: str, seed: int, seq_len: int, max_predictions: int = 0, corpus: Any = None):
         del max_predictions, corpus  # of the objectives on prepared corpora
         data = config.data
-        self.split, self.seq_len, self._seed = split, seq_len, seed
-        self._buckets = checked_buckets(data.length_buckets, seq_len)
+        self._begin(config, split, seed, seq_len)
         given = data.tag_scheme and data.labels  # by the config of a run
         if not data.train and (split == 'train' or not data.validation or not given):
             raise UserError('--config.data.train is empty; give the file to learn from: a word and its tag a line (CoNLL), or jsonl')

@@ -114,6 +114,48 @@ def test_length_buckets(make):
     assert '1 of 6 cut at 16 (16.7%)' in examples.describe()
 
 
+@pytest.fixture
+def of_many_lengths(tmp_path):
+    """make(count, **fields): examples with texts of 1 to 13 words in batches of 8."""
+
+    def make(count, split='train', **fields):
+        (tmp_path / 't.tsv').write_text(tsv([(' '.join(['cat'] * (1 + i * 7 % 13)), 'xy'[i % 2]) for i in range(count)]))
+        config = Config(batch_size=8)
+        config.data.tokenizer, config.data.seq_len, config.data.length_buckets = vocabulary(tmp_path), 16, (4, 8, 12)
+        config.data.train = config.data.validation = str(tmp_path / 't.tsv')
+        for name, value in fields.items():
+            setattr(config.data, name, value)
+        return tables.LabelledExamples(config, split, 3, 16)
+
+    return make
+
+
+@pytest.mark.parametrize('count', [5, 8, 1000, 1003])
+def test_texts_of_like_length_together(of_many_lengths, count):
+    grouped, plain = of_many_lengths(count, group_by_length=True), of_many_lengths(count)
+    rows = [grouped.rows(np.arange(epoch * count, (epoch + 1) * count)) for epoch in range(3)]
+    assert all(sorted(of_epoch) == list(range(count)) for of_epoch in rows)
+    assert count < 10 or (rows[0] != rows[1]).any() and (rows[0] != plain.rows(np.arange(count))).any()
+    # A function of the index: one at a time, backwards, by another object.
+    again = of_many_lengths(count, group_by_length=True)
+    np.testing.assert_array_equal([again.rows([index])[0] for index in range(3 * count - 1, -1, -1)], np.concatenate(rows)[::-1])
+    batches = np.arange(3 * count // 8 * 8).reshape(-1, 8)
+    spread = {kind: np.mean([np.ptp(one.row_lengths()[one.rows(batch)]) for batch in batches]) for kind, one in (('grouped', grouped), ('plain', plain))}
+    if count >= 1000:
+        assert spread['grouped'] < 1.0 < 8.0 < spread['plain']
+        lengths = [grouped.width(batch) for batch in batches]
+        assert np.count_nonzero(np.diff(lengths)) > len(lengths) / 3  # shuffled, not from short to long
+    held_out = of_many_lengths(count, 'validation', group_by_length=True)
+    np.testing.assert_array_equal(held_out.rows(np.arange(count)), np.arange(count))
+
+
+def test_like_length_is_for_labelled_data(tmp_path):
+    config = Config()
+    config.data.source, config.data.group_by_length = 'bert_flax.objectives:MlmNsp', True
+    with pytest.raises(UserError, match='config.data.group_by_length is for labelled tables'):
+        DataFunction(config, 'train')
+
+
 def test_hosts_that_feed_parts_of_a_batch_agree(make, tmp_path):
     rows = [(' '.join(['cat'] * (1 + i % 13)), 'xy'[i % 2]) for i in range(26)]
     make({'t.tsv': tsv(rows)}, validation='t.tsv')
