@@ -139,6 +139,11 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
         config.tune.feature_dtype is not DType.float16,
         'config.tune.feature_dtype=float16 could not hold large states; take float32, or bfloat16 for half the room',
     )
+    sums = config.mesh.collective_dtype
+    yield (
+        sums in (DType.float32, config.model.dtype) and sums is not DType.float16,
+        f'config.mesh.collective_dtype={sums.value} with config.model.dtype={config.model.dtype.value}; it is float32, or bfloat16 where the model computes in that',
+    )
     for field, patterns in (('init_fresh', config.init_fresh), ('optim.decay', [pattern for pattern, _ in optim.decay])):
         for pattern in patterns:
             yield not (wrong := _wrong_pattern(pattern)), f'config.{field}: {pattern!r} is not a regular expression ({wrong})'

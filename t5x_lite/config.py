@@ -135,6 +135,7 @@ class AttentionKernel(enum.Enum):
     dense = 'dense'  # XLA, scores in memory
     blockwise = 'blockwise'  # XLA, a tile of the scores at a time: memory grows with the length, not with its square
     cudnn = 'cudnn'  # NVIDIA, bf16 or fp16, without attention dropout and relative positions
+    splash = 'splash'  # TPU, without attention dropout and relative positions
     auto = 'auto'  # by device, shape and features (t5x_lite/models/kernels.py); train says which
 
 
@@ -452,6 +453,9 @@ class MeshConfig:
     fsdp: int = 1
     tensor: int = 1
     sequence: int = 1
+    # In which devices add up the parts of a product that each has made (activations over `tensor`, gradients of weights over `data` and `fsdp`). bfloat16, with
+    # model.dtype=bfloat16, sends half the bytes. Weights are sent in model.dtype in any case: that changes no number.
+    collective_dtype: DType = DType.float32
     rules: tuple[tuple[str, Any], ...] = (
         ('batch', ('data', 'fsdp')),
         ('length', 'sequence'),

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 from typing import Any
 
-import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import search
 from t5x_lite.models.attention import Cache
+from t5x_lite.models.layers import placed_by
 from t5x_lite.training import processes
 
 _WIDTHS = (8, 16, 32, 64, 128, 256, 512)  # of prompts, so that few shapes are compiled; then multiples of 512
@@ -219,7 +219,7 @@ class Generator:
             self._compiled[name] = jax.jit(function)
 
         def call(*args):
-            with contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh), nn.logical_axis_rules(self.config.mesh.rules):
+            with contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh), placed_by(self.config.mesh):
                 return self._compiled[name](*args)
 
         return call

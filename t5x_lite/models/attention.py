@@ -1,11 +1,13 @@
 """Multi-head attention (Vaswani et al., 2017) with its projections, and one cache of its keys and values."""
 
+import dataclasses
+
 import flax.linen as nn
 from flax import struct
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.config import ModelConfig
+from t5x_lite.config import AttentionKernel, ModelConfig
 from t5x_lite.models.kernels import attend
 from t5x_lite.models.layers import DropoutKey, Einsum, added, compute_dtype, constrain, head_size, initializer
 from t5x_lite.models.mask import Mask
@@ -61,6 +63,8 @@ class Attention(nn.Module):
             if cache is not None:
                 k_BMHK, v_BMHK = self._remember(k_BMHK, v_BMHK, cache)
         k_BMHK, v_BMHK, mask = self._with_prefix(k_BMHK, v_BMHK, mask)
+        if self.is_initializing():  # shapes of parameters, of whatever batch on whatever device
+            config = dataclasses.replace(config, attention=AttentionKernel.dense)
         out_BLHK = attend(
             config,
             q_BLHK,

@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator, Mapping
 import contextlib
 from contextvars import ContextVar
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from t5x_lite.config import AttentionKernel, ModelConfig
 from t5x_lite.errors import UserError
+from t5x_lite.models import splash_attention
 from t5x_lite.models.blockwise_attention import blockwise_attention
 from t5x_lite.models.layers import DropoutKey, compute_dtype, dropout, head_size
 from t5x_lite.models.mask import Mask
@@ -71,6 +73,19 @@ def _cudnn_lacks(asked: 'Asked') -> str:
     return '; '.join(text for text, found in lacks.items() if found)
 
 
+def _splash_lacks(asked: 'Asked') -> str:
+    lacks = {
+        f'splash attention is for TPUs, and this is {asked.platform}': asked.platform != 'tpu',
+        'it has no bias of relative positions': asked.bias,
+        'it has no dropout': asked.dropout,
+        f'it knows padding, packing and causality, and not {asked.mask}': bool(asked.mask),
+        f'{asked.queries} queries and {asked.keys} keys, not multiples of {min(splash_attention.TILES)}': any(
+            length % min(splash_attention.TILES) for length in (asked.queries, asked.keys)
+        ),
+    }
+    return '; '.join(text for text, found in lacks.items() if found)
+
+
 @dataclasses.dataclass(frozen=True)
 class Asked:
     """What is asked of attention, on one device: [rows, queries or keys, heads, size], and what comes with it.
@@ -80,6 +95,8 @@ class Asked:
       dtype: of queries, keys and values, by name.
       bias: of relative positions.
       dropout: of weights.
+      mask: what it has beside padding, packing and causality, in words.
+      cached: keys and values are a decoding pass's.
     """
 
     platform: str
@@ -91,6 +108,8 @@ class Asked:
     dtype: str
     bias: bool
     dropout: bool
+    mask: str = ''
+    cached: bool = False
 
     @property
     def score_bytes(self) -> int:
@@ -107,12 +126,14 @@ def platform() -> str:
     return 'rocm' if 'rocm' in jax.devices()[0].client.platform_version.lower() else 'cuda'
 
 
-def asked_of(config: ModelConfig, mesh: Mapping[str, int], rows: int, queries: int, keys: int, *, bias: bool, dropout: bool) -> Asked:
+def asked_of(
+    config: ModelConfig, mesh: Mapping[str, int], rows: int, queries: int, keys: int, *, bias: bool, dropout: bool, mask: str = '', cached: bool = False
+) -> Asked:
     """Of a call with so many rows over all devices; `mesh` has the sizes of its axes, {} for one device."""
     shards, tensor = (mesh['data'] * mesh['fsdp'], mesh['tensor']) if mesh else (1, 1)
     return Asked(
         platform(), -(-rows // shards), queries, keys, -(-config.num_heads // tensor), head_size(config), compute_dtype(config).name, bias,
-        dropout and config.attention_dropout > 0,
+        dropout and config.attention_dropout > 0, mask, cached,
     )  # fmt: skip
 
 
@@ -132,10 +153,11 @@ KERNELS = {
     AttentionKernel.dense: Kernel(dense_attention, lambda asked: ''),
     AttentionKernel.blockwise: Kernel(blockwise_attention, lambda asked: ''),
     AttentionKernel.cudnn: Kernel(cudnn_attention, _cudnn_lacks),
+    AttentionKernel.splash: Kernel(splash_attention.splash_attention, _splash_lacks),
 }
 
 # What `auto` takes before others, where it lacks nothing: kernels of a device's maker.
-FASTEST = (AttentionKernel.cudnn,)
+FASTEST = (AttentionKernel.cudnn, AttentionKernel.splash)
 
 
 def choose(kernel: AttentionKernel, asked: Asked) -> tuple[AttentionKernel, str]:
@@ -144,7 +166,8 @@ def choose(kernel: AttentionKernel, asked: Asked) -> tuple[AttentionKernel, str]
     Raises:
       UserError: the config names one that cannot do what is asked.
     """
-    if kernel != AttentionKernel.auto:
+    # A kernel of a device's maker is for whole rows: what was trained with one decodes as `auto` does.
+    if kernel != AttentionKernel.auto and not (asked.cached and kernel in FASTEST):
         if lacks := KERNELS[kernel].lacks(asked):
             raise UserError(f'config.model.attention={kernel.name} cannot be used here: {lacks}; take --config.model.attention=auto')
         return kernel, 'as config.model.attention says'
@@ -178,9 +201,9 @@ def telling(tell: Callable[[str], None]) -> Iterator[None]:
         _tell.reset(token)
 
 
-def picked(config: ModelConfig, rows: int, queries: int, keys: int, *, bias: bool, dropout: bool) -> tuple[AttentionKernel, str]:
-    """(the implementation of a call on the mesh that is set, what there is to say of it)."""
-    asked = asked_of(config, jax.sharding.get_abstract_mesh().shape, rows, queries, keys, bias=bias, dropout=dropout)
+def picked(config: ModelConfig, rows: int, queries: int, keys: int, **given: Any) -> tuple[AttentionKernel, str]:
+    """(the implementation of a call on the mesh that is set, what there is to say of it); `given` as `asked_of` has it."""
+    asked = asked_of(config, jax.sharding.get_abstract_mesh().shape, rows, queries, keys, **given)
     kernel, why = choose(config.attention, asked)
     return kernel, f'attention: {kernel.name} on {asked.platform} for {asked.rows:,} x {queries:,} queries and {keys:,} keys a device ({why})'
 
@@ -188,7 +211,9 @@ def picked(config: ModelConfig, rows: int, queries: int, keys: int, *, bias: boo
 def attend(config: ModelConfig, q_BLHK: jax.Array, k_BMHK: jax.Array, v_BMHK: jax.Array, mask: Mask, *, key: DropoutKey | None, **given) -> jax.Array:
     """`dense_attention`, by the implementation that the config names or that is picked for this call."""
     rows, queries, keys = q_BLHK.shape[0], q_BLHK.shape[1], k_BMHK.shape[1]
-    kernel, said = picked(config, rows, queries, keys, bias=given['bias'] is not None, dropout=key is not None)
+    kernel, said = picked(
+        config, rows, queries, keys, bias=given['bias'] is not None, dropout=key is not None, mask=splash_attention.lacks(mask), cached=mask.first is not None
+    )
     if config.attention == AttentionKernel.auto and (tell := _tell.get()):
         tell(said)
     return KERNELS[kernel].attend(q_BLHK, k_BMHK, v_BMHK, mask, dropout_rate=config.attention_dropout, key=key, **given)

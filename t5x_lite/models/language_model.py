@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from t5x_lite.config import Layout, ModelConfig, Pooling, PositionInit, Positions
 from t5x_lite.models.attention import Cache, Mask
 from t5x_lite.models.layers import (
-    DropoutKey, Einsum, Embedding, compute_dtype, dropout as _dropout, gathered, hide_padded, initializer, padded_vocabulary, sinusoidal,
+    DropoutKey, Einsum, Embedding, compute_dtype, dropout as _dropout, hide_padded, initializer, padded_vocabulary, sinusoidal,
 )  # fmt: skip
 from t5x_lite.models.transformer import EMBEDDING_KEY, Context, Stack, read_layers, stack_flops
 from t5x_lite.models.vocabulary import output_layer
@@ -73,7 +73,7 @@ class Embeddings(nn.Module):
         parameters = self.output.variables['params']
         if parameters.keys() != {'kernel'}:  # adapters beside it have products of their own
             return outputs
-        return outputs | output_layer(self.config, self._scaled(x_BLD), gathered(nn.unbox(parameters['kernel']), self.output.axes), 'DV')
+        return outputs | output_layer(self.config, self._scaled(x_BLD), nn.unbox(parameters['kernel']), 'DV')
 
 
 def _positions(batch: Batch, prefix: str = '') -> jax.Array:

@@ -1,16 +1,23 @@
 """Products with weights, norms, embeddings, dropout: what every architecture is made of."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import contextvars
+import dataclasses
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
 from flax import struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 import numpy as np
 
-from t5x_lite.config import Activation, DropoutBits, Init, ModelConfig, Norm
+from t5x_lite.config import Activation, DropoutBits, Init, MeshConfig, ModelConfig, Norm
+
+Axes = tuple[str | None, ...]  # logical ones
 
 def _widened(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     """In float32 where x is float16, which has no number for a cube of 41."""
@@ -120,33 +127,117 @@ def _times_backward(residuals, gradient):
 times.defvjp(lambda x, parameter: (times(x, parameter), (x, parameter)), _times_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def product(equation: str, x: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
+def product(equation: str, x: jax.Array, kernel: jax.Array, dtype: Any, axes: Axes | None = None) -> jax.Array:
     """The one product with a weight: operands in `dtype`, accumulated in float32, returned in `dtype`.
 
     The products of the backward pass do the same; the weight's gradient leaves them in float32. (Differentiated as it stands, an einsum accumulated in
     float32 would multiply float32 by `dtype` there, at the speed of float32.)
+
+    Args:
+      axes: logical axes of a weight as it is stored, which is made whole here along 'embed' (`gathered` says why): in `dtype`, half the bytes of float32, for
+        each pass anew, so that no pass keeps it whole for another; its gradient is added up over devices straight into the parts that they store.
     """
-    return _accumulated(equation, x, kernel, dtype).astype(dtype)
+    return placed_product(equation, x, kernel, dtype, Placing.of(axes, kernel.shape))
 
 
-def _accumulated(equation: str, x: jax.Array, y: jax.Array, dtype: Any) -> jax.Array:
-    return jnp.einsum(equation, x.astype(dtype), y.astype(dtype), preferred_element_type=jnp.float32)
+@dataclasses.dataclass(frozen=True)
+class Placing:
+    """Where a weight lies, found when the forward pass is traced: the backward pass is traced outside the rules. None: wherever it is."""
+
+    used: PartitionSpec | None = None
+    stored: PartitionSpec | None = None
+    sums: Any = jnp.float32  # in which devices add up what each has a part of
+
+    @classmethod
+    def of(cls, axes: Axes | None, shape: tuple[int, ...]) -> 'Placing':
+        mesh, rules = jax.sharding.get_abstract_mesh(), dict(nn.get_logical_axis_rules())
+        if mesh.size <= 1 or not rules:
+            return cls()
+        if axes is None:
+            return cls(sums=_SUMS.get())
+        used = tuple(None if axis == 'embed' else axis for axis in axes)
+        return cls(stored_spec(used, shape, rules, mesh.shape), stored_spec(axes, shape, rules, mesh.shape), _SUMS.get())
+
+    @property
+    def here(self) -> 'Placing':
+        """Of a weight that is whole already."""
+        return Placing(sums=self.sums)
+
+    def weight(self, kernel: jax.Array, dtype: Any) -> jax.Array:
+        kernel = kernel.astype(dtype)
+        return kernel if self.used is None else jax.lax.with_sharding_constraint(kernel, self.used)
+
+    def gradient(self, kernel: jax.Array) -> jax.Array:
+        return kernel if self.stored is None else jax.lax.with_sharding_constraint(kernel, self.stored)
 
 
-def _product_forward(equation, x, kernel, dtype):
-    return product(equation, x, kernel, dtype), (x, kernel)
+def stored_spec(axes: Axes, shape: tuple[int, ...], rules: Mapping[str, Any], mesh: Mapping[str, int]) -> PartitionSpec:
+    """Where a parameter lies: logical axes by the rules, a mesh axis once.
+
+    An axis whose size the mesh axis does not divide (two labels, say) stays whole.
+
+    Args:
+      mesh: sizes of its axes.
+    """
+    spec, taken = [], set()
+    for axis, size in zip(axes, shape, strict=True):
+        target = None if axis is None else rules[axis]
+        over = _as_tuple(target)
+        if not over or taken & set(over) or size % math.prod(mesh[name] for name in over):
+            spec.append(None)
+        else:
+            taken |= set(over)
+            spec.append(target)
+    return PartitionSpec(*spec)
 
 
-def _product_backward(equation, dtype, residuals, gradient):
-    (x, kernel), (inputs, out) = residuals, equation.split('->')
-    x_axes, kernel_axes = inputs.split(',')
-    x_gradient = _accumulated(f'{out},{kernel_axes}->{x_axes}', gradient, kernel, dtype)
-    if x_axes[:-1] == out[:-1] and jax.sharding.get_abstract_mesh().size <= 1:
-        kernel_gradient = _kernel_gradient(x_axes[-1], out[-1], kernel_axes, x, gradient, dtype)
-    else:
-        kernel_gradient = _accumulated(f'{x_axes},{out}->{kernel_axes}', x, gradient, dtype)
+_SUMS: contextvars.ContextVar[Any] = contextvars.ContextVar('sums over devices', default=jnp.float32)
+
+
+@contextlib.contextmanager
+def placed_by(mesh: MeshConfig) -> Iterator[None]:
+    """While a model is traced: logical axes are those of a mesh, and devices add up products in its `collective_dtype`."""
+    token = _SUMS.set(jnp.dtype(mesh.collective_dtype.value))
+    try:
+        with nn.logical_axis_rules(mesh.rules):
+            yield
+    finally:
+        _SUMS.reset(token)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
+def placed_product(equation: str, x: jax.Array, kernel: jax.Array, dtype: Any, placing: Placing) -> jax.Array:
+    return _accumulated(equation, x, placing.weight(kernel, dtype), dtype, placing.sums).astype(dtype)
+
+
+def _accumulated(equation: str, x: jax.Array, y: jax.Array, dtype: Any, sums: Any = jnp.float32) -> jax.Array:
+    """Products are accumulated in float32 whatever `sums` is: devices and XLA round what each has made before they add it up."""
+    return jnp.einsum(equation, x.astype(dtype), y.astype(dtype), preferred_element_type=sums)
+
+
+def _product_forward(equation, x, kernel, dtype, placing):
+    return placed_product(equation, x, kernel, dtype, placing), (x, kernel)
+
+
+def _product_backward(equation, dtype, placing, residuals, gradient):
+    x, kernel = residuals
+    x_gradient, kernel_gradient = product_gradients(equation, x, kernel, gradient, dtype, placing)
     return x_gradient.astype(x.dtype), kernel_gradient.astype(kernel.dtype)
+
+
+placed_product.defvjp(_product_forward, _product_backward)
+
+
+def product_gradients(equation: str, x: jax.Array, kernel: jax.Array, gradient: jax.Array, dtype: Any, placing: Placing) -> tuple[jax.Array, jax.Array]:
+    """Of x and of the kernel, as `placing.sums` has them."""
+    inputs, out = equation.split('->')
+    x_axes, kernel_axes = inputs.split(',')
+    # Behind a barrier: the compiler would find that the forward pass made it whole already, and keep it.
+    stored = kernel if placing.used == placing.stored else jax.lax.optimization_barrier(kernel)
+    x_gradient = _accumulated(f'{out},{kernel_axes}->{x_axes}', gradient, placing.weight(stored, dtype), dtype, placing.sums)
+    if x_axes[:-1] == out[:-1] and jax.sharding.get_abstract_mesh().size <= 1:
+        return x_gradient, _kernel_gradient(x_axes[-1], out[-1], kernel_axes, x, gradient, dtype)
+    return x_gradient, placing.gradient(_accumulated(f'{x_axes},{out}->{kernel_axes}', x, gradient, dtype, placing.sums))
 
 
 def _kernel_gradient(x_axis: str, out_axis: str, kernel_axes: str, x: jax.Array, gradient: jax.Array, dtype: Any) -> jax.Array:
@@ -165,9 +256,6 @@ def _kernel_gradient(x_axis: str, out_axis: str, kernel_axes: str, x: jax.Array,
     factors = {x_axis: x.reshape(*shape, x.shape[-1]), out_axis: gradient.reshape(*shape, gradient.shape[-1])}
     left, right = kernel_axes
     return _accumulated(f'{axes}{left},{axes}{right}->{kernel_axes}', factors[left], factors[right], dtype)
-
-
-product.defvjp(_product_forward, _product_backward)
 
 
 def added(module: nn.Module, name: str) -> jax.Array | None:
@@ -192,13 +280,13 @@ class Einsum(nn.Module):
         kernel = partitioned(self, 'kernel', self.initializer, self.shape, self.axes)
         if (scale := added(self, 'scale_in')) is not None:
             x = times(x, scale)
-        out = product(equation, x, gathered(kernel, self.axes), self.dtype)
+        out = product(equation, x, kernel, self.dtype, self.axes)
         if (a := added(self, 'lora_a')) is not None:
             inputs, outputs = equation.split('->')
             x_axes, kernel_axes = inputs.split(',')
-            low = product(f'{x_axes},{kernel_axes[0]}R->{x_axes[:-1]}R', x, gathered(a, (self.axes[0], None)), self.dtype)
+            low = product(f'{x_axes},{kernel_axes[0]}R->{x_axes[:-1]}R', x, a, self.dtype, (self.axes[0], None))
             low = low * added(self, 'lora_scale').astype(low.dtype)
-            out += product(f'{x_axes[:-1]}R,R{kernel_axes[1]}->{outputs}', low, gathered(added(self, 'lora_b'), (None, self.axes[1])), self.dtype)
+            out += product(f'{x_axes[:-1]}R,R{kernel_axes[1]}->{outputs}', low, added(self, 'lora_b'), self.dtype, (None, self.axes[1]))
         if self.use_bias:
             out = plus(out, partitioned(self, 'bias', nn.initializers.zeros, self.shape[-1:], self.axes[-1:]))
         if (scale := added(self, 'scale_out')) is not None:
@@ -224,17 +312,41 @@ class Embedding(nn.Module):
 
         self.embedding = partitioned(self, 'embedding', init, (stored, width), self.axes)
 
-    def __call__(self, ids: jax.Array) -> jax.Array:
-        rows = jnp.take(gathered(self.embedding, self.axes), ids, axis=0).astype(self.dtype)
-        return constrain(rows, ('batch', 'length', 'activation_embed'))
+    def __call__(self, ids_BL: jax.Array) -> jax.Array:
+        rows_BLD = _rows(self.embedding, ids_BL, self.axes).astype(self.dtype)
+        return constrain(rows_BLD, ('batch', 'length', 'activation_embed'))
 
     def attend(self, x_BPD: jax.Array) -> jax.Array:
         """Logits [B, P, rows] in float32."""
-        return product('BPD,VD->BPV', x_BPD, self.table(), self.dtype).astype(jnp.float32)
+        return product('BPD,VD->BPV', x_BPD, self.embedding, self.dtype, self.axes).astype(jnp.float32)
 
     def table(self) -> jax.Array:
-        """All stored rows [V', D], as they are used."""
-        return gathered(self.embedding, self.axes)
+        """All stored rows [V', D], where they lie."""
+        return self.embedding
+
+
+def _rows(table: jax.Array, ids_BL: jax.Array, axes: Axes) -> jax.Array:
+    """Rows of a table.
+
+    Devices that each store a part of its columns look those up for all tokens that are theirs together, and then exchange what they found: as many rows as a
+    device has tokens, where the whole table, and its gradient, would go to every device. A table with fewer rows than that is made whole.
+    """
+    mesh, rules = jax.sharding.get_abstract_mesh(), dict(nn.get_logical_axis_rules())
+    if mesh.size <= 1 or not rules:
+        return jnp.take(table, ids_BL, axis=0)
+    stored = stored_spec(axes, table.shape, rules, mesh.shape)
+    columns = _as_tuple(stored[1])
+    tokens = ids_BL.size // math.prod(mesh.shape[axis] for name in ('batch', 'length') for axis in _as_tuple(rules[name]))
+    if table.shape[0] <= tokens:
+        return jnp.take(gathered(table, axes), ids_BL, axis=0)
+    rows = tuple(axis for axis in _as_tuple(rules['batch']) if axis not in columns)
+    ids_BL = jax.lax.with_sharding_constraint(ids_BL, PartitionSpec(rows, rules['length']))
+    rows_BLD = jnp.take(jax.lax.with_sharding_constraint(table, stored), ids_BL, axis=0)
+    return jax.lax.with_sharding_constraint(rows_BLD, PartitionSpec(rows, rules['length'], columns))
+
+
+def _as_tuple(target: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return target if isinstance(target, tuple) else () if target is None else (target,)
 
 
 class LayerNorm(nn.Module):

@@ -98,9 +98,9 @@ class Block(nn.Module):
         if down is None:
             return x_BLD
         dtype = compute_dtype(self.config)
-        hidden_BLR = product('BLD,DR->BLR', x_BLD, gathered(down, ('embed', None)), dtype)
+        hidden_BLR = product('BLD,DR->BLR', x_BLD, down, dtype, ('embed', None))
         hidden_BLR = ACTIVATIONS[self.config.activation](plus(hidden_BLR, bias))
-        out_BLD = product('BLR,RD->BLD', hidden_BLR, gathered(up, (None, 'embed')), dtype)
+        out_BLD = product('BLR,RD->BLD', hidden_BLR, up, dtype, (None, 'embed'))
         return plus(x_BLD + out_BLD, up_bias)
 
 
@@ -166,8 +166,10 @@ class Stack(nn.Module):
         context = context.replace(mask=context.mask.replace(causal=self.causal, first=first))
         if config.positions == Positions.relative:
             bias = self.relative_bias()
-            kernel, _ = picked(config, x_BLD.shape[0], length, keys, bias=True, dropout=context.key is not None)
-            if kernel == AttentionKernel.dense:
+            if (
+                self.is_initializing()
+                or picked(config, x_BLD.shape[0], length, keys, bias=True, dropout=context.key is not None, cached=first is not None)[0] == AttentionKernel.dense
+            ):
                 bias = bias.made(length, keys, 0 if first is None else first)
             context = context.replace(bias=bias)
         x_BLD, context, asking = self._prompted(x_BLD, context)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from t5x_lite.config import ModelConfig
-from t5x_lite.models.layers import compute_dtype, hide_padded, like_trailing, product
+from t5x_lite.models.layers import Placing, compute_dtype, hide_padded, like_trailing, placed_product, product_gradients
 
 # (logits float32 [N, V'], targets [N], weights [N]) -> (what is minimised, metrics): sums over the N positions.
 Sums = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
@@ -34,12 +34,13 @@ class OutputLayer:
     """The product that makes logits, not yet applied to its states."""
 
     x_BLD: jax.Array
-    table: jax.Array  # [V', D], tied embeddings, or [D, V'], as it is used (layers.gathered)
+    table: jax.Array  # [V', D], tied embeddings, or [D, V'], as it is stored
     bias_V: jax.Array | None
     table_axes: str = struct.field(pytree_node=False)  # 'VD' or 'DV'
     dtype: Any = struct.field(pytree_node=False)
     vocab_size: int = struct.field(pytree_node=False)  # columns beyond pad the vocabulary
     chunks: int = struct.field(pytree_node=False)
+    placing: Placing = struct.field(pytree_node=False)  # of the table, which is made whole once for all chunks
     batch: Axes = struct.field(pytree_node=False)  # mesh axes over which rows, positions and vocabulary lie
     length: Axes = struct.field(pytree_node=False)
     vocab: Axes = struct.field(pytree_node=False)
@@ -66,7 +67,8 @@ def output_layer(config: ModelConfig, x_BLD: jax.Array, table: jax.Array, table_
     chunks = next(count for count in range(max(wanted, 1), own + 1) if own % count == 0)
     if chunks == 1:
         return {}
-    return {'output_layer': OutputLayer(x_BLD, table, bias_V, table_axes, compute_dtype(config), config.vocab_size, chunks, batch, length, vocab)}
+    placing = Placing.of(tuple({'V': 'vocab', 'D': 'embed'}[axis] for axis in table_axes), table.shape)
+    return {'output_layer': OutputLayer(x_BLD, table, bias_V, table_axes, compute_dtype(config), config.vocab_size, chunks, placing, batch, length, vocab)}
 
 
 def _dividing(name: str, size: int) -> Axes:
@@ -91,8 +93,10 @@ def _pinned(x: jax.Array, *axes: Axes) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _summed(function: Sums, layer: OutputLayer, targets_BL: jax.Array, weights_BL: jax.Array) -> tuple[jax.Array, Any]:
+    table = layer.placing.weight(layer.table, layer.dtype)
+
     def of_chunk(x_ND, targets_N, weights_N):
-        return function(_logits(layer, x_ND, layer.table, layer.bias_V), targets_N, weights_N)
+        return function(_finished(layer, _product(layer, x_ND, table), layer.bias_V), targets_N, weights_N)
 
     def add(sums, number):
         return _added(sums, jax.vmap(of_chunk)(*_chunks_of(layer, number, *given))), None
@@ -103,12 +107,15 @@ def _summed(function: Sums, layer: OutputLayer, targets_BL: jax.Array, weights_B
 
 
 def _forward(function, layer, targets_BL, weights_BL):
-    def of_chunk(x_ND, targets_N, weights_N):
-        def total(x_ND, table, bias_V):
-            return function(_logits(layer, x_ND, table, bias_V), targets_N, weights_N)
+    whole = layer.placing.weight(layer.table, layer.dtype)
 
-        sums, (x_gradient, *gradients) = jax.value_and_grad(total, (0, 1, 2), has_aux=True)(x_ND, layer.table, layer.bias_V)
-        return (sums, gradients), x_gradient
+    def of_chunk(x_ND, targets_N, weights_N):
+        def total(product_NV, bias_V):
+            return function(_finished(layer, product_NV, bias_V), targets_N, weights_N)
+
+        sums, (gradient_NV, bias_V) = jax.value_and_grad(total, (0, 1), has_aux=True)(_product(layer, x_ND, whole), layer.bias_V)
+        x_gradient, table = product_gradients(_equation(layer), x_ND, whole, gradient_NV, layer.dtype, layer.placing.here)
+        return (sums, [table.astype(jnp.float32), bias_V]), x_gradient.astype(x_ND.dtype)
 
     def add(carry, number):
         kept, x = carry
@@ -123,7 +130,9 @@ def _forward(function, layer, targets_BL, weights_BL):
     kept = _zeros(lambda *chunks: of_chunk(*chunks)[0], layer, [x, *given])
     # The gradients of the states take the place of the states, which nothing else needs in a step.
     (kept, x), _ = jax.lax.scan(add, (kept, x), jnp.arange(layer.chunks))
-    sums, (table, bias_V) = jax.tree.map(lambda part: jnp.sum(part, axis=0), kept)
+    sums, (table, bias_V) = kept
+    sums, bias_V = jax.tree.map(lambda part: jnp.sum(part, axis=0), (sums, bias_V))
+    table = layer.placing.gradient(jnp.sum(table.astype(layer.placing.sums), axis=0)).astype(layer.table.dtype)
     return sums, layer.replace(x_BLD=x.reshape(layer.x_BLD.shape), table=table, bias_V=bias_V)
 
 
@@ -136,8 +145,16 @@ def _backward(function, gradients, cotangents):
 _summed.defvjp(_forward, _backward)
 
 
-def _logits(layer: OutputLayer, x_ND: jax.Array, table: jax.Array, bias_V: jax.Array | None) -> jax.Array:
-    logits_NV = product(f'ND,{layer.table_axes}->NV', x_ND, table, layer.dtype).astype(jnp.float32)
+def _equation(layer: OutputLayer) -> str:
+    return f'ND,{layer.table_axes}->NV'
+
+
+def _product(layer: OutputLayer, x_ND: jax.Array, table: jax.Array) -> jax.Array:
+    return placed_product(_equation(layer), x_ND, table, layer.dtype, layer.placing.here)
+
+
+def _finished(layer: OutputLayer, product_NV: jax.Array, bias_V: jax.Array | None) -> jax.Array:
+    logits_NV = product_NV.astype(jnp.float32)
     if bias_V is not None:
         logits_NV = logits_NV + like_trailing(bias_V, logits_NV)
     return hide_padded(logits_NV, layer.vocab_size)

@@ -246,7 +246,7 @@ def parse(text: str) -> Module:
       ValueError: no ENTRY computation in it.
     """
     computations, entry, name = {}, '', ''
-    for line in text.splitlines():
+    for line in _whole_lines(text):
         if not name:
             begins = _BEGIN.match(line)
             if begins and not line.startswith('HloModule'):
@@ -261,6 +261,18 @@ def parse(text: str) -> Module:
     if not entry:
         raise ValueError('no ENTRY computation in this HLO')
     return Module(computations, entry)
+
+
+def _whole_lines(text: str) -> Iterator[str]:
+    """Instructions begin with white space; one whose attributes hold line breaks, as those of a kernel do, goes on in lines that do not."""
+    held = ''
+    for line in text.splitlines():
+        if held.startswith(' ') and line.startswith(('"', '}}')):
+            held += line
+        else:
+            yield held
+            held = line
+    yield held
 
 
 def _instruction(line: str) -> Instruction | None:

@@ -39,7 +39,11 @@ def total(module: Module) -> int:
 
 
 def flops_of(computation: Computation, instruction: Instruction) -> int:
-    """Of one instruction, once; 0 of what is no product."""
+    """Of one instruction, once; 0 of what is no product. Of a kernel of attention with the tiles that it skips, as formulas of models have it."""
+    if of_kernel := _products_of_kernel(instruction):
+        # [B, H, L, K] and [B, H, M, K] are the first arrays of that rank.
+        queries, keys = [dims for operand in instruction.operands if len(dims := computation.instructions[operand].shapes[0].dims) == 4][:2]
+        return of_kernel * 2 * math.prod(queries) * keys[2]
     if instruction.opcode not in ('dot', 'convolution') and not _is_library_product(instruction):
         return 0
     left, right = (computation.instructions[operand].shapes[0].dims for operand in instruction.operands[:2])
@@ -51,6 +55,16 @@ def flops_of(computation: Computation, instruction: Instruction) -> int:
     # A library's: [..., M, K] x [..., K, N], either transposed. M N x what is left of both operands is (K M N)^2 / batch.
     batch = math.prod(out[:-2])
     return 2 * batch * math.isqrt(math.prod(left) * math.prod(right) * math.prod(out) // batch**3)
+
+
+# Of splash attention: scores and their product with values; in the backward pass scores again and their gradients, and what follows of these.
+_KERNELS = {'splash_mha_fwd': 2, 'splash_mha_dq': 3, 'splash_mha_dkv': 4}
+
+
+def _products_of_kernel(instruction: Instruction) -> int:
+    if instruction.opcode != 'custom-call' or instruction.text('custom_call_target') != '"tpu_custom_call"':
+        return 0
+    return next((count for name, count in _KERNELS.items() if name in instruction.place), 0)
 
 
 def _is_library_product(instruction: Instruction) -> bool:

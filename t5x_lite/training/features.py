@@ -24,6 +24,7 @@ from t5x_lite.data import feature_files
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
+from t5x_lite.models.layers import placed_by
 from t5x_lite.models.transformer import read_layers
 from t5x_lite.training import checkpoint, learnt, partitioning, paths, processes, tuning, workdirs
 from t5x_lite.training.step import dummy_batch
@@ -120,7 +121,7 @@ class _Body:
         self._halves = config.tune.feature_dtype is DType.bfloat16
 
         def features(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
-            with nn.logical_axis_rules(config.mesh.rules):
+            with placed_by(config.mesh):
                 found = module.apply({'params': params}, batch, method='features')
             return jax.lax.bitcast_convert_type(found.astype(jnp.bfloat16), jnp.uint16) if self._halves else found.astype(jnp.float32)
 

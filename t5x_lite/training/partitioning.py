@@ -10,7 +10,7 @@ import numpy as np
 
 from t5x_lite.config import Config, MeshConfig
 from t5x_lite.errors import UserError, nearest
-from t5x_lite.models.layers import padded_vocabulary
+from t5x_lite.models.layers import padded_vocabulary, stored_spec
 from t5x_lite.training import paths
 
 AXES = ('data', 'fsdp', 'tensor', 'sequence')
@@ -83,20 +83,9 @@ def parameter_shardings(boxed: Any, mesh: Mesh, config: MeshConfig) -> Any:
     rules = dict(config.rules)
 
     def sharding(keys: Any, box: nn.LogicallyPartitioned) -> NamedSharding:
-        spec, used = [], set()
-        for name, size in zip(box.names, box.value.shape, strict=True):
-            if name is not None and name not in rules:
-                raise UserError(f'parameter {paths.path_of(keys)} has logical axis {name!r}, for which config.mesh.rules has no rule; {nearest(name, rules)}')
-            target = rules.get(name)
-            axes = target if isinstance(target, tuple) else (target,)
-            parts = math.prod(mesh.shape[axis] for axis in axes if axis is not None)
-            # An axis shards one dimension of an array; small leftovers that it does not divide (two labels, say) stay whole.
-            if target is None or used & set(axes) or size % parts:
-                spec.append(None)
-            else:
-                used |= set(axes)
-                spec.append(target)
-        return NamedSharding(mesh, PartitionSpec(*spec))
+        if unknown := [name for name in box.names if name is not None and name not in rules]:
+            raise UserError(f'parameter {paths.path_of(keys)} has logical axis {unknown[0]!r}, for which config.mesh.rules has no rule; {nearest(unknown[0], rules)}')
+        return NamedSharding(mesh, stored_spec(box.names, box.value.shape, rules, mesh.shape))
 
     return jax.tree_util.tree_map_with_path(sharding, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
 

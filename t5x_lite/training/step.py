@@ -18,7 +18,7 @@ from t5x_lite.config_values import flatten
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.models import several
-from t5x_lite.models.layers import DropoutKey
+from t5x_lite.models.layers import DropoutKey, placed_by
 from t5x_lite.training import adapters, loss_scale, mixout, optim, partitioning, paths, sharing, tuning
 from t5x_lite.training.losses import Batch, Loss, divide
 
@@ -111,7 +111,7 @@ def numbers(program: Program) -> dict[str, Any]:
 
 def batch_loss(program: Program, params: Any, batch: Batch, weights: dict[str, jax.Array], key: DropoutKey | None) -> tuple[jax.Array, Any]:
     """(sum over terms of sum / weight, metrics) of a batch, or of the part of it that a microbatch is."""
-    with nn.logical_axis_rules(program.config.mesh.rules):
+    with placed_by(program.config.mesh):
         outputs = program.module.apply({'params': params}, batch, dropout=key)
     terms, metrics = program.loss(outputs, batch)
     return sum(divide(total, weights[name]) for name, total in terms.items()), metrics
@@ -292,7 +292,7 @@ def eval_step(program: Program) -> Callable[[Any, Batch], tuple[Any, dict[str, j
     """(params, batch) -> ({metric: (sum, weight)}, outputs to collect by example); not jitted."""
 
     def step(params: Any, batch: Batch):
-        with _belonging_together(program.config), nn.logical_axis_rules(program.config.mesh.rules):
+        with _belonging_together(program.config), placed_by(program.config.mesh):
             outputs = program.module.apply({'params': params}, batch)
             _, metrics = program.loss(outputs, batch)
             collect = getattr(program.loss, 'collect', None)

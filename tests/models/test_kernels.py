@@ -50,6 +50,38 @@ def test_cudnn_where_it_can_do_all_that_is_asked(changed, lacks):
         choose(AttentionKernel.cudnn, other)
 
 
+def test_what_trains_with_a_makers_kernel_begins_and_decodes_with_others():
+    """Its parameters are made of a batch of 8 tokens, on any device."""
+    asked = dataclasses.replace(H100, queries=1, keys=100, cached=True)
+    assert choose(AttentionKernel.cudnn, asked)[0] == choose(AttentionKernel.auto, asked)[0] == AttentionKernel.dense
+    for kernel in (AttentionKernel.cudnn, AttentionKernel.splash):
+        for name in ('gpt2', 'relative'):
+            model = Decoder(dataclasses.replace(language.DECODERS[name], attention=kernel))
+            shapes = jax.eval_shape(model.init, jax.random.key(0), language.alone(language.tokens()))['params']
+            assert jax.tree.leaves(shapes)
+            with pytest.raises(UserError, match=f'config.model.attention={kernel.name} cannot be used here'):
+                jax.eval_shape(model.apply, {'params': shapes}, language.alone(language.tokens()))
+
+
+V5P = dataclasses.replace(H100, platform='tpu')
+
+
+@pytest.mark.parametrize(
+    ('changed', 'lacks'),
+    [
+        ({'platform': 'cuda'}, 'this is cuda'), ({'bias': True}, 'bias'), ({'dropout': True}, 'dropout'), ({'mask': 'a window'}, 'and not a window'),
+        ({'queries': 100}, '100 queries and 128 keys'), ({'keys': 192}, '128 queries and 192 keys'),
+    ],
+)  # fmt: skip
+def test_splash_where_it_can_do_all_that_is_asked(changed, lacks):
+    for here in (V5P, dataclasses.replace(V5P, dtype='float32', size=80)):
+        assert choose(AttentionKernel.auto, here)[0] == choose(AttentionKernel.splash, here)[0] == AttentionKernel.splash
+    other = dataclasses.replace(V5P, **changed)
+    assert choose(AttentionKernel.auto, other)[0] != AttentionKernel.splash
+    with pytest.raises(UserError, match=f'config.model.attention=splash cannot be used here: .*{lacks}.*; take --config.model.attention=auto'):
+        choose(AttentionKernel.splash, other)
+
+
 def test_a_device_has_a_part_of_the_rows_and_heads():
     config = ModelConfig(num_heads=12, d_model=768, dtype=DType.bfloat16, attention_dropout=0.0)
     mesh = {'data': 2, 'fsdp': 2, 'tensor': 3, 'sequence': 1}

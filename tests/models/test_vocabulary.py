@@ -15,7 +15,7 @@ from bert_flax.bert import BertForMaskedLm, BertForPreTraining
 from bert_flax.losses import MlmLoss, MlmNspLoss
 from t5x_lite.config import Config, DType, MeshConfig, ModelConfig, TuneConfig
 from t5x_lite.models.language_model import Decoder, EncoderDecoder
-from t5x_lite.models.layers import gathered, hide_padded, product
+from t5x_lite.models.layers import hide_padded, product
 from t5x_lite.models.vocabulary import output_layer
 from t5x_lite.training import partitioning
 from t5x_lite.training.losses import LmLoss, divide
@@ -237,7 +237,7 @@ def test_devices_add_up_the_gradient_of_the_table_once():
     def step(x, table, targets, weights):
         def total(x, table):
             with nn.logical_axis_rules(run.mesh.rules):
-                outputs = output_layer(model, x, gathered(table, ('vocab', 'embed')), 'VD')
+                outputs = output_layer(model, x, table, 'VD')
             return loss(outputs, {'targets': targets, 'target_weights': weights})[0]['lm_loss']
 
         return jax.grad(total, (0, 1))(x, table)

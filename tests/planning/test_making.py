@@ -99,7 +99,7 @@ def test_collectives_are_the_planned_ones(plans, kind):
     assert {one.kind for one in stage.collectives} <= {'all-gather', 'all-reduce', 'reduce-scatter', 'collective-permute'}
     assert {axis for one in stage.collectives for axis in one.axes} == {'data', 'fsdp', 'tensor'}
     assert 'no unplanned collective' in [gate.name for gate in stage.gates if gate.held]
-    # Every layer's weights are gathered over fsdp: as many bytes as the formula says of the layers, once (kept) or twice (gathered again).
+    # Every weight is gathered over fsdp as often as the formula says, for the forward and again for the backward pass; tables of embeddings never.
     made = assemble(config(kind)).config
     program = make_program(made, partitioning.make_mesh(made))
     (weights,) = [one for one in formulas.planned(program, stages(made)[0]) if one.kind == 'all-gather']

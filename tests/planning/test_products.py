@@ -109,6 +109,28 @@ def test_padding_of_a_convolution_is_no_work():
     assert products.total(found) == 2 * 2 * 3 * 5 * (3 * 8 - 2)
 
 
+_KERNEL = """HloModule jit_step, is_scheduled=true
+
+ENTRY %main (q.1: bf16[4,12,256,64], k.1: bf16[4,12,512,64], ids.1: s32[4,256]) -> (f32[4,128,64], bf16[4,12,256,64]) {
+  %q.1 = bf16[4,12,256,64]{3,2,1,0} parameter(0)
+  %k.1 = bf16[4,12,512,64]{3,2,1,0} parameter(1)
+  %ids.1 = s32[4,256]{1,0} parameter(2)
+  ROOT %splash_mha_KIND.1 = (f32[4,128,64]{2,1,0}, bf16[4,12,256,64]{3,2,1,0}) custom-call(%ids.1, %q.1, %k.1, /*index=5*/%k.1), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 128}"
+}}, metadata={op_name="jit(step)/attention/splash_mha_KIND/pallas_call" stack_frame_id=2}, backend_config={"custom_call_config":{"body":"TUzv"}}
+}
+"""
+
+
+@pytest.mark.parametrize(('kind', 'count'), [('fwd_segmented_residuals', 2), ('dq_no_residuals', 3), ('dkv_segmented_no_residuals', 4)])
+def test_kernels_of_attention_count_by_their_shapes(kind, count):
+    """Their attributes hold line breaks."""
+    module = hlo.parse(_KERNEL.replace('KIND', kind))
+    (found,) = products.products(module)
+    assert found.total == products.total(module) == count * 2 * 4 * 12 * 256 * 512 * 64
+    assert found.place.endswith(f'splash_mha_{kind}/pallas_call')
+
+
 def test_no_entry():
     with pytest.raises(ValueError, match='no ENTRY'):
         hlo.parse('HloModule empty\n')
