@@ -60,6 +60,8 @@ def main(argv: Sequence[str]) -> None:
 
 def _auto(topology: Topology) -> None:
     cache = keeping.Cache(_CACHE_DIR.value)  # whether one can write there, before minutes are spent
+    if _COMPILE.value:
+        topology.devices()  # whether there is a compiler; and fake devices are asked for before JAX begins
     run = assemble(_CONFIG.value)
     choices = ranking.rank(run, topology)
     compiled = ranking.compile_best(run, topology, choices, _COMPILE.value, cache, lambda line: print(line, flush=True))
