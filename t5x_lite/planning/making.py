@@ -151,7 +151,10 @@ def from_json(found: dict[str, Any]) -> Plan:
         fields = {field.name: given[field.name] for field in dataclasses.fields(StagePlan)}
         fields['stage'], fields['untold'] = tuple(given['stage']), tuple(given['untold'])
         fields['collectives'] = [
-            Collective(one['place'], one['kind'], tuple(one['axes']), tuple(range(one['devices'])), one['bytes'], one['times'], one['flops_meanwhile'], 0, (), one['place'])
+            Collective(
+                one['place'], one['kind'], tuple(one['axes']), tuple(range(one['devices'])), one['bytes'], one['times'], one['flops_meanwhile'], 0, (),
+                one['place'],
+            )
             for one in given['collectives']
         ]  # fmt: skip
         estimated = given['estimate']

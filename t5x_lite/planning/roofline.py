@@ -159,7 +159,8 @@ def _traffic(config: Config, sizes: meshes.Sizes, stage: Stage) -> float:
 def why(prediction: Prediction) -> str:
     """Where the time goes, the most of it first."""
     terms = {'products': prediction.products, 'memory': prediction.elsewhere, 'waiting': prediction.waited}
-    return ', '.join(f'{name} {seconds / prediction.step:.0%}' for name, seconds in sorted(terms.items(), key=lambda term: -term[1]) if seconds >= 0.005 * prediction.step)
+    ordered = sorted(((seconds / prediction.step, name) for name, seconds in terms.items()), reverse=True)
+    return ', '.join(f'{name} {share:.0%}' for share, name in ordered if share >= 0.005)
 
 
 def fits(prediction: Prediction, topology: Topology, full: float) -> bool | None:

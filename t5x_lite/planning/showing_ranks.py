@@ -27,10 +27,11 @@ def text(found: Ranking) -> str:
 
 
 def _head(found: Ranking, fitting: int) -> str:
-    topology, all_ = found.topology, len(found.choices)
+    topology = found.topology
+    head = f'{len(found.choices)} pairs of a mesh and a recomputation on {topology.text}, by formulas: '
     if not topology.chip.peak:
-        return f'{all_} meshes with each recomputation on {topology.text}, by formulas: no figures of these devices are published, so fewest FLOPs and bytes sent come first'
-    return f'{all_} meshes with each recomputation on {topology.text}, by formulas: {fitting} fit into {mending.FULL:.0%} of {topology.chip.hbm / 2**30:,.0f} GiB a chip'
+        return head + 'no figures of these devices are published, so fewest FLOPs and bytes sent come first'
+    return head + f'{fitting} fit into {mending.FULL:.0%} of {topology.chip.hbm / 2**30:,.0f} GiB a chip'
 
 
 def _table(choices: list[Choice]) -> list[str]:
@@ -67,7 +68,7 @@ def _too_large(found: Ranking) -> str:
 
 
 def _compiled(found: Ranking) -> list[str]:
-    how = "by the compiler" if found.topology.compiled else 'by the program before a compiler (there is none for GPUs without one)'
+    how = 'by the compiler' if found.topology.compiled else 'by the program before a compiler (there is none for GPUs without one)'
     return [f'the best of them {how}, the best first:', *(f'  {ranking.title(one.choice)}: {_reading(one)}' for one in found.compiled)]
 
 

@@ -1,5 +1,6 @@
 """Meshes ranked by formulas: none that training would refuse, and numbers that the compiler's readings bear out."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -71,19 +72,23 @@ def test_axes_lie_on_whole_sides_of_a_torus():
 
 
 def test_what_does_not_fit_comes_last_with_its_reason(monkeypatch):
-    fast = choices()
-    assert all(one.fits for one in fast) and [one.seconds for one in fast] == sorted(one.seconds for one in fast)
-    room = min(one.used for one in fast if one.config.model.remat == Remat.none) / mending.FULL  # few fit into that
-    chip = topologies.CHIPS['H100']
-    monkeypatch.setitem(topologies.CHIPS, 'H100', type(chip)(**{**vars(chip), 'hbm': room}))
-    found = choices()
-    fits = [one.fits for one in found]
-    assert fits == sorted(fits, reverse=True) and 0 < sum(fits) < len(fits)
-    assert all(one.used <= mending.FULL * room for one in found if one.fits) and found[-1].used == max(one.used for one in found)
-    assert any(one.config.optim.microbatches > 1 for one in found if one.fits)  # the fewest with which it fits
-    monkeypatch.setitem(topologies.CHIPS, 'H100', type(chip)(**{**vars(chip), 'hbm': 1000.0}))
-    nothing = ranking.Ranking(config('gpt'), GPU, choices(), [])
+    everything = choices()
+    assert all(one.fits and one.config.optim.microbatches == 1 for one in everything)
+    assert [one.seconds for one in everything] == sorted(one.seconds for one in everything)
+
+    def on_chip_of(room: float) -> list[ranking.Choice]:
+        monkeypatch.setitem(topologies.CHIPS, 'H100', dataclasses.replace(topologies.CHIPS['H100'], hbm=room))
+        return choices()
+
+    smallest = on_chip_of(1000.0)  # each with as many microbatches as there are
+    nothing = ranking.Ranking(config('gpt'), GPU, smallest, [])
     assert nothing.best is None and 'nothing fits' in showing_ranks.text(nothing) and 'does not fit: ' in showing_ranks.text(nothing)
+    room = sorted(one.used for one in smallest)[len(smallest) // 2] / mending.FULL  # so that half of them fit
+    found = on_chip_of(room)
+    fits = [one.fits for one in found]
+    assert fits == sorted(fits, reverse=True) and len(fits) / 3 < sum(fits) < len(fits) and len(found) == len(everything)
+    assert all((one.used <= mending.FULL * room) == one.fits for one in found)
+    assert any(one.config.optim.microbatches > 1 for one in found if one.fits)  # the fewest with which it fits
 
 
 def test_no_mesh_at_all():
