@@ -52,7 +52,7 @@ def _why(choice: Choice) -> str:
     if choice.fits is False:
         memory = max(choice.predictions, key=lambda one: one.used).memory
         most = sorted(memory.items(), key=lambda kind: -kind[1])[:2]
-        return f'does not fit: {", ".join(f"{kind} {size / 2**30:,.1f} GiB" for kind, size in most)}'
+        return f'does not fit: {", ".join(f"{kind} {size / 2**30:,.3g} GiB" for kind, size in most)}'
     longest = max(choice.predictions, key=lambda one: (one.step or 0.0, one.flops))
     if longest.step is None:
         return f'{longest.flops:.4g} FLOPs and {longest.sent / 2**20:,.1f} MiB sent by a device'
@@ -62,7 +62,7 @@ def _why(choice: Choice) -> str:
 def _too_large(found: Ranking) -> str:
     chip, nearest = found.topology.chip, found.choices[0]
     return (
-        f'nothing fits: the smallest takes {nearest.used / 2**30:,.1f} GiB of a chip, and {mending.FULL:.0%} of it are {mending.FULL * chip.hbm / 2**30:,.1f}; '
+        f'nothing fits: the smallest takes {nearest.used / 2**30:,.3g} GiB of a chip, and {mending.FULL:.0%} of it are {mending.FULL * chip.hbm / 2**30:,.3g}; '
         'take a larger slice, or a smaller batch'
     )
 
