@@ -9,7 +9,6 @@ import os
 from pathlib import Path
 import platform
 
-import t5x_lite
 from t5x_lite.assemble import Run
 from t5x_lite.config import Config
 from t5x_lite.errors import UserError
@@ -84,7 +83,7 @@ def _versions(topology: Topology) -> dict[str, str]:
 
 def _code(config: Config) -> str:
     """A digest of the framework's sources and of the packages that the config names."""
-    folders = {Path(t5x_lite.__file__).parent}
+    folders = {Path(__file__).resolve().parents[1]}
     for name in (config.model.module, config.model.body, config.loss, config.data.source):
         spec = importlib.util.find_spec(name.partition(':')[0].partition('.')[0]) if name else None
         if spec is not None and spec.submodule_search_locations:

@@ -29,10 +29,10 @@ def test_there_are_enough_of_them(compared):
 
 
 def test_models_are_of_the_published_size(compared):
-    """The name says how many billions of parameters there are; MaxText's own words for its sizes are rounded to powers of two."""
+    """The name says how many billions of parameters there are, roundly: MPT 3B has 2.65."""
     for one in compared:
         said = float(one.run.published['name'].split()[-1].removesuffix('B'))
-        assert 0.95 * said < one.parameters / 1e9 < 1.35 * said, one.run.name
+        assert 0.85 * said < one.parameters / 1e9 < 1.35 * said, one.run.name
     assert all(0.3 < one.mfu < 0.8 for one in compared)
 
 
