@@ -6,9 +6,9 @@ import math
 
 import jax
 
-from t5x_lite.config import AttentionKernel, Config, Layout, Remat
+from t5x_lite.config import AttentionKernel, Config, Layout, NormPlace, Remat
 from t5x_lite.dotted_names import resolve
-from t5x_lite.models.layers import compute_dtype, head_size
+from t5x_lite.models.layers import compute_dtype, head_size, padded_vocabulary
 from t5x_lite.planning.batches import Stage
 from t5x_lite.planning.collectives import Collective
 from t5x_lite.training import paths
@@ -65,42 +65,75 @@ def working(config: Config, sizes: Mapping[str, int], stage: Stage) -> int:
     return math.ceil(whole / layers + 2 * min(logits, most))
 
 
-def planned(program: Program, stage: Stage) -> list[Collective]:
-    """What the mesh makes devices exchange in a step, by the shapes alone."""
-    return list(_planned(program, stage))
+def planned(program: Program, stage: Stage, added_first: bool = True) -> list[Collective]:
+    """What the mesh makes devices exchange in a step, by the shapes alone; sums of a few numbers (losses, norms, softmaxes) are left out.
+
+    Args:
+      added_first: whether the compiler adds sums that a tensor axis leaves in parts before it exchanges them (gradients of states by queries, keys and
+        values): those for TPUs and GPUs do, XLA's for CPUs exchanges each.
+    """
+    return list(_planned(program, stage, added_first))
 
 
-def _planned(program: Program, stage: Stage) -> Iterator[Collective]:
+def _planned(program: Program, stage: Stage, added_first: bool) -> Iterator[Collective]:
     config, mesh, params = program.config, program.mesh, paths.leaves(program.abstract.params)
     model, sizes = config.model, dict(program.mesh.shape)
-    item, again = compute_dtype(model).itemsize, model.remat != Remat.none
-    parts = config.optim.microbatches
+    item, parts = compute_dtype(model).itemsize, config.optim.microbatches
 
     def one(kind: str, axis: str, size: float, times: int, place: str) -> Iterator[Collective]:
-        if mesh.shape[axis] > 1 and size:
+        if mesh.shape[axis] > 1 and size and times:
             strides = math.prod(count for name, count in list(sizes.items())[list(sizes).index(axis) + 1 :])
             group = tuple(range(0, mesh.shape[axis] * strides, strides))
             yield Collective(kind, kind, (axis,), group, math.ceil(size), times, 0, math.ceil(size), (), place)
 
+    def axes_of(leaf: jax.ShapeDtypeStruct) -> set[str]:
+        return {axis for part in leaf.sharding.spec for axis in (part if isinstance(part, tuple) else (part,)) if axis is not None}
+
     def elements(leaf: jax.ShapeDtypeStruct, without: str) -> int:
         """Of a device's part, were it whole along one axis."""
-        spec = [tuple(axis for axis in (part if isinstance(part, tuple) else (part,)) if axis not in (None, without)) for part in leaf.sharding.spec]
-        return leaf.size // math.prod(mesh.shape[axis] for part in spec for axis in part)
+        return leaf.size // math.prod(mesh.shape[axis] for axis in axes_of(leaf) - {without})
 
-    split = {name: leaf for name, leaf in params.items() if any('fsdp' in (part if isinstance(part, tuple) else (part,)) for part in leaf.sharding.spec)}
+    split = {name: leaf for name, leaf in params.items() if 'fsdp' in axes_of(leaf)}
+    learns = paths.leaves(program.tuning.select(program.abstract.params))
+    uses = {name: _uses(config, leaf) for name, leaf in learns.items()}  # each leaves a gradient of its own, which is exchanged before they are added
     whole = sum(elements(leaf, 'fsdp') for leaf in split.values())
-    yield from one('all-gather', 'fsdp', whole * item, 2 * parts, 'weights, for the forward and the backward pass')
-    yield from one('reduce-scatter', 'fsdp', whole * 4, parts, 'gradients of weights')
-    yield from one('all-reduce', 'data', sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in params.values()) * 4, parts, 'gradients')
+    # Layers that are computed again have theirs gathered again, and once more for the gradients of their inputs.
+    gathers = 3 if model.remat == Remat.full else 2
+    yield from one('all-gather', 'fsdp', whole * item, gathers * parts, 'weights, for the forward and the backward pass')
+    divided = sum(uses[name] * elements(leaf, 'fsdp') for name, leaf in learns.items() if name in split)
+    yield from one('reduce-scatter', 'fsdp', divided * 4, parts, 'gradients of weights')
+    small = sum(elements(leaf, 'fsdp') for name, leaf in learns.items() if name not in split)
+    yield from one('all-reduce', 'fsdp', small * 4, parts, 'gradients of small weights')
+    local = sum(uses[name] * math.prod(leaf.sharding.shard_shape(leaf.shape)) for name, leaf in learns.items())
+    yield from one('all-reduce', 'data', local * 4, parts, 'gradients')
+    yield from one('all-reduce', 'sequence', sum(uses[name] * elements(leaf, '') for name, leaf in learns.items()) * 4, parts, 'gradients')
+    rows = stage[2] / parts / (sizes['data'] * sizes['fsdp'])
+
+    def states(length: float) -> float:
+        return rows * length / sizes['sequence'] * model.d_model * item
+
     stacks = [(model.num_layers, stage[1], 1)]
     if config.data.layout == Layout.encoder_decoder:
         stacks.append((model.num_decoder_layers or model.num_layers, stage[3], 2))
+    again = {Remat.none: 0, Remat.dots: 0, Remat.full: 1}[model.remat]
     for layers, length, attentions in stacks:
-        rows = stage[2] // parts / (sizes['data'] * sizes['fsdp'])
-        states = rows * length / sizes['sequence'] * model.d_model * item
-        yield from one('all-reduce', 'tensor', states, layers * (attentions + 1) * (3 if again else 2) * parts, 'states behind attention and feed-forward')
+        forward = attentions + 1 + again * (attentions + (model.norm_place == NormPlace.post))
+        backward = attentions + 1 if added_first else 3 + (attentions - 1) + (2 if model.gated else 1)
+        yield from one('all-reduce', 'tensor', states(length), layers * (forward + backward) * parts, 'states around attention and feed-forward')
+        if attentions == 2:  # cross-attention's keys and values, back to what the encoder gave
+            yield from one('all-reduce', 'tensor', states(stage[1]), (1 if added_first else 2) * layers * parts, 'gradients of memory')
+        yield from one('all-reduce', 'tensor', states(length), parts, 'embeddings of a divided vocabulary')
         keys = 2 * rows * length * model.num_heads * head_size(model) / sizes['tensor'] * item
-        yield from one('all-gather', 'sequence', keys, layers * attentions * (3 if again else 2) * parts, 'keys and values')
+        yield from one('all-gather', 'sequence', keys, layers * attentions * (3 if model.remat != Remat.none else 2) * parts, 'keys and values')
+    predicted = stage[3] if config.data.layout != Layout.decoder else stage[1]
+    yield from one('all-reduce', 'tensor', states(predicted), parts, 'gradients behind the output layer')
+
+
+def _uses(config: Config, leaf: jax.ShapeDtypeStruct) -> int:
+    """How often a parameter stands in a step: word embeddings in front of each stack, and as the output layer where they are tied."""
+    if leaf.shape != (padded_vocabulary(config.model), config.model.d_model):
+        return 1
+    return (2 if config.data.layout == Layout.encoder_decoder else 1) + config.model.tie_embeddings
 
 
 def with_field(config: Config, group: str, **fields: object) -> Config:

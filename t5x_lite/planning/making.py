@@ -11,14 +11,14 @@ import numpy as np
 from t5x_lite import several
 from t5x_lite.assemble import Run
 from t5x_lite.config import AttentionKernel, Config, Layout
-from t5x_lite.config_values import to_dict
+from t5x_lite.config_values import from_dict, to_dict
 from t5x_lite.dry_run import unpadded
 from t5x_lite.errors import UserError
 from t5x_lite.planning import batches, formulas, gates, hlo, memory, mending, products, traffic
 from t5x_lite.planning.batches import Stage
 from t5x_lite.planning.collectives import Collective, collectives
 from t5x_lite.planning.estimate import ASSUMPTIONS, Estimate, estimate, mfu
-from t5x_lite.planning.topologies import TPUS, Topology
+from t5x_lite.planning.topologies import TPUS, Topology, parse
 from t5x_lite.stages import stages
 from t5x_lite.training import driving, partitioning
 from t5x_lite.training.step import Program, make_program, numbers
@@ -124,12 +124,48 @@ def make(run: Run, topology: Topology, price: float = 0.0) -> Plan:
             partitioning.check_batch(mesh, rows, predictions, config.optim.microbatches)
     program = make_program(config, mesh)
     parameters = sum(leaf.size for leaf in unpadded(config, mesh).values())
-    starts = [*(stage[0] for stage in stages(config)), config.steps]
-    planned = [
-        _stage(run, program, topology, stage, max(0, min(after, config.steps) - stage[0]), parameters)
-        for stage, after in zip(stages(several.apart(config)['']), starts[1:], strict=True)
-    ]
+    each = zip(stages(several.apart(config)['']), steps(config), strict=True)
+    planned = [_stage(run, program, topology, stage, count, parameters) for stage, count in each]
     return Plan(config, topology, dict(mesh.shape), parameters, topology.compiled, planned, price, _assumptions(topology))
+
+
+def steps(config: Config) -> tuple[int, ...]:
+    """Of each stage."""
+    starts = [*(stage[0] for stage in stages(config)), config.steps]
+    return tuple(max(0, min(after, config.steps) - start) for start, after in zip(starts, starts[1:], strict=False))
+
+
+def plain(value: Any) -> Any:
+    """What JSON has no type for: enums by name."""
+    return getattr(value, 'name', str(value))
+
+
+def from_json(found: dict[str, Any]) -> Plan:
+    """The plan that `Plan.as_json` wrote. Of collectives it has what is shown of them: which devices of an axis belong together is not kept.
+
+    Raises:
+      KeyError, TypeError, ValueError: `found` is not of this form.
+    """
+    each = []
+    for given in found['stages']:
+        fields = {field.name: given[field.name] for field in dataclasses.fields(StagePlan)}
+        fields['stage'], fields['untold'] = tuple(given['stage']), tuple(given['untold'])
+        fields['collectives'] = [
+            Collective(
+                one['place'], one['kind'], tuple(one['axes']), tuple(range(one['devices'])), one['bytes'], one['times'], one['flops_meanwhile'], 0, (),
+                one['place'],
+            )
+            for one in given['collectives']
+        ]  # fmt: skip
+        estimated = given['estimate']
+        if estimated is not None:
+            fields['estimate'] = Estimate(**{field.name: estimated[field.name] for field in dataclasses.fields(Estimate)})
+        fields['gates'] = [gates.Gate(**gate) for gate in given['gates']]
+        each.append(StagePlan(**fields))
+    return Plan(
+        from_dict(Config, found['config']), parse(found['topology']), found['mesh'], found['parameters'], found['compiled'], each,
+        found['price_per_chip_hour'] or 0.0, tuple(found['assumptions']),
+    )  # fmt: skip
 
 
 def _assumptions(topology: Topology) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from t5x_lite.evaluation import reporting
+from t5x_lite.planning import making
 from t5x_lite.planning.making import Plan, StagePlan
 from t5x_lite.training.telemetry import duration
 
@@ -114,7 +115,7 @@ def write(plan: Plan, folder: str) -> list[str]:
     os.makedirs(folder, exist_ok=True)
     written = [os.path.join(folder, JSON), os.path.join(folder, PICTURE)]
     with open(written[0] + '.tmp', 'w', encoding='utf-8') as file:
-        json.dump(plan.as_json(), file, indent=1, default=lambda value: getattr(value, 'name', str(value)), allow_nan=False)
+        json.dump(plan.as_json(), file, indent=1, default=making.plain, allow_nan=False)
         file.write('\n')
     os.replace(written[0] + '.tmp', written[0])
     draw(plan, figure).savefig(written[1], dpi=120)

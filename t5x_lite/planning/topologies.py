@@ -147,7 +147,8 @@ def parse(text: str) -> Topology:
 
 def _described(topology: Topology) -> list[jax.Device]:
     if importlib.util.find_spec('libtpu') is None:
-        raise UserError(f'--topology={topology.text} needs the compiler for TPUs, which is not installed: {_LIBTPU}')
+        without = '; without it, --mesh=auto --compile=0 ranks meshes by formulas'
+        raise UserError(f'--topology={topology.text} needs the compiler for TPUs, which is not installed: {_LIBTPU}{without}')
     # It asks a metadata server and a lock file for a TPU that is not there, and complains where nothing answers.
     quiet = {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_WORKER_HOSTNAMES': 'localhost', 'TPU_ACCELERATOR_TYPE': 'v5litepod-4'}
     for name, value in quiet.items():

@@ -40,6 +40,16 @@ def make_mesh(config: Config, devices: list[jax.Device] | None = None) -> Mesh:
     """
     devices = jax.devices() if devices is None else devices
     sizes = axis_sizes(config.mesh, len(devices))
+    check_model(config, sizes)
+    try:
+        return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    except NotImplementedError as error:  # a torus whose sides the axes would cut through
+        shown = ' x '.join(f'{axis}={size}' for axis, size in sizes.items())
+        raise UserError(f'config.mesh {shown} does not lie on the sides of this slice; make each axis a product of whole sides') from error
+
+
+def check_model(config: Config, sizes: dict[str, int]) -> None:
+    """Raises UserError where a mesh of such sizes does not divide what a model has, naming the field and the mend."""
     _check_rules(config.mesh)
     model, tensor, fsdp = config.model, sizes['tensor'], sizes['fsdp']
     for name, value in (('num_heads', model.num_heads), ('d_ff', model.d_ff)):
@@ -52,7 +62,6 @@ def make_mesh(config: Config, devices: list[jax.Device] | None = None) -> Mesh:
         )
     if model.d_model % fsdp:
         raise UserError(f'config.mesh.fsdp={fsdp} does not divide config.model.d_model={model.d_model}; choose an fsdp axis that divides it')
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def check_batch(mesh: Mesh, batch_size: int, length: int, microbatches: int, field: str = 'config.batch_size') -> None:

@@ -62,6 +62,11 @@ def dummy_batch() -> dict[str, np.ndarray]:
     return {name: np.ones((1, 8), np.int32) for name in names}
 
 
+def boxed_parameters(config: Config, module: Any, key: jax.Array) -> Any:
+    """The parameters that a run begins with, each in a box with the names of its logical axes."""
+    return adapters.added_to(config.tune, module.init(key, dummy_batch())['params'], key)
+
+
 def make_program(config: Config, mesh: Mesh, step: int = 0) -> Program:
     """Abstract state, shardings and a sharded initialiser; nothing is computed yet.
 
@@ -79,8 +84,8 @@ def make_program(config: Config, mesh: Mesh, step: int = 0) -> Program:
     loss = resolve(config.loss, 'config.loss', 'weights')(config)
     transformation = mixout.remembering(config, optim.optimizer(config))
 
-    def init_boxed(key: jax.Array):
-        return adapters.added_to(config.tune, module.init(key, dummy_batch())['params'], key)
+    def init_boxed(key: jax.Array) -> Any:
+        return boxed_parameters(config, module, key)
 
     def init(key: jax.Array) -> TrainState:
         params = nn.unbox(init_boxed(key))

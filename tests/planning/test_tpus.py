@@ -46,3 +46,45 @@ def test_what_does_not_fit_is_said_with_what_would():
 def test_mistakes(flag, said):
     done = plan(*TINY, *flag.split())
     assert done.returncode == 2 and done.stderr.startswith('error: ') and len(done.stderr.splitlines()) == 1 and said in done.stderr
+
+
+def test_meshes_are_laid_out_as_by_formula():
+    """What ranks meshes needs no libtpu; it must lay them where JAX would with it."""
+    code = """
+import itertools, math, jax, numpy as np
+from jax.sharding import AxisType
+from t5x_lite.errors import UserError
+from t5x_lite.planning import meshes, topologies
+compared = 0
+for text in ('v5p:4x4x4', 'v4:2x2x4', 'v5e:4x4', 'v5e:2x4', 'v6e:4x4'):
+    topology = topologies.parse(text)
+    devices = topology.devices()
+    sides = [side for side in (1, 2, 4, 8, 16, 32, 64) if side <= topology.chips]
+    for sizes in [sizes for sizes in itertools.product(sides, repeat=4) if math.prod(sizes) == topology.chips]:
+        try:
+            mesh = jax.make_mesh(sizes, ('a', 'b', 'c', 'd'), axis_types=(AxisType.Auto,) * 4, devices=devices)
+        except NotImplementedError:
+            mesh = None
+        try:
+            found = meshes.coordinates(topology, sizes)
+        except UserError:
+            found = None
+        assert (mesh is None) == (found is None), (text, sizes)
+        if mesh is not None:
+            there = np.array([device.coords[: topology.chip.dimensions] for device in mesh.devices.reshape(-1)])
+            assert (there == found.reshape(there.shape)).all(), (text, sizes)
+            compared += 1
+print(compared)
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in ('XLA_FLAGS', 'JAX_PLATFORMS')} | {'JAX_PLATFORMS': 'cpu'}
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50
+
+
+def test_the_best_mesh_is_found_and_kept(tmp_path):
+    asked = (*TINY, '--topology=v5e:2x2', '--mesh=auto', '--compile=1', f'--cache_dir={tmp_path}')
+    first, again = plan(*asked), plan(*asked)
+    assert first.returncode == again.returncode == 0, first.stderr + again.stderr
+    assert 'compiling' in first.stdout and 'compiling' not in again.stdout and 'kept from an earlier command' in again.stdout
+    assert 's/step' in again.stdout and 'best: ' in again.stdout
