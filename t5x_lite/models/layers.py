@@ -313,7 +313,7 @@ class Embedding(nn.Module):
         self.embedding = partitioned(self, 'embedding', init, (stored, width), self.axes)
 
     def __call__(self, ids_BL: jax.Array) -> jax.Array:
-        rows_BLD = _rows(self.embedding, ids_BL, self.axes).astype(self.dtype)
+        rows_BLD = _rows(self.embedding, ids_BL, self.axes, self.dtype)
         return constrain(rows_BLD, ('batch', 'length', 'activation_embed'))
 
     def attend(self, x_BPD: jax.Array) -> jax.Array:
@@ -325,23 +325,23 @@ class Embedding(nn.Module):
         return self.embedding
 
 
-def _rows(table: jax.Array, ids_BL: jax.Array, axes: Axes) -> jax.Array:
-    """Rows of a table.
+def _rows(table: jax.Array, ids_BL: jax.Array, axes: Axes, dtype: Any) -> jax.Array:
+    """Rows of a table, in `dtype`; their gradients are added up in that of the table.
 
     Devices that each store a part of its columns look those up for all tokens that are theirs together, and then exchange what they found: as many rows as a
     device has tokens, where the whole table, and its gradient, would go to every device. A table with fewer rows than that is made whole.
     """
     mesh, rules = jax.sharding.get_abstract_mesh(), dict(nn.get_logical_axis_rules())
     if mesh.size <= 1 or not rules:
-        return jnp.take(table, ids_BL, axis=0)
+        return jnp.take(table, ids_BL, axis=0).astype(dtype)
     stored = stored_spec(axes, table.shape, rules, mesh.shape)
     columns = _as_tuple(stored[1])
     tokens = ids_BL.size // math.prod(mesh.shape[axis] for name in ('batch', 'length') for axis in _as_tuple(rules[name]))
     if table.shape[0] <= tokens:
-        return jnp.take(gathered(table, axes), ids_BL, axis=0)
+        return jnp.take(gathered(table, axes), ids_BL, axis=0).astype(dtype)
     rows = tuple(axis for axis in _as_tuple(rules['batch']) if axis not in columns)
     ids_BL = jax.lax.with_sharding_constraint(ids_BL, PartitionSpec(rows, rules['length']))
-    rows_BLD = jnp.take(jax.lax.with_sharding_constraint(table, stored), ids_BL, axis=0)
+    rows_BLD = jnp.take(jax.lax.with_sharding_constraint(table, stored), ids_BL, axis=0).astype(dtype)
     return jax.lax.with_sharding_constraint(rows_BLD, PartitionSpec(rows, rules['length'], columns))
 
 

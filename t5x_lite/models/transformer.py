@@ -166,10 +166,8 @@ class Stack(nn.Module):
         context = context.replace(mask=context.mask.replace(causal=self.causal, first=first))
         if config.positions == Positions.relative:
             bias = self.relative_bias()
-            if (
-                self.is_initializing()
-                or picked(config, x_BLD.shape[0], length, keys, bias=True, dropout=context.key is not None, cached=first is not None)[0] == AttentionKernel.dense
-            ):
+            dropping = context.key is not None
+            if self.is_initializing() or AttentionKernel.dense in picked(config, x_BLD.shape[0], length, keys, bias=True, dropout=dropping, cached=first is not None):
                 bias = bias.made(length, keys, 0 if first is None else first)
             context = context.replace(bias=bias)
         x_BLD, context, asking = self._prompted(x_BLD, context)

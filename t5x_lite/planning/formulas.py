@@ -31,6 +31,13 @@ def largest_gathered(program: Program) -> int:
     return max(leaf.size // (leaf.shape[0] if paths.is_stacked(name) else 1) for name, leaf in found.items())
 
 
+def largest_exchanged(config: Config, sizes: Mapping[str, int], stage: Stage) -> int:
+    """Bytes of the rows of embeddings that a device exchanges at a time (models/layers.py)."""
+    length = max(stage[1], stage[3]) if config.data.layout == Layout.encoder_decoder else stage[1]
+    tokens = stage[2] // config.optim.microbatches // (sizes['data'] * sizes['fsdp']) * length // sizes['sequence']
+    return tokens * config.model.d_model * 4  # a compiler may widen them
+
+
 def activations(config: Config, sizes: Mapping[str, int], stage: Stage) -> int:
     """Bytes that one device keeps for the backward pass, by the formula of Korthikanti et al. (2022, equations 1 and 2), in the type that is computed in.
 
@@ -93,25 +100,33 @@ def _planned(program: Program, stage: Stage, added_first: bool) -> Iterator[Coll
         """Of a device's part, were it whole along one axis."""
         return leaf.size // math.prod(mesh.shape[axis] for axis in axes_of(leaf) - {without})
 
+    rows = stage[2] / parts / (sizes['data'] * sizes['fsdp'])
+
+    def states(length: float) -> float:
+        return rows * length / sizes['sequence'] * model.d_model * item
+
     split = {name: leaf for name, leaf in params.items() if 'fsdp' in axes_of(leaf)}
     learns = paths.leaves(program.tuning.select(program.abstract.params))
     uses = {name: _uses(config, leaf) for name, leaf in learns.items()}  # each leaves a gradient of its own, which is exchanged before they are added
-    whole = sum(elements(leaf, 'fsdp') for leaf in split.values())
+    # Tables whose rows are exchanged instead (models/layers.py), and how often; as an output layer they are gathered.
+    lengths = [stage[1], stage[3]] if config.data.layout == Layout.encoder_decoder else [stage[1]]
+    exchanged = {
+        name: _uses(config, leaf) - (model.tie_embeddings and leaf.shape[0] == padded_vocabulary(model)) for name, leaf in split.items()
+        if name.endswith('/embedding') and leaf.shape[0] > rows * min(lengths) / sizes['sequence']
+    }  # fmt: skip
     # Layers that are computed again have theirs gathered again, and once more for the gradients of their inputs.
     gathers = 3 if model.remat == Remat.full else 2
-    yield from one('all-gather', 'fsdp', whole * item, gathers * parts, 'weights, for the forward and the backward pass')
-    divided = sum(uses[name] * elements(leaf, 'fsdp') for name, leaf in learns.items() if name in split)
+    whole = sum(elements(leaf, 'fsdp') * (gathers if name not in exchanged else 2 * (_uses(config, leaf) - exchanged[name])) for name, leaf in split.items())
+    yield from one('all-gather', 'fsdp', whole * item, parts, 'weights, for the forward and the backward pass')
+    for length in lengths:
+        yield from one('all-to-all', 'fsdp', states(length) if exchanged else 0, 2 * parts, 'rows of embeddings, and their gradients')
+    divided = sum((uses[name] - exchanged.get(name, 0)) * elements(leaf, 'fsdp') for name, leaf in learns.items() if name in split)
     yield from one('reduce-scatter', 'fsdp', divided * 4, parts, 'gradients of weights')
     small = sum(elements(leaf, 'fsdp') for name, leaf in learns.items() if name not in split)
     yield from one('all-reduce', 'fsdp', small * 4, parts, 'gradients of small weights')
     local = sum(uses[name] * math.prod(leaf.sharding.shard_shape(leaf.shape)) for name, leaf in learns.items())
     yield from one('all-reduce', 'data', local * 4, parts, 'gradients')
     yield from one('all-reduce', 'sequence', sum(uses[name] * elements(leaf, '') for name, leaf in learns.items()) * 4, parts, 'gradients')
-    rows = stage[2] / parts / (sizes['data'] * sizes['fsdp'])
-
-    def states(length: float) -> float:
-        return rows * length / sizes['sequence'] * model.d_model * item
-
     stacks = [(model.num_layers, stage[1], 1)]
     if config.data.layout == Layout.encoder_decoder:
         stacks.append((model.num_decoder_layers or model.num_layers, stage[3], 2))

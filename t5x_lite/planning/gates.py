@@ -17,15 +17,16 @@ class Gate:
     said: str
 
 
-def unplanned(collectives: list[Collective], largest: int) -> list[Collective]:
-    """All-to-alls, and gathers of more than any single weight: a stack of all layers, or activations.
+def unplanned(collectives: list[Collective], largest: int, exchanged: int) -> list[Collective]:
+    """All-to-alls of more than rows of embeddings, and gathers of more than any single weight: a stack of all layers, or activations.
 
     Args:
       largest: elements of the largest weight of a layer.
+      exchanged: bytes of the rows of embeddings that a device exchanges at a time.
     """
     return [
         one for one in collectives
-        if 'all-to-all' in one.kind or one.kind == 'all-gather' and len(one.group) * _elements(one) > largest
+        if 'all-to-all' in one.kind and one.bytes > exchanged or one.kind == 'all-gather' and len(one.group) * _elements(one) > largest
     ]  # fmt: skip
 
 
@@ -34,14 +35,14 @@ def _elements(one: Collective) -> int:
 
 
 def gates(
-    *, collectives: list[Collective] | None, largest: int, overlaps: bool, flops: float, model_flops: float, remat: Remat, memory: float, mfu: float | None,
-    parameters: int,
+    *, collectives: list[Collective] | None, largest: int, exchanged: int, overlaps: bool, flops: float, model_flops: float, remat: Remat, memory: float,
+    mfu: float | None, parameters: int,
 ) -> list[Gate]:  # fmt: skip
     """What can be told of a plan; nothing is said of what cannot.
 
     Args:
       collectives: of the compiled step; None where nothing was compiled.
-      largest: elements of the largest weight of a layer.
+      largest, exchanged: as `unplanned` has them.
       overlaps: whether the compiler can make collectives asynchronous at all (XLA's for CPUs cannot).
       flops, model_flops: of a step over all devices: compiled, and the model's.
       memory: share of a chip's; 0 where none is published.
@@ -49,7 +50,7 @@ def gates(
     """
     found = []
     if collectives is not None:
-        bad = unplanned(collectives, largest)
+        bad = unplanned(collectives, largest, exchanged)
         said = ', '.join(sorted({f'{one.kind} of {_elements(one) * len(one.group):,} elements over {"+".join(one.axes)}' for one in bad}))
         found.append(Gate('no unplanned collective', not bad, said or 'none'))
     most = MOST_FLOPS_RECOMPUTED if remat == Remat.full else MOST_FLOPS

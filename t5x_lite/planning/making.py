@@ -212,9 +212,9 @@ def _stage(run: Run, program: Program, topology: Topology, stage: Stage, steps: 
     flops, used, room = products.total(module) * topology.chips, sum(kinds.values()), topology.chip.hbm
     share = None if found is None else mfu(expected, found.step, topology)
     held = gates.gates(
-        collectives=sent, largest=formulas.largest_gathered(program), overlaps=topology.kind in TPUS, flops=flops, model_flops=expected,
-        remat=config.model.remat,
-        memory=used / room if room else 0.0, mfu=share, parameters=parameters,
+        collectives=sent, largest=formulas.largest_gathered(program), exchanged=formulas.largest_exchanged(config, dict(mesh.shape), stage),
+        overlaps=topology.kind in TPUS, flops=flops, model_flops=expected, remat=config.model.remat, memory=used / room if room else 0.0, mfu=share,
+        parameters=parameters,
     )  # fmt: skip
     # A TPU's compiler refuses what does not fit; XLA's for CPUs does not know how much there is.
     return StagePlan(stage, steps, True if room else None, kinds, used, room, flops, expected, module.untold, sent, found, share, held, [], seconds)
@@ -236,7 +236,7 @@ def _by_formula(
     advice = [] if fits else mending.mends(config, state, sizes, stage, topology)
     share = mfu(expected, found.step, topology)
     held = gates.gates(
-        collectives=None, largest=0, overlaps=False, flops=flops, model_flops=expected, remat=config.model.remat, memory=used / chip.hbm, mfu=None,
+        collectives=None, largest=0, exchanged=0, overlaps=False, flops=flops, model_flops=expected, remat=config.model.remat, memory=used / chip.hbm, mfu=None,
         parameters=parameters,
     )  # fmt: skip
     return StagePlan(stage, steps, fits, kinds, used, chip.hbm, flops, expected, module.untold, sent, found, share, held, advice, 0.0)

@@ -96,7 +96,7 @@ def test_memory_adds_up_to_the_compilers(plans, kind='gpt'):
 @pytest.mark.parametrize('kind', OBJECTIVES)
 def test_collectives_are_the_planned_ones(plans, kind):
     (stage,) = plans[kind].stages
-    assert {one.kind for one in stage.collectives} <= {'all-gather', 'all-reduce', 'reduce-scatter', 'collective-permute'}
+    assert {one.kind for one in stage.collectives} <= {'all-gather', 'all-reduce', 'reduce-scatter', 'collective-permute', 'all-to-all'}
     assert {axis for one in stage.collectives for axis in one.axes} == {'data', 'fsdp', 'tensor'}
     assert 'no unplanned collective' in [gate.name for gate in stage.gates if gate.held]
     # Every weight is gathered over fsdp as often as the formula says, for the forward and again for the backward pass; tables of embeddings never.
@@ -193,7 +193,7 @@ def test_mistakes(fields, said):
 def test_gates_are_missed_where_they_should_be():
     def held(**changed):
         given = {
-            'collectives': [], 'largest': 100, 'overlaps': True, 'flops': 1.0, 'model_flops': 1.0, 'remat': Remat.none, 'memory': 0.5, 'mfu': 0.7,
+            'collectives': [], 'largest': 100, 'exchanged': 399, 'overlaps': True, 'flops': 1.0, 'model_flops': 1.0, 'remat': Remat.none, 'memory': 0.5, 'mfu': 0.7,
             'parameters': 2_000_000_000,
         }  # fmt: skip
         return {gate.name: gate.held for gate in gates.gates(**(given | changed))}
@@ -208,6 +208,7 @@ def test_gates_are_missed_where_they_should_be():
     assert held(collectives=[one(meanwhile=10)])['overlap'] is True
     assert held(collectives=[one(elements=26)])['no unplanned collective'] is False  # 4 x 26 of at most 100
     assert held(collectives=[one('all-to-all', 1)])['no unplanned collective'] is False
+    assert held(collectives=[one('all-to-all', 1)], exchanged=400)['no unplanned collective'] is True
 
 
 def test_written_and_drawn(plans, tmp_path):
