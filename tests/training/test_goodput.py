@@ -280,7 +280,7 @@ class Late(DataFunction):
 
 
 def test_a_run_that_waits_for_its_data_says_so(corpus, tmp_path):
-    config = a_config(corpus, **{'data.prefetch': 0, 'steps': 6, 'eval.every_steps': 0})
+    config = a_config(corpus, **{'data.prefetch': 1, 'steps': 6, 'eval.every_steps': 0})
     trainer(tmp_path / 'run', config, Late).run()
     found = goodput.read(str(tmp_path / 'run'))
     assert found.seconds['data_wait'] >= 0.299  # the first batch, at least: no step is under way then
