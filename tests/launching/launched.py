@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 
+from t5x_lite.training.processes import GONE
 from tests.launching.stand_ins import ROOT
 from tests.training import runs
 
@@ -31,6 +32,15 @@ class Launched(runs.Run):
         flags = [f'--config={self.config_file}', f'--workdir={self.workdir}']
         command = ['bash', 'launch/local.sh', f'--processes={processes}', f'--devices={devices}', *options, '--', *flags]
         return subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def go_on(self, processes: int, devices: int) -> 'Launched':
+        """Launches it until it has ended well, as people and schedulers do after GONE (processes that are too late for each other on a busy machine)."""
+        for _ in range(3):
+            self.output = ''
+            if (status := self.wait(self.launch(processes, devices), 600)) != GONE:
+                break
+        assert status == 0, self.output
+        return self
 
     def alone(self, devices: int) -> 'Launched':
         self._environment['XLA_FLAGS'] += f' --xla_force_host_platform_device_count={devices}'

@@ -57,8 +57,7 @@ def reference(folder, corpus):
 
 def test_a_slow_host_changes_nothing(folder, corpus, reference):
     run = Launched(folder, corpus, 'slow').late(1, 0.3)
-    assert run.wait(run.launch(2, 2)) == 0, run.output
-    assert_alike(run, reference)
+    assert_alike(run.go_on(2, 2), reference)
 
 
 def test_a_full_disk_of_one_host_is_said_in_a_line_and_costs_no_checkpoint(folder, corpus, reference):
@@ -73,8 +72,7 @@ def test_a_full_disk_of_one_host_is_said_in_a_line_and_costs_no_checkpoint(folde
     assert re.search(r'^(process 1: )?error: the checkpoint of step 6 could not be saved in .*File too large', run.output, re.MULTILINE), run.output
     assert 'the checkpoints of steps 3 are whole' in run.output and 'Traceback' not in run.output
     assert 3 in run.saved() and 6 not in run.saved() and (run.checkpoints / '3.files').exists()
-    run.output = ''
-    assert run.wait(run.launch(2, 2)) == 0 and 'from step 3' in run.output, run.output
+    assert f'resumed {run.workdir} from step 3' in run.go_on(2, 2).output
     assert_alike(run, reference)
 
 
@@ -84,8 +82,7 @@ def test_when_the_coordinator_is_lost_the_others_end_and_the_relaunch_goes_on(fo
     said = run.signal_when(launcher, 5, 0, signal.SIGKILL)
     assert launcher.returncode == 137 and 'error: process 0 of 2 was ended by SIGKILL' in said
     assert re.search('another process of this run is gone|JAX distributed service detected fatal errors|coordination', run.log(1)), run.log(1)
-    run.output = ''
-    assert run.wait(run.launch(2, 2)) == 0 and 'from step 3' in run.output, run.output
+    assert f'resumed {run.workdir} from step 3' in run.go_on(2, 2).output
     assert_alike(run, reference)
 
 
@@ -94,10 +91,9 @@ def test_clocks_that_differ_by_days_and_go_back_change_nothing(folder, corpus, r
     said = run.signal_when(launcher := run.launch(2, 2), 6, 1, signal.SIGTERM)
     assert launcher.returncode == 0 and 'stopped by SIGTERM at step' in said, said
     run.injected(elsewhere, CLOCK_AHEAD_SECONDS='-86400,3600')
-    assert run.wait(run.launch(2, 2)) == 0, run.output
-    assert_alike(run, reference)
+    assert_alike(run.go_on(2, 2), reference)
     found = goodput.read(str(run.workdir))
-    assert found.launches == 2 and not found.seconds['stopped'] and all(0 <= share <= 1 for share in found.shares.values())
+    assert found.launches >= 2 and not found.seconds['stopped'] and all(0 <= share <= 1 for share in found.shares.values())
     assert sum(found.shares.values()) == pytest.approx(1)
 
 
