@@ -96,27 +96,29 @@ class Checkpoints:
         if step in self.steps():
             return
         run = copy.deepcopy(run)  # written by another thread, while the caller goes on
+        known = len(_failures)
         try:
             response = self._checkpointer.save_checkpointables_async(step, _parts(state), custom_metadata=run, metrics=metrics, force=True)
         except Exception as error:
             raise self._failed(step, error) from error
-        self._pending = (step, self._finisher.submit(self._finish, step, response))
+        self._pending = (step, self._finisher.submit(self._finish, step, response, known))
         if wait:
             self.wait()
 
-    def _finish(self, step: int, response: Any) -> None:
+    def _finish(self, step: int, response: Any, known: int) -> None:
         if processes.several():
-            self._look_out(response)
+            self._look_out(response, known)
         else:
             response.result()
         if processes.is_first():
             _write_files_list(self._folder, step)
             self._tidy()
 
-    def _look_out(self, response: Any) -> None:
-        """Returns when a save is whole. A process that could not write its part waits in Orbax for the others, and they for it, for twenty minutes; only the log
-        knows the reason at once."""
-        known = len(_failures)
+    def _look_out(self, response: Any, known: int) -> None:
+        """Returns when a save is whole, before which there were `known` failures.
+
+        A process that could not write its part waits in Orbax for the others, and they for it, for twenty minutes; only the log knows the reason at once.
+        """
         while True:
             try:
                 return response.result(timeout=_LOOK_SECONDS)

@@ -301,7 +301,7 @@ def weights(config: Config):
     return jax.tree.map(lambda leaf: np.random.default_rng(0).standard_normal(leaf.shape, np.float32), program.abstract.params)
 
 
-def test_a_process_that_cannot_write_its_part_does_not_wait_for_those_that_wait_for_it(tmp_path, monkeypatch):
+def test_a_process_that_cannot_write_its_part_does_not_wait_for_those_that_wait_for_it(tmp_path):
     """Orbax would, for twenty minutes; its log says at once what is wrong."""
     checkpoints = Checkpoints(str(tmp_path), CheckpointConfig())
     log, asked = logging.getLogger('absl'), []
@@ -318,7 +318,7 @@ def test_a_process_that_cannot_write_its_part_does_not_wait_for_those_that_wait_
             raise TimeoutError
 
     with pytest.raises(ValueError, match='No space left on device'):
-        checkpoints._look_out(Response())
+        checkpoints._look_out(Response(), len(checkpoint._failures))
     assert len(asked) == 4, 'what another run of this process could not save is not its own'
 
     class LateBarrier:
@@ -326,7 +326,7 @@ def test_a_process_that_cannot_write_its_part_does_not_wait_for_those_that_wait_
             raise TimeoutError('Timed out while waiting for async_write_complete barrier.')
 
     with pytest.raises(TimeoutError, match='barrier'):
-        checkpoints._look_out(LateBarrier())
+        checkpoints._look_out(LateBarrier(), len(checkpoint._failures))
 
 
 def test_parameters_alone_are_saved_and_read_back(tmp_path):
