@@ -145,7 +145,8 @@ def _no_urls() -> None:
     """What is written goes to a file system: with gs://BUCKET/RUN it would go to a local folder `gs:`, and be lost with the machine."""
     for name in ('workdir', 'output'):
         if name in flags.FLAGS and '://' in (value := str(flags.FLAGS[name].value)):
-            raise UserError(f'--{name}={value}: a folder of a file system is needed; mount the bucket (Cloud Storage FUSE: launch/README.md) and name the folder there')
+            mend = 'mount the bucket (Cloud Storage FUSE: launch/README.md) and name the folder there'
+            raise UserError(f'--{name}={value}: a folder of a file system is needed; {mend}')
 
 
 def _joined(argv: Sequence[str]) -> list[str]:

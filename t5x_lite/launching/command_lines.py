@@ -87,7 +87,8 @@ def workdir(flags: Sequence[str]) -> str:
     if not found:
         raise UserError('--workdir is missing among the flags of train; each launch of a run is told its folder, after --: -- --workdir=DIR')
     if '://' in found:
-        raise UserError(f'--workdir={found}: a folder of a file system is needed; mount the bucket on the machines (launch/README.md) and name the folder there')
+        mend = 'mount the bucket on the machines (launch/README.md) and name the folder there'
+        raise UserError(f'--workdir={found}: a folder of a file system is needed; {mend}')
     return found
 
 

@@ -28,12 +28,12 @@ import contextlib
 import dataclasses
 import json
 import os
-import queue
-import threading
 import time
 from typing import Any
 
 import numpy as np
+
+from t5x_lite.training import idling
 
 FILE = 'goodput.jsonl'
 KINDS = {
@@ -180,7 +180,7 @@ class Goodput:
         self._before, self._launches = dict.fromkeys(KINDS, 0.0), 0
         self._file: Any = None
         self._marked = began
-        self._devices = _Devices(clocks.monotonic) if writes else None
+        self._devices = idling.Devices(clocks.monotonic) if writes else None
 
     def begin(self, step: int) -> None:
         """The launch is about to go on from here. Until now nothing is written: one that finds nothing to do leaves no trace."""
@@ -278,38 +278,3 @@ def _ends_with_line(path: str) -> bool:
     with open(path, 'rb') as file:
         file.seek(-1, os.SEEK_END)
         return file.read() == b'\n'
-
-
-class _Devices:
-    """When they have taken all the steps that they were given. A thread of its own waits for them: the host, which is steps ahead, does not."""
-
-    def __init__(self, monotonic: Callable[[], float]):
-        self._monotonic, self._queue = monotonic, queue.SimpleQueue()
-        self._count, self._taken = 0, (0, -float('inf'))  # steps given; (of them taken, when the last was)
-        self._thread = threading.Thread(target=self._watch, name='goodput', daemon=True)
-        self._thread.start()
-
-    @property
-    def idle_since(self) -> float | None:
-        """When the last step was taken; None while one is under way, -inf before the first."""
-        count, when = self._taken
-        return when if count == self._count else None
-
-    def given(self, wait: Callable[[], Any]) -> None:
-        self._count += 1
-        self._queue.put((self._count, wait))
-
-    def close(self) -> None:
-        self._queue.put(None)
-        self._thread.join(1.0)  # a step that never ends, its partners being gone, keeps nobody
-
-    def _watch(self) -> None:
-        while (item := self._queue.get()) is not None:
-            count, wait = item
-            item = None
-            try:
-                wait()
-            except Exception:  # whoever fetches the metrics of the step says so
-                return
-            wait = None  # nothing of the step is held on to
-            self._taken = (count, self._monotonic())

@@ -3,10 +3,10 @@
     python -m tests.soak --output=soaks/one --cycles=200
     python -m tests.soak --output=soaks/four --cycles=40 --processes=4
 
-In each cycle the real command starts (forked, so that imports cost nothing), and a process of it gets SIGKILL, or SIGTERM, at a moment that --seed chooses: while
-it starts, restores, compiles, after a step, inside a save or as one ends. After each cycle nothing that was saved may be missing, no checkpoint be torn, and every
-line of metrics.jsonl, those of steps that will be repeated too, be that of the run that nothing touched; at the end so must all arrays of the checkpoints, bit for
-bit. Stopped (Ctrl-C) and repeated, the command goes on with the next cycle.
+In each cycle the real command starts (forked, so that imports cost nothing), and a process of it gets SIGKILL, or SIGTERM, at a moment that --seed
+chooses: while it starts, restores, compiles, after a step, inside a save or as one ends. After each cycle nothing that was saved may be missing, no
+checkpoint be torn, and every line of metrics.jsonl, those of steps that will be repeated too, be that of the run that nothing touched; at the end so
+must all arrays of the checkpoints, bit for bit. Stopped (Ctrl-C) and repeated, the command goes on with the next cycle.
 
 OUTPUT holds settings.json, the two workdirs untouched/ and killed/, cycles.jsonl, and logs/ of each launch.
 """

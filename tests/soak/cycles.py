@@ -137,7 +137,9 @@ def _last_step(path: pathlib.Path) -> int:
     return json.loads(lines[-1])['step'] if lines else 0
 
 
-def cut(server: Server, run: runs.Run, flags: Sequence[str], processes: int, logs: Sequence[pathlib.Path], plan: Plan, limit: int, seconds: dict[str, float]) -> Launch:
+def cut(
+    server: Server, run: runs.Run, flags: Sequence[str], processes: int, logs: Sequence[pathlib.Path], plan: Plan, limit: int, seconds: dict[str, float]
+) -> Launch:  # fmt: skip
     """Starts the run and ends it as planned; where that place does not come, after the step `limit`.
 
     Args:

@@ -1,7 +1,8 @@
 """Starts `python -m t5x_lite.train` by forking: JAX and what the command needs are imported once. No device is touched here.
 (tests/commands/forked.py waits for what it starts; here it is killed.)
 
-A request is a line of JSON, {"flags": [...], "environment": {...}, "output": FILE}; the answers are {"pid": N} at once, and {"pid": N, "status": S} when it ends.
+A request is a line of JSON, {"flags": [...], "environment": {...}, "output": FILE}; the answers are {"pid": N} at once, and {"pid": N, "status": S} when it
+ends.
 """
 
 from collections.abc import Mapping, Sequence
