@@ -5,6 +5,7 @@ import queue
 import threading
 from typing import Any
 
+
 class Devices:
     """When they have taken all the steps that they were given. A thread of its own waits for them: the host, which is steps ahead, does not."""
 
