@@ -67,6 +67,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         try:
             _ARGV[:] = _with_config(_joined(argv)) if 'config' in flags.FLAGS else argv
             _no_more(flags.FLAGS(_ARGV))
+            _no_urls()
             return _ARGV[:1]
         except (UserError, flags.Error) as error:
             return _fail(error)
@@ -138,6 +139,14 @@ def _in_words(message: str) -> str:
 def _no_more(rest: Sequence[str]) -> None:
     if len(rest) > 1:
         raise UserError(f'unexpected argument {rest[1]!r}; every option is written --name=value')
+
+
+def _no_urls() -> None:
+    """What is written goes to a file system: with gs://BUCKET/RUN it would go to a local folder `gs:`, and be lost with the machine."""
+    for name in ('workdir', 'output'):
+        if name in flags.FLAGS and '://' in (value := str(flags.FLAGS[name].value)):
+            mend = 'mount the bucket (Cloud Storage FUSE: launch/README.md) and name the folder there'
+            raise UserError(f'--{name}={value}: a folder of a file system is needed; {mend}')
 
 
 def _joined(argv: Sequence[str]) -> list[str]:

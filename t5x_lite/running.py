@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import os
+import time
 from typing import Any
 
 from t5x_lite import dry_run
@@ -17,13 +18,17 @@ from t5x_lite.training.trainer import Trainer
 from t5x_lite.training.workdirs import check_workdir
 
 
-def train(run: Run, workdir: str, *, checked: bool = False, baselines: bool = True) -> str:
+def train(run: Run, workdir: str, *, checked: bool = False, baselines: bool = True, began: float | None = None) -> str:
     """Trains in `workdir`, or goes on there. Returns the name of the signal that stopped it, '' where it came to its end.
 
-    Args and errors: of `_prepare`.
+    Args:
+      began: when the launch did, by time.monotonic(); now, if None.
+
+    Other args and errors: of `_prepare`.
     """
+    began = time.monotonic() if began is None else began
     _prepare(run, workdir, checked, baselines)
-    return Trainer(run.config, workdir, run.train, evaluations(run), run.tokenizer_path, run.initial, run.base).run()
+    return Trainer(run.config, workdir, run.train, evaluations(run), run.tokenizer_path, run.initial, run.base, began).run()
 
 
 def train_abreast(runs: Sequence[Run], workdirs: Sequence[str], *, baselines: bool = True) -> tuple[str, list[UserError | None]]:

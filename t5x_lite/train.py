@@ -20,7 +20,7 @@ from t5x_lite import cli, dry_run, finding_rates, running
 from t5x_lite.assemble import assemble, load_initial
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import synonyms
-from t5x_lite.training import devices, processes
+from t5x_lite.training import devices, goodput, processes
 from t5x_lite.training.workdirs import check_workdir
 
 _CONFIG = cli.define_config_flags(workdir_required=False)
@@ -56,7 +56,7 @@ def _main(workdir: str) -> None:
             raise UserError('--find_learning_rate is for one process, and this run has several; run it on one host')
         finding_rates.find(run, workdir, _FIND_STEPS.value)
         return
-    if running.train(run, workdir) and (status := processes.stopped_status()):
+    if running.train(run, workdir, began=goodput.process_began()) and (status := processes.stopped_status()):
         sys.exit(status)
 
 

@@ -73,6 +73,13 @@ def test_table_holds_the_scores_of_each_run(pretrained, tuned, tmp_path):
     assert header[3:5] == ['accuracy', 'macro f1']
 
 
+def test_the_goodput_of_runs_stands_below_the_table(pretrained, tuned, tmp_path):
+    record = {'from_step': 0, 'step': 10, 'time': 1000.0, 'up': 20.0, 'seconds': {'start_up': 4.0, 'compile': 1.0}, 'ended': True}
+    (tmp_path / 'runs' / 'first' / 'goodput.jsonl').write_text(json.dumps(record) + '\n')
+    text = reporting.table(reporting.read_runs([pretrained, *tuned]))
+    assert text.endswith('\n\n- first: goodput 75.0% of 0:20 in 1 launch; start-up 20.0%, compile 5.0%')
+
+
 def test_picture_shows_the_curves(pretrained, tuned, tmp_path):
     reporting.report([pretrained, *tuned], str(tmp_path / 'out'))
     png = (tmp_path / 'out' / 'curves.png').read_bytes()

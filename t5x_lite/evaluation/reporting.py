@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from t5x_lite.errors import UserError, nearest
+from t5x_lite.training import goodput
 
 CURVES, SUMMARY = 'curves.png', 'summary.md'
 
@@ -33,6 +34,7 @@ class RunRecord:
     held_out: dict[str, Curve]  # of evaluations while it trained
     scores: dict[str, float]  # of evaluation.json; without one, the last held-out ones. `step` is among them
     seconds: float  # of training; compiling, evaluating and saving apart
+    goodput: goodput.Summary | None  # None: it was trained before there was one
 
 
 def report(workdirs: Sequence[str], output: str, metrics: Sequence[str] = ()) -> str:
@@ -114,7 +116,7 @@ def read_run(workdir: str, name: str) -> RunRecord:
     else:
         scores = {metric: points[-1] for metric, (_, points) in held_out.items()}
         scores['step'] = max((steps[-1] for steps, _ in held_out.values()), default=last)
-    return RunRecord(name, config, train, held_out, scores, seconds)
+    return RunRecord(name, config, train, held_out, scores, seconds, goodput.read(workdir))
 
 
 def _json(path: str, absent: str) -> dict[str, Any]:
@@ -170,11 +172,12 @@ def draw(runs: list[RunRecord], metrics: Sequence[str], figure_class: Any) -> An
 
 
 def table(runs: list[RunRecord]) -> str:
-    """Markdown: runs that have the same scores share a table, a row each."""
+    """Markdown: runs that have the same scores share a table, a row each. Below, the goodput of each run."""
     groups: dict[tuple[str, ...], list[RunRecord]] = {}
     for run in runs:
         groups.setdefault(tuple(sorted(set(run.scores) - {'step'})), []).append(run)
-    return '\n\n'.join(_rows(group) for group in groups.values())
+    lines = [f'- {run.name}: {run.goodput}' for run in runs if run.goodput]
+    return '\n\n'.join([*map(_rows, groups.values()), *['\n'.join(lines)] * bool(lines)])
 
 
 def _rows(runs: list[RunRecord]) -> str:

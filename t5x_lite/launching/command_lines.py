@@ -77,7 +77,7 @@ def workdir(flags: Sequence[str]) -> str:
     """--workdir of train's flags.
 
     Raises:
-      UserError: there is none.
+      UserError: there is none, or it is a URL.
     """
     found = ''
     for place, flag in enumerate(flags):
@@ -86,6 +86,9 @@ def workdir(flags: Sequence[str]) -> str:
             found = value if equals else flags[place + 1] if place + 1 < len(flags) else ''
     if not found:
         raise UserError('--workdir is missing among the flags of train; each launch of a run is told its folder, after --: -- --workdir=DIR')
+    if '://' in found:
+        mend = 'mount the bucket on the machines (launch/README.md) and name the folder there'
+        raise UserError(f'--workdir={found}: a folder of a file system is needed; {mend}')
     return found
 
 

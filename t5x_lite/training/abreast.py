@@ -204,6 +204,7 @@ class _Group:
         fetched = functools.cache(lambda: jax.device_get(metrics))
         for place, member in live:
             member.asked.after = functools.partial(self._of, place)
+            member.asked.taken = metrics['finite'].block_until_ready
             member.asked.metrics = functools.partial(lambda place: jax.tree.map(lambda x: x[place], fetched()), place)
 
     def _begin(self) -> None:

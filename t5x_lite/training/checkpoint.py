@@ -35,6 +35,7 @@ from t5x_lite.training.places import Choice as Choice, FOLDER, choose as choose,
 from t5x_lite.training.step import TrainState
 
 _SMALL = 1 << 16  # bytes: metadata, not weights
+_LOOK_SECONDS = 1.0
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -60,6 +61,7 @@ class Checkpoints:
         self._config, self._warn = config, warn
         self._finisher = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
         self._pending: tuple[int, concurrent.futures.Future] | None = None
+        self._stuck = False  # Orbax waits for other processes, who wait for this one
         processes.by_first(self._mend)
         self._checkpointer = ocp.training.Checkpointer(
             self._folder,
@@ -94,19 +96,39 @@ class Checkpoints:
         if step in self.steps():
             return
         run = copy.deepcopy(run)  # written by another thread, while the caller goes on
+        known = len(_failures)
         try:
             response = self._checkpointer.save_checkpointables_async(step, _parts(state), custom_metadata=run, metrics=metrics, force=True)
         except Exception as error:
             raise self._failed(step, error) from error
-        self._pending = (step, self._finisher.submit(self._finish, step, response))
+        self._pending = (step, self._finisher.submit(self._finish, step, response, known))
         if wait:
             self.wait()
 
-    def _finish(self, step: int, response: Any) -> None:
-        response.result()
+    def _finish(self, step: int, response: Any, known: int) -> None:
+        if processes.several():
+            self._look_out(response, known)
+        else:
+            response.result()
         if processes.is_first():
             _write_files_list(self._folder, step)
             self._tidy()
+
+    def _look_out(self, response: Any, known: int) -> None:
+        """Returns when a save is whole, before which there were `known` failures.
+
+        A process that could not write its part waits in Orbax for the others, and they for it, for twenty minutes; only the log knows the reason at once.
+        """
+        while True:
+            try:
+                return response.result(timeout=_LOOK_SECONDS)
+            except TimeoutError as error:
+                if str(error):  # of the save itself
+                    raise
+            for said, error in _failures[known:]:
+                if self._folder in said:
+                    self._stuck = True
+                    raise error
 
     def _tidy(self) -> None:
         """Deletes what config.checkpoint does not keep."""
@@ -214,6 +236,8 @@ class Checkpoints:
             self.wait()
         finally:
             self._finisher.shutdown()
+            if self._stuck:
+                return
             with contextlib.suppress(Exception):  # a save that failed is reported by `wait`, and again by Orbax
                 self._checkpointer.close()
 
@@ -224,7 +248,12 @@ def _brief(error: Exception) -> str:
     return text if len(text) <= 300 else f'{text[:100]} ... {text[-200:]}'
 
 
+_failures: list[tuple[str, BaseException]] = []  # of saves in the background of this process: what Orbax logged, and why
+
+
 def _worth_saying(record: logging.LogRecord) -> bool:
+    if os.path.basename(record.pathname) == 'async_checkpointer.py' and record.levelno >= logging.ERROR and record.exc_info and record.exc_info[1]:
+        _failures.append((record.getMessage(), record.exc_info[1]))
     return record.name != 'asyncio' and '/orbax/' not in record.pathname.replace(os.sep, '/')
 
 

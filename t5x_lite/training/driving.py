@@ -20,7 +20,7 @@ from t5x_lite.training.step import Program, TrainState, make_train_step, numbers
 
 @dataclasses.dataclass
 class Asked:
-    """A step that a run is about to take. Whoever takes it answers in `after`, `metrics` and `compile_seconds`."""
+    """A step that a run is about to take. Whoever takes it answers in `after`, `metrics`, `taken` and `compile_seconds`."""
 
     step: int  # counted from 0
     program: Program
@@ -30,6 +30,7 @@ class Asked:
     state: TrainState | None  # before the step, where it is not what the step before it left
     after: Callable[[], TrainState] | None = None
     metrics: Callable[[], dict[str, Any]] | None = None  # of the host; waits for the step
+    taken: Callable[[], Any] | None = None  # returns when the devices have taken the step; for another thread
     compile_seconds: float = 0.0
     before: Callable[[], None] | None = None  # called once the step is compiled
 
@@ -69,6 +70,7 @@ class One:
         self.state, metrics = function(self.state, batch, self._numbers)
         asked.after = lambda: self.state
         asked.metrics = functools.partial(processes.fetched, metrics)
+        asked.taken = metrics['finite'].block_until_ready
 
 
 def compiled(program: Program, state: TrainState, batch: dict[str, jax.Array], given: Any) -> tuple[Callable[..., Any], float]:

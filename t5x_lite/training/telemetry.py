@@ -10,10 +10,10 @@ from typing import Any
 import jax
 
 from t5x_lite.config import LogConfig
-from t5x_lite.training import processes
+from t5x_lite.training import goodput, processes
 
 # Keys of metrics.jsonl that measure the machine; everything else repeats exactly when a run is repeated or resumed.
-TIMING = ('tokens_per_second', 'seconds_per_step', 'mfu', 'compile_seconds', 'eval_seconds')
+TIMING = ('tokens_per_second', 'seconds_per_step', 'mfu', 'compile_seconds', 'eval_seconds', *goodput.METRICS)
 
 # Dense bf16 FLOP/s of one device, from the vendors' data sheets; MFU is reported against these.
 PEAK_FLOPS = {

@@ -15,6 +15,7 @@ from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.errors import Interrupted, NotFinite, UserError
 from t5x_lite.training import adapters, checkpoint, driving, features, learnt, partitioning, paths, processes, tuning, workdirs
 from t5x_lite.training.beginning import begun
+from t5x_lite.training.goodput import Goodput
 from t5x_lite.training.held_out import Evaluate, HeldOut
 from t5x_lite.training.step import Program, TrainState, grown, make_program
 from t5x_lite.training.telemetry import Clock, Console, MetricsLog, Profile, Window, peak_flops
@@ -35,6 +36,7 @@ class Trainer:
       tokenizer_path: copied into the workdir.
       initial: parameters to start from (nested dict of numpy arrays), or None for random ones.
       base: their description, where some of them stay as they are (training/learnt.py).
+      began: when the launch did, by time.monotonic(); now, if None. What came before is start-up (training/goodput.py).
     """
 
     def __init__(
@@ -46,7 +48,9 @@ class Trainer:
         tokenizer_path: str,
         initial: dict[str, Any] | None = None,
         base: dict[str, Any] | None = None,
+        began: float | None = None,
     ):
+        self._began = time.monotonic() if began is None else began
         self._config, self._workdir, self._data, self._initial = config, workdir, data, initial
         self._make_evaluate = make_evaluate
         self._mesh = partitioning.make_mesh(config)
@@ -95,8 +99,9 @@ class Trainer:
             yield from self._run(checkpoint.Checkpoints(self._workdir, self._config.checkpoint))
 
     def _run(self, checkpoints: checkpoint.Checkpoints) -> Iterator[driving.Asked]:
-        with contextlib.closing(checkpoints):
-            state, run = self._start(checkpoints)
+        with contextlib.closing(checkpoints), contextlib.closing(Goodput(self._workdir, processes.is_first(), self._began)) as self._goodput:
+            with self._goodput.spent('restore'):
+                state, run = self._start(checkpoints)
             first, steps = int(state.step), self._config.steps
             self._watch = Watch(self._config, self._workdir, run.get('watch'), new=not first)
             self._held_out = HeldOut(self._config, self._data, self._make_evaluate, self._watch, run.get('held_out'))
@@ -108,6 +113,7 @@ class Trainer:
                 self._warn_before()
             log = MetricsLog(self._workdir, self._config.log, first)
             with contextlib.closing(log):
+                self._goodput.begin(first)
                 yield from self._loop(state, first, Window(run.get('window')), checkpoints, log)
 
     def _warn_before(self) -> None:
@@ -181,7 +187,7 @@ class Trainer:
         config, data = self._config, self._data
         peak = peak_flops(jax.devices()[0])
         peak = peak * jax.device_count() if peak else None
-        console, in_flight = Console(config.steps, config.log), deque()
+        console, in_flight, goodput = Console(config.steps, config.log), deque(), self._goodput
         compile_seconds: dict[str, float] = {}
         clock, asked = Clock(), None
 
@@ -200,13 +206,15 @@ class Trainer:
             if (program := self._program_at(stage_first)) is not self._program:
                 state, self._program = grown(self._program, program, asked.after() if state is None else state), program
                 print(f'from step {stage_first + 1:,} on {_learning(program)} learn', flush=True)
-            for step, host_batch in data.loader(stage_first, stage_last, rows):
+            for step, host_batch in goodput.waits(data.loader(stage_first, stage_last, rows)):
                 asked = driving.Asked(step, self._program, host_batch, rows, data.stage_at(step).batch_size, state)
                 if profile.begins_with(step + 1):
                     asked.before = begin_profile
                 state = None  # whoever takes the step holds it
                 yield asked
+                goodput.under_way(asked.taken)
                 if asked.compile_seconds:
+                    goodput.add('compile', asked.compile_seconds)
                     console.pause(asked.compile_seconds)
                     compile_seconds['compile_seconds'] = compile_seconds.get('compile_seconds', 0.0) + asked.compile_seconds
                 done = step + 1
@@ -222,29 +230,39 @@ class Trainer:
                 drain(0 if evaluate or save else _IN_FLIGHT)
                 if not evaluate and not save:
                     continue
-                began, now = time.perf_counter(), asked.after()
-                scores = self._held_out(self._program, now, done, log) if evaluate else None
+                began, now, scores = time.perf_counter(), asked.after(), None
+                if evaluate:
+                    with goodput.spent('evaluate'):
+                        scores = self._held_out(self._program, now, done, log)
                 stop = self._stop_signal  # it may have come while evaluating
                 if save or stop:
                     log.flush()
+                    goodput.mark(done, now=True)
                     run, saved = {'data': data.fingerprint, 'window': window.sums, 'held_out': self._held_out.state, 'watch': self._watch.state}, now
                     if self._part is not None and learnt.wanted(config):
                         run, saved = run | {'base': learnt.described(self._base, self._part, self._program.abstract.params)}, self._only(now)
-                    checkpoints.save(done, saved, run, scores, wait=bool(last or stop or self._held_out.over))
+                    with goodput.spent('save'):
+                        checkpoints.save(done, saved, run, scores, wait=bool(last or stop or self._held_out.over))
                     self._held_out.check(scores)
                 aside = time.perf_counter() - began
                 console.pause(aside)
                 clock.aside_seconds += aside
                 if self._held_out.over and not last:
                     profile.stop(done)
-                    print(f'{self._stopped_early(done)}{self._held_out.ending}')
+                    self._ends(done, f'{self._stopped_early(done)}{self._held_out.ending}')
                     return
                 if stop and not last:
                     profile.stop(done)
-                    print(f'stopped by {stop} at step {done:,}, which is saved; repeat the command to go on')
+                    self._ends(done, f'stopped by {stop} at step {done:,}, which is saved; repeat the command to go on')
                     return
         events = ', tensorboard/' if config.log.tensorboard else ''
-        print(f'finished {config.steps:,} steps; {self._workdir} holds checkpoints/, metrics.jsonl{events} and config.json{self._held_out.ending}')
+        holds = f'{self._workdir} holds checkpoints/, metrics.jsonl{events} and config.json{self._held_out.ending}'
+        self._ends(config.steps, f'finished {config.steps:,} steps; {holds}')
+
+    def _ends(self, step: int, how: str) -> None:
+        if said := self._goodput.end(step):
+            print(said)
+        print(how)
 
     def _stretches(self, first: int):
         """(first step, last step, this process's rows) of each stage that is still to come, of the data and of what learns."""
@@ -301,7 +319,8 @@ class Trainer:
         timing = {'tokens_per_second': clock.tokens / seconds, 'seconds_per_step': seconds / clock.steps}
         if peak:
             timing['mfu'] = flops / timing['seconds_per_step'] / peak
-        log.write(step, line | {name: round(value, 6) for name, value in (timing | compile_seconds).items()})
+        log.write(step, line | {name: round(value, 6) for name, value in (timing | compile_seconds | self._goodput.metrics()).items()})
+        self._goodput.mark(step)
         window.sums.clear()
         compile_seconds.clear()
         clock.restart()

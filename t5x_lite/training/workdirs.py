@@ -10,7 +10,7 @@ import uuid
 from t5x_lite.config import Config
 from t5x_lite.config_values import differences, from_json, to_json
 from t5x_lite.errors import UserError
-from t5x_lite.training import checkpoint, processes
+from t5x_lite.training import checkpoint, leases, processes
 
 _DISK_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
@@ -31,26 +31,33 @@ def disk_errors(workdir: str):
 
 @contextlib.contextmanager
 def locked(workdir: str):
-    """Two runs in one workdir would write over each other. The kernel lets go of the lock when the process ends, however it ends.
+    """Two runs in one workdir would write over each other. The kernel lets go of the lock when the process ends, however it ends; a lease tells other hosts.
 
-    Of the processes of one run the first holds the lock for all.
+    Of the processes of one run the first holds both for all.
     """
-    held = []
+    held, leased = [], []
 
     def take() -> None:
         os.makedirs(workdir, exist_ok=True)
         held.append(os.open(workdir, os.O_RDONLY))
         try:
             fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            has_lock = True
         except BlockingIOError as error:
             raise UserError(f'another process is training in {workdir}; wait until it has ended, or give another --workdir') from error
         except OSError:
-            pass  # a file system without locks
+            has_lock = False  # a file system without locks
+        lease = leases.Lease(workdir)
+        lease.take(has_lock)
+        leased.append(lease)
+        lease.keep()
 
     try:
         processes.by_first(take)
         yield
     finally:
+        for lease in leased:
+            lease.release()
         for folder in held:
             os.close(folder)
 

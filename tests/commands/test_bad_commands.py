@@ -24,6 +24,8 @@ def tree(folder: Path) -> dict[str, str]:
 FLAGS = [
     ('train', '', '--workdir is missing'),
     ('train', '--workdir=', '--workdir is empty'),
+    ('train', '--config=configs/bert.py:tiny --workdir=gs://bucket/run', '--workdir=gs://bucket/run', 'mount the bucket'),
+    ('prepare', '--input={}/texts --output=gs://bucket/data', '--output=gs://bucket/data', 'mount the bucket'),
     ('train', '--workdir={}/new', '--config is missing', 'configs/FILE.py'),
     ('train', '--workdir={}/new --config', '--config has no value'),
     ('train', '--config=configs/bert.py:tiny', '--workdir is missing'),

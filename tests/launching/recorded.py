@@ -1,7 +1,11 @@
-"""The source of BERT's examples, which writes down which of them this process was asked for."""
+"""The source of BERT's examples, which writes down which of them this process was asked for.
+
+    LATE_PROCESS=1 LATE_SECONDS=0.2    makes that process wait before each of its batches
+"""
 
 import json
 import os
+import time
 
 from bert_flax.objectives import MlmNsp
 
@@ -15,4 +19,6 @@ class Recorded(MlmNsp):
         index = os.environ['JAX_PROCESS_ID'] if 'JAX_PROCESS_ID' in os.environ else 'alone'
         with open(os.path.join(os.environ['RECORDED'], f'{self._split}-{index}.jsonl'), 'a', encoding='utf-8') as file:
             file.write(json.dumps([int(number) for number in indices]) + '\n')
+        if 'LATE_PROCESS' in os.environ and os.environ['LATE_PROCESS'] == index:
+            time.sleep(float(os.environ['LATE_SECONDS']))
         return super().get(indices, *args, **kwargs)

@@ -1,8 +1,10 @@
 """What a checkpoint promises: the same bits back on any mesh, the right ones kept, a damaged one passed over, a wrong one refused."""
 
+import logging
 import os
 import resource
 import shutil
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -297,6 +299,34 @@ def test_a_save_that_fails_is_told_at_the_next_moment_and_leaves_the_earlier_one
 def weights(config: Config):
     program = make_program(config, partitioning.make_mesh(config, small.one_device()))
     return jax.tree.map(lambda leaf: np.random.default_rng(0).standard_normal(leaf.shape, np.float32), program.abstract.params)
+
+
+def test_a_process_that_cannot_write_its_part_does_not_wait_for_those_that_wait_for_it(tmp_path):
+    """Orbax would, for twenty minutes; its log says at once what is wrong."""
+    checkpoints = Checkpoints(str(tmp_path), CheckpointConfig())
+    log, asked = logging.getLogger('absl'), []
+
+    class Response:
+        def result(self, timeout):
+            asked.append(timeout)
+            for folder in ('/other/checkpoints/5',) * (len(asked) == 2) + (f'{tmp_path}/checkpoints/5',) * (len(asked) == 4):
+                try:
+                    raise ValueError('No space left on device')
+                except ValueError:
+                    path = '/site-packages/orbax/checkpoint/_src/checkpointers/async_checkpointer.py'
+                    log.handle(log.makeRecord('absl', logging.ERROR, path, 1, 'Failed to run 4 commit operations, directory: %s', (folder,), sys.exc_info()))
+            raise TimeoutError
+
+    with pytest.raises(ValueError, match='No space left on device'):
+        checkpoints._look_out(Response(), len(checkpoint._failures))
+    assert len(asked) == 4, 'what another run of this process could not save is not its own'
+
+    class LateBarrier:
+        def result(self, timeout):
+            raise TimeoutError('Timed out while waiting for async_write_complete barrier.')
+
+    with pytest.raises(TimeoutError, match='barrier'):
+        checkpoints._look_out(LateBarrier(), len(checkpoint._failures))
 
 
 def test_parameters_alone_are_saved_and_read_back(tmp_path):
