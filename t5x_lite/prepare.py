@@ -15,7 +15,7 @@ Repeating a command finishes what was interrupted.
 from absl import flags
 
 from t5x_lite import cli
-from t5x_lite.data import preparation, tokenizers
+from t5x_lite.data import cleaning, preparation, tokenizers
 
 _DEFAULT = preparation.Settings(input=(), output='')
 _FLAGS = (
@@ -64,7 +64,16 @@ _FLAGS = (
         'Leave out lines that are not UTF-8, not JSON or lack the field, and what follows the damage in a gz file; count them.',
     ),
     flags.DEFINE_string('tfds_dir', '', 'Where TFDS keeps its data (default: ~/tensorflow_datasets).'),
-    flags.DEFINE_integer('seed', _DEFAULT.seed, 'Of the choice of held-out documents and of the sample for the tokenizer.'),
+    flags.DEFINE_integer('seed', _DEFAULT.seed, 'Of the choice of held-out documents, of the sample for the tokenizer, and of MinHash.'),
+    flags.DEFINE_list('clean', [], f'Rules to clean by: {cleaning.C4} for all of C4, or some of {", ".join(cleaning.RULES)}.'),
+    flags.DEFINE_string('bad_words', _DEFAULT.bad_words, f'File with words and phrases, one a line, for the rule {cleaning.BAD_WORDS}.'),
+    flags.DEFINE_integer('min_line_words', _DEFAULT.min_line_words, 'Words that the rule short_lines asks of a line (C4 as published: 3).'),
+    flags.DEFINE_integer('min_sentences', _DEFAULT.min_sentences, f'Sentences that the rule {cleaning.FEW_SENTENCES} asks of a document (C4 as published: 5).'),
+    flags.DEFINE_string('deduplicate', _DEFAULT.deduplicate, 'minhash: of documents that are nearly the same only the first stays.'),
+    flags.DEFINE_integer('minhash_permutations', _DEFAULT.minhash_permutations, 'Hash functions of a signature.'),
+    flags.DEFINE_integer('minhash_bands', _DEFAULT.minhash_bands, 'Bands of a signature; documents that agree in one are compared.'),
+    flags.DEFINE_float('minhash_threshold', _DEFAULT.minhash_threshold, 'Estimated Jaccard similarity from which on documents are nearly the same.'),
+    flags.DEFINE_integer('minhash_words', _DEFAULT.minhash_words, 'Words of a shingle, the runs of words that are compared.'),
     flags.DEFINE_integer('workers', _DEFAULT.workers, 'Processes; they never change the result. 0: one a core.'),
 )
 

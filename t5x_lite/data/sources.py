@@ -15,6 +15,8 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+
 from t5x_lite.errors import UserError, nearest
 
 BLOCK = 1 << 18  # bytes
@@ -46,6 +48,14 @@ class Piece:
 
 
 @dataclasses.dataclass(frozen=True)
+class Removed:
+    """What of a block is left out (`t5x_lite.data.filtering`)."""
+
+    documents: tuple[int, ...]  # numbers of documents in it
+    sentences: np.ndarray  # int64, rising: places of sentences in it, as `t5x_lite.data.spans` numbers them
+
+
+@dataclasses.dataclass(frozen=True)
 class Block:
     index: int
     kind: str  # text, jsonl, tfds
@@ -55,6 +65,7 @@ class Block:
     part: int = 0  # 0: whole documents; 1, 2, ...: parts of a long one
     last: bool = True  # this part ends the document
     key: int = 0  # of the long document, as `document_key`
+    removed: Removed | None = None  # None: nothing
 
 
 @dataclasses.dataclass(frozen=True)
