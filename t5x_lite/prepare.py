@@ -16,6 +16,7 @@ from absl import flags
 
 from t5x_lite import cli
 from t5x_lite.data import cleaning, preparation, tokenizers
+from t5x_lite.data.preparation_settings import RUNNERS
 
 _DEFAULT = preparation.Settings(input=(), output='')
 _FLAGS = (
@@ -75,6 +76,8 @@ _FLAGS = (
     flags.DEFINE_float('minhash_threshold', _DEFAULT.minhash_threshold, 'Estimated Jaccard similarity from which on documents are nearly the same.'),
     flags.DEFINE_integer('minhash_words', _DEFAULT.minhash_words, 'Words of a shingle, the runs of words that are compared.'),
     flags.DEFINE_integer('workers', _DEFAULT.workers, 'Processes; they never change the result. 0: one a core.'),
+    flags.DEFINE_string('runner', _DEFAULT.runner, f'Prepare as an Apache Beam pipeline on {", ".join(RUNNERS)} (extra beam); the result is the same.'),
+    flags.DEFINE_multi_string('beam_options', [], "Pipeline options of the runner: --beam_options='--project=P --region=R'. May be repeated."),
 )
 
 

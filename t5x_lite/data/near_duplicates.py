@@ -79,8 +79,8 @@ def signatures(texts: Sequence[str], job: MinHash) -> np.ndarray:
 
 def band_hashes(rows: np.ndarray, bands: int) -> np.ndarray:
     """uint64 [n, bands] of signatures [n, permutations]; those of different bands never agree but by chance."""
-    parts = rows.reshape(len(rows), bands, -1)
-    return random.bits(_ROOT, np.arange(bands)[None], *np.moveaxis(parts, -1, 0)) if len(rows) else np.empty((0, bands), np.uint64)
+    parts = rows.reshape(len(rows), bands, rows.shape[1] // bands)
+    return random.bits(_ROOT, np.arange(bands)[None], *np.moveaxis(parts, -1, 0))
 
 
 def matches(entries: np.ndarray, fetch: Callable[[np.ndarray], np.ndarray], threshold: float, joined: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:

@@ -17,7 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 
-from t5x_lite.data import block_texts, cleaning, corpus, filtering, finishing, progress, shards, sources, splitting, tokenizers, workers
+from t5x_lite.data import beam_form, block_texts, corpus, filtering, finishing, progress, shards, sources, splitting, tokenizers, workers
 from t5x_lite.data.preparation_settings import Settings, checked, inputs
 from t5x_lite.errors import UserError
 
@@ -51,20 +51,6 @@ def prepare(settings: Settings, log: Callable[[str], None] = print) -> dict:
         ) from error
 
 
-def state_of(contents: splitting.Contents, removed: dict[str, int], settings: Settings, facts: dict) -> dict:
-    """What the steps after a scan need to know of it, with `facts` added. Raises UserError where there is no text, or nothing to hold out."""
-    if not contents.characters:
-        rest = ', or none that its rules leave' if removed else ''
-        raise UserError(f'--input={",".join(settings.input)}: there is no text in {facts["inputs"]["files"]} file(s){rest}')
-    emptied = {f'{cleaning.REPEATED_SPANS}.documents': contents.emptied} if contents.emptied else {}
-    return {
-        'characters': contents.characters,
-        'threshold': contents.threshold(settings.validation_fraction),
-        'removed': filtering.count({**removed, **emptied}),
-        **facts,
-    }
-
-
 class _Preparation:
     def __init__(self, settings: Settings, inputs: list[sources.Source], log: Callable[[str], None]):
         self.settings, self.inputs, self.log, self.lock = settings, inputs, log, None
@@ -93,10 +79,27 @@ class _Preparation:
             shutil.rmtree(self.work, ignore_errors=True)
             self.log(f'{self.folder} is prepared already; nothing to do')
             return manifest
+        loaded = beam_form.load(self.settings) if self.settings.runner else None
+        self._claim_folder(state_path)
+        state = self._earlier_state(state_path)
+        tokenizer, state, records = self._beam(loaded, state_path) if loaded else self._local(state, state_path)
+        manifest = finishing.finish(self.folder, tokenizer, state, records)
+        for line in finishing.summary(manifest, tokenizer, self.folder):
+            self.log(line)
+        return manifest
+
+    def _facts(self) -> dict:
+        return {'inputs': self.input_facts, 'tokenizer_sha256': self.given.fingerprint if self.given else ''}
+
+    def _beam(self, loaded, state_path: str) -> tuple[tokenizers.Tokenizer, dict, dict[str, list[dict]]]:
+        # What says whose folder this is; nothing that the local form could go on with.
+        shards.write_json(state_path, {'settings': self.fixed, **self._facts(), 'inputs': {**self.input_facts, 'checksum': None}})
+        state, records = beam_form.run(beam_form.Plan(self.settings, tuple(self.inputs), self._facts(), self._job(), self.folder), loaded, self.log)
+        return tokenizers.load(os.path.join(self.folder, 'tokenizer')), state, records
+
+    def _local(self, state: dict | None, state_path: str) -> tuple[tokenizers.Tokenizer, dict, dict[str, list[dict]]]:
         with workers.Pool(self.settings.workers) as self.pool:
-            self._claim_folder(state_path)
-            state = self._earlier_state(state_path)
-            if state:
+            if state and 'threshold' in state:
                 self.log(f'{self.folder}: going on where the last run stopped')
             else:
                 removed = self._filter()
@@ -104,10 +107,7 @@ class _Preparation:
                 shards.write_json(state_path, state)
             tokenizer = self._tokenizer(state)
             writers = self._encode(tokenizer, state)
-        manifest = finishing.finish(self.folder, tokenizer, state, {split: writer.records for split, writer in writers.items()})
-        for line in finishing.summary(manifest, tokenizer, self.folder):
-            self.log(line)
-        return manifest
+        return tokenizer, state, {split: writer.records for split, writer in writers.items()}
 
     def close(self) -> None:
         if self.lock:
@@ -210,7 +210,7 @@ class _Preparation:
         if not self.filtered:
             return {}
         path = os.path.join(self.filtered, 'made_of.json')
-        mine = {'settings': self.fixed, 'inputs': self.input_facts, 'tokenizer_sha256': self.given.fingerprint if self.given else ''}
+        mine = {'settings': self.fixed, **self._facts()}
         touched = True
         if os.path.exists(path):
             written = os.stat(path).st_mtime_ns
@@ -250,11 +250,8 @@ class _Preparation:
             f'{contents.documents:,} documents, {contents.characters:,} characters'
             + (f', {self.num_broken:,} broken places left out' if self.num_broken else '')
         )
-        return state_of(contents, removed, self.settings, {
-            'inputs': {**self.input_facts, 'checksum': reader.checksum},
-            'tokenizer_sha256': self.given.fingerprint if self.given else '',
-            'broken': self.num_broken,
-        })  # fmt: skip
+        inputs = {**self.input_facts, 'checksum': reader.checksum}
+        return splitting.state_of(contents, removed, self.settings, {**self._facts(), 'inputs': inputs, 'broken': self.num_broken})
 
     def _tokenizer(self, state: dict) -> tokenizers.Tokenizer:
         final, made = os.path.join(self.folder, 'tokenizer'), os.path.join(self.work, 'tokenizer')

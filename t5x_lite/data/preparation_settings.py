@@ -8,7 +8,8 @@ from t5x_lite.data import cleaning, near_duplicates, sources, tokenizers
 from t5x_lite.errors import UserError, nearest
 
 MINHASH = 'minhash'
-_FREE = ('output', 'workers')  # settings that do not change the corpus
+RUNNERS = ('DirectRunner', 'DataflowRunner', 'FlinkRunner', 'SparkRunner')
+_FREE = ('output', 'workers', 'runner', 'beam_options')  # settings that do not change the corpus
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Settings:
     minhash_threshold: float = 0.8
     minhash_words: int = 5
     workers: int = 0  # 0: one a core; 1: this process alone
+    runner: str = ''  # of RUNNERS: as an Apache Beam pipeline
+    beam_options: tuple[str, ...] = ()
 
     @property
     def rules(self) -> cleaning.Rules | None:
@@ -81,6 +84,10 @@ def checked(settings: Settings) -> Settings:
         raise UserError(f'--deduplicate={settings.deduplicate}: {nearest(settings.deduplicate, (MINHASH,))}')
     if settings.minhash:
         settings.minhash.check()
+    if settings.runner not in ('', *RUNNERS):
+        raise UserError(f'--runner={settings.runner}: {nearest(settings.runner, RUNNERS)}')
+    if settings.beam_options and not settings.runner:
+        raise UserError(f'--beam_options={" ".join(settings.beam_options)}: no runner takes them; give --runner, one of {", ".join(RUNNERS)}')
     wordpiece = settings.tokenizer == 'wordpiece'
     if trained and settings.lowercase and not wordpiece:
         raise UserError(f'--lowercase is for --tokenizer=wordpiece; a {settings.tokenizer} tokenizer keeps case, leave the flag out')

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from t5x_lite.data import workers
+from t5x_lite.data import cleaning, filtering, workers
+from t5x_lite.data.preparation_settings import Settings
 from t5x_lite.errors import UserError
 
 EXACT = 4096  # held-out documents: up to so many, their number is exact
@@ -47,3 +48,17 @@ class Contents:
         count = min(max(round(fraction * keyed), 1), keyed - 1)
         threshold = int(smallest[count - 1]) + 1 if count <= len(smallest) else int(fraction * 2**64)
         return min(threshold, largest)
+
+
+def state_of(contents: Contents, removed: dict[str, int], settings: Settings, facts: dict) -> dict:
+    """What the steps after a scan need to know of it, with `facts` added. Raises UserError where there is no text, or nothing to hold out."""
+    if not contents.characters:
+        rest = ', or none that its rules leave' if removed else ''
+        raise UserError(f'--input={",".join(settings.input)}: there is no text in {facts["inputs"]["files"]} file(s){rest}')
+    emptied = {f'{cleaning.REPEATED_SPANS}.documents': contents.emptied} if contents.emptied else {}
+    return {
+        'characters': contents.characters,
+        'threshold': contents.threshold(settings.validation_fraction),
+        'removed': filtering.count({**removed, **emptied}),
+        **facts,
+    }

@@ -31,6 +31,16 @@ def edited(text: str, source: random.Random, share: float) -> str:
     return ' '.join(found)
 
 
+def respelt(text: str, source: random.Random) -> str:
+    """The text with a word of every other sentence replaced: no three sentences in a row are the same."""
+    lines = []
+    for line in text.split('\n'):
+        found = line.split(' ')
+        found[min(source.randrange(1, 5), len(found) - 1)] = source.choice(WORDS)
+        lines.append(' '.join(found))
+    return '\n'.join(lines)
+
+
 def write(folder: Path, pages: list[str], parts: int = 3) -> None:
     """Some as jsonl, some as jsonl.gz."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,13 +69,14 @@ def corpus(folder: Path, count: int = 60, seed: int = 0) -> dict:
         if number % 10 == 3:
             text = sentence(source)
         if number % 5 == 4 and pages:
-            text = edited(pages[source.randrange(len(pages))], source, 0.02)
+            text = pages[source.randrange(len(pages))]
+            text = edited(text, source, 0.02) if number % 2 else respelt(text, source)
         if number % 7 == 6 and pages:
             text = page(source, 3) + '\n' + '\n'.join(pages[source.randrange(len(pages))].split('\n')[1:4]) + '\n' + page(source, 2)
         pages.append(text)
     write(folder, pages)
     long = page(source, 120)
-    for name, text in (('x', long), ('y', edited(long, source, 0.01)), ('z', page(source, 60) + '\nan opening { there is in it.\n' + page(source, 40))):
+    for name, text in (('x', long), ('y', respelt(long, source)), ('z', page(source, 60) + '\nan opening { there is in it.\n' + page(source, 40))):
         (folder / f'{name}.txt').write_text(text)
     return dict(
         documents='file', clean=('c4',), deduplicate='minhash', minhash_words=3, minhash_threshold=0.6, minhash_bands=32, validation_fraction=0.1, shard_tokens=3000
