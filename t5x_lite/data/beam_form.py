@@ -10,7 +10,7 @@ Every step is a function of the local form (`workers`, `filter_steps`, `spans`, 
     blocks -> encoded -> lengths -> (one worker) what goes into which shard -> shards                    written by the workers
 
 What one worker gathers is small: a few numbers for each quarter of a megabyte, pairs of documents, the sample. Input and output lie where all workers see them under the same
-path: a shared file system, for Dataflow one that its workers mount (there is no gs:// here). Runners repeat what fails; a pipeline that is interrupted begins
+path: a shared file system, for Dataflow one that its workers mount (there is no gs:// here), and the workers have this package. Runners repeat what fails; a pipeline that is interrupted begins
 again. A shard appears under its name when it is whole, the manifest last.
 """
 
@@ -355,10 +355,16 @@ def _bands(job: near_duplicates.MinHash, found: tuple[np.ndarray, np.ndarray]) -
 
 
 def _matches(job: near_duplicates.MinHash, group: tuple[int, Iterable]) -> np.ndarray:
+    """int64 [n, 2]: pairs of documents (by their keys) that make the same clusters as all that match in this bucket."""
     parts = list(group[1])
     entries, rows = np.concatenate([part for part, _ in parts]), np.concatenate([part for _, part in parts])
-    known, first = np.unique(entries['document'], return_index=True)
-    return near_duplicates.matches(entries, lambda documents: rows[first[np.searchsorted(known, documents)]], job.threshold)
+    known, first, places = np.unique(entries['document'], return_index=True, return_inverse=True)
+    entries['document'] = places  # numbers that count through these documents, in their order
+    clusters = near_duplicates.Clusters(len(known))
+    for pairs in near_duplicates.matches(entries, lambda documents: rows[first[documents]], job.threshold, clusters.joined):
+        clusters.join(pairs)
+    others = np.concatenate(list(clusters.others()))
+    return np.stack([known[clusters.firsts(others)], known[others]], 1)
 
 
 def _others(pairs: list[np.ndarray]) -> np.ndarray:

@@ -83,39 +83,36 @@ def band_hashes(rows: np.ndarray, bands: int) -> np.ndarray:
     return random.bits(_ROOT, np.arange(bands)[None], *np.moveaxis(parts, -1, 0))
 
 
-def matches(entries: np.ndarray, fetch: Callable[[np.ndarray], np.ndarray], threshold: float, joined: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
-    """int64 [m, 2]: verified pairs of documents, the earlier first.
+def matches(
+    entries: np.ndarray, fetch: Callable[[np.ndarray], np.ndarray], threshold: float, joined: Callable[[np.ndarray], np.ndarray] | None = None
+) -> Iterator[np.ndarray]:
+    """int64 [m, 2] each: verified pairs of documents, the earlier first.
 
     Args:
       entries: ENTRY [n], all those of some hashes.
       fetch: gives the signatures [k, permutations] of documents int64 [k].
-      joined: says of pairs [k, 2] which are known to be in one cluster: they need no verification.
+      joined: says of pairs [k, 2] which are known to be in one cluster, by what was given so far or otherwise: they need no verification.
     """
     entries = entries[np.lexsort((entries['document'], entries['hash']))]
     documents = entries['document']
     ends = np.append(np.flatnonzero(entries['hash'][1:] != entries['hash'][:-1]) + 1, len(entries)) if len(entries) else np.zeros(0, np.int64)
     sizes = np.diff(ends, prepend=0)
-    size_of = np.repeat(sizes, sizes)
-    last_of = np.repeat(ends, sizes)
-    found = [np.empty((0, 2), np.int64)]
+    size_of, last_of = np.repeat(sizes, sizes), np.repeat(ends, sizes)
     few = np.flatnonzero((size_of > 1) & (size_of <= _ALL_PAIRS))
-    pairs = [np.empty((0, 2), np.int64)]
-    for distance in range(1, min(_ALL_PAIRS, int(size_of[few].max(initial=1)))):
+    for distance in range(1, _ALL_PAIRS):  # neighbours first: mostly they join all
         few = few[few + distance < last_of[few]]
-        pairs.append(np.stack([documents[few], documents[few + distance]], 1))
-        if sum(map(len, pairs)) > buckets.ENTRIES:
-            found.append(_verified(np.unique(np.concatenate(pairs), axis=0), fetch, threshold, joined))
-            pairs = pairs[:1]
-    found.append(_verified(np.unique(np.concatenate(pairs), axis=0), fetch, threshold, joined))
+        if not len(few):
+            break
+        yield _verified(np.unique(np.stack([documents[few], documents[few + distance]], 1), axis=0), fetch, threshold, joined)
     for end, size in zip(ends[sizes > _ALL_PAIRS].tolist(), sizes[sizes > _ALL_PAIRS].tolist()):
         left = documents[end - size : end]
         for _ in range(_ALL_PAIRS):
             if len(left) < 2:
                 break
-            same = _agree(np.stack([np.broadcast_to(left[:1], len(left) - 1), left[1:]], 1), fetch) >= threshold
-            found.append(np.stack([np.broadcast_to(left[:1], same.sum()), left[1:][same]], 1))
+            pairs = np.stack([np.broadcast_to(left[:1], len(left) - 1), left[1:]], 1)
+            same = _agree(pairs, fetch) >= threshold
+            yield pairs[same]
             left = left[1:][~same]
-    return np.concatenate(found)
 
 
 def _verified(pairs: np.ndarray, fetch: Callable, threshold: float, joined: Callable | None) -> np.ndarray:
@@ -153,9 +150,10 @@ class Clusters:
         return self.firsts(pairs[:, 0]) == self.firsts(pairs[:, 1])
 
     def join(self, pairs: np.ndarray) -> None:
-        for pair in pairs.tolist():
-            first, second = map(self._first, pair)
-            self._parents[max(first, second)] = min(first, second)
+        for start in range(0, len(pairs), _AT_ONCE):
+            for pair in pairs[start : start + _AT_ONCE].tolist():
+                first, second = map(self._first, pair)
+                self._parents[max(first, second)] = min(first, second)
 
     def firsts(self, documents: np.ndarray) -> np.ndarray:
         """int64 [n]: the first document of the cluster of each."""
@@ -199,7 +197,8 @@ def duplicates_on_disk(chunks: Iterable[np.ndarray], total: int, fetch: Callable
             row += len(chunk)
             by_hash.add(buckets.by_hash(found['hash'].ravel(), count), found.ravel())
         for entries in by_hash:
-            clusters.join(matches(entries, fetch, job.threshold, clusters.joined))
+            for pairs in matches(entries, fetch, job.threshold, clusters.joined):
+                clusters.join(pairs)
     return clusters
 
 
