@@ -115,7 +115,7 @@ def test_near_duplicates_are_never_on_both_sides(tmp_path):
 def whole(tmp_path_factory):
     """(folder with the input, settings, what a run in one go makes of it)"""
     folder = tmp_path_factory.mktemp('filtering')
-    settings = material.corpus(folder / 'in')
+    settings = material.corpus(folder / 'in', 40)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, 'BLOCK', 4000)
         made, _ = prepare(folder, 'whole', **settings)
@@ -137,7 +137,7 @@ def test_all_rules_found_something_to_do(whole):
 def test_the_number_of_processes_changes_nothing(whole, tmp_path):
     folder, settings, _ = whole
     one, _ = prepare(tmp_path, 'one', input=(str(folder / 'in'),), **settings)
-    for processes in (2, 3):
+    for processes in (2,):
         many, _ = prepare(tmp_path, f'many{processes}', input=(str(folder / 'in'),), workers=processes, **settings)
         assert contents(one) == contents(many)
 
@@ -172,9 +172,9 @@ def test_interrupted_anywhere_it_ends_with_the_same_bytes(whole, monkeypatch):
     limit = 10**9
     prepare(folder, 'counted', **settings)
     total = len(steps)
-    assert total > 300
+    assert total > 150
     stopped, cleaned = 0, []
-    for number, first in enumerate(range(1, total + 1, total // 12)):
+    for number, first in enumerate(range(1, total + 1, total // 6)):
         for limit in (first, 40, 10**9):
             steps.clear()
             try:
@@ -183,20 +183,20 @@ def test_interrupted_anywhere_it_ends_with_the_same_bytes(whole, monkeypatch):
             except Stop:
                 stopped += 1
         assert contents(folder / f'stopped{number}') == expected, first
-    assert stopped > 12 and any(cleaned)
+    assert stopped > 6 and any(cleaned)
 
 
 def test_an_interrupted_pass_does_not_do_its_blocks_again(whole, monkeypatch):
     folder, settings, expected = whole
     monkeypatch.setattr(sources, 'BLOCK', 4000)
     monkeypatch.setattr(filtering, '_COMMIT_BLOCKS', 1)
-    seen = collections.defaultdict(list)
+    seen, stopped = collections.defaultdict(list), {}
     for name, last in (('clean', 9), ('sign', 12)):
         original = getattr(filter_steps, name)
 
         def counted(job, block, name=name, last=last, original=original):
-            if len(seen[name]) == last:
-                seen[name].append(None)
+            if len(seen[name]) == last and name not in stopped:
+                stopped[name] = block.start
                 raise Stop
             seen[name].append(block.index)
             return original(job, block)
@@ -206,10 +206,10 @@ def test_an_interrupted_pass_does_not_do_its_blocks_again(whole, monkeypatch):
         with pytest.raises(Stop):
             prepare(folder, 'again', **settings)
     assert contents(prepare(folder, 'again', **settings)[0]) == expected
-    for blocks in seen.values():
-        blocks.remove(None)
-        repeated = collections.Counter(blocks) - collections.Counter(set(blocks))
-        assert sum(repeated.values()) <= 2 and sorted(set(blocks)) == list(range(max(blocks) + 1)), 'at most what was in the making, or of a long document'
+    for name, blocks in seen.items():
+        again = collections.Counter(blocks) - collections.Counter(set(blocks))
+        assert all(block >= stopped[name] for block in again), 'but for the long document that was in the making'
+        assert sorted(set(blocks)) == list(range(max(blocks) + 1)) and len(blocks) > 12
 
 
 def test_input_that_changed_between_is_begun_with_again(whole, tmp_path, monkeypatch):
