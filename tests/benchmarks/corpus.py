@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.corpus --books=FOLDER [--megabytes=50,1000] [--workers=1,2,4] [--work=DIR] [--output=FILE]
 
-The books' paragraphs, each on a line, are cut into passages of about 2,000 characters, the documents; they come first, once each. Copies follow, of passages drawn by
+The books' paragraphs, each on a line, are cut into passages of about 2,000 characters, the documents; they come first, once each, up to half of the corpus. Copies follow, of passages drawn by
 --seed, with the edits of KINDS, each as often, until there is as much text as asked for. What a copy shares with its original is computed exactly (Jaccard of its runs of
 words, as prepare's flags have them): those that share at least the threshold are the duplicates that should go, all others should stay. `prepare` is run as a command, with
 --clean=RULES and --deduplicate=minhash, for each number of workers; what it kept is read from the corpus, since every document says its number. Memory is the peak over
@@ -108,14 +108,16 @@ def documents(originals: list[str], size: int) -> Iterator[tuple[str, str, float
     """(text, kind of edit, similarity to its original) until there are so many bytes. Originals have no kind."""
     source = random.Random(FLAGS.seed)
     known = sorted({word for text in originals for word in text.split() if word.isalpha()})
+    chosen, least = [], size // 2
     for text in originals:
-        if size <= 0:
-            return
+        if size <= least:
+            break
         size -= len(text)
+        chosen.append(text)
         yield text, '', 1.0
     while size > 0:
         for kind, edit in KINDS.items():
-            text = source.choice(originals)
+            text = source.choice(chosen)
             copy = '\n'.join(' '.join(edit(line.split(' '), source, known)) for line in text.split('\n'))
             if 'stretch' in kind:
                 copy = ' '.join(edit(text.split(), source, known))
