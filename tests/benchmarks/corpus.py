@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import glob
 import gzip
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -99,8 +100,9 @@ def passages(folder: str) -> list[str]:
 
 
 def shared(left: str, right: str) -> float:
-    """Exact Jaccard similarity of two texts, as MinHash estimates it."""
-    first, second = (set(near_duplicates.shingles([text], FLAGS.shingle)[0].tolist()) for text in (left, right))
+    """Exact Jaccard similarity of what the rules leave of two texts, as MinHash estimates it."""
+    rules = cleaning.chosen(_RULES, '')
+    first, second = (set(near_duplicates.shingles([cleaning.clean(text, rules).text], FLAGS.shingle)[0].tolist()) for text in (left, right))
     return len(first & second) / len(first | second)
 
 
@@ -108,21 +110,22 @@ def documents(originals: list[str], size: int) -> Iterator[tuple[str, str, float
     """(text, kind of edit, similarity to its original) until there are so many bytes. Originals have no kind."""
     source = random.Random(FLAGS.seed)
     known = sorted({word for text in originals for word in text.split() if word.isalpha()})
-    chosen, least = [], size // 2
+    chosen, least, number = [], size // 2, itertools.count()
     for text in originals:
         if size <= least:
             break
         size -= len(text)
-        chosen.append(text)
-        yield text, '', 1.0
+        chosen.append((f'Text number {next(number)} begins here.', text))  # a line that no rule removes
+        yield '\n'.join(chosen[-1]), '', 1.0
     while size > 0:
         for kind, edit in KINDS.items():
-            text = source.choice(chosen)
+            head, text = source.choice(chosen)
             copy = '\n'.join(' '.join(edit(line.split(' '), source, known)) for line in text.split('\n'))
             if 'stretch' in kind:
                 copy = ' '.join(edit(text.split(), source, known))
+            copy = f'Text number {next(number)} begins here.\n{copy}'
             size -= len(copy)
-            yield copy, kind, shared(text, copy)
+            yield copy, kind, shared(f'{head}\n{text}', copy)
 
 
 def write(folder: str, originals: list[str], megabytes: int) -> list[tuple[str, float]]:
@@ -135,7 +138,7 @@ def write(folder: str, originals: list[str], megabytes: int) -> list[tuple[str, 
                 file.close()
             file = open(os.path.join(folder, f'{number:04d}.jsonl'), 'w', encoding='utf-8')
             number += 1
-        file.write(json.dumps({'text': f'Number {len(made)}: {text}'}, ensure_ascii=False) + '\n')
+        file.write(json.dumps({'text': text}, ensure_ascii=False) + '\n')
         made.append((kind, similarity))
     file.close()
     return made
@@ -168,7 +171,7 @@ def kept(folder: str) -> set[int]:
     numbers = set()
     for sentence in found.document_starts[:-1].tolist():
         text = tokenizer.decode(found.tokens(*found.sentence_starts[sentence : sentence + 2])[:24])
-        numbers.add(int(re.match(r'number ([\d ]+):', text)[1].replace(' ', '')))
+        numbers.add(int(re.match(r'text number ([\d ]+) begins', text)[1].replace(' ', '')))
     return numbers
 
 
