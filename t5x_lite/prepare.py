@@ -6,6 +6,17 @@
     python -m t5x_lite.prepare --input=shakespeare.txt --output=corpora/shakespeare --tokenizer=characters --validation_input=held_out.txt
     python -m t5x_lite.prepare --input=tfds:wikipedia/20230601.en --tfds_dir=/data/tfds --output=corpora/wiki --vocab_size=30522
 
+    python -m t5x_lite.prepare --input='crawl/*.jsonl.gz' --output=corpora/clean --clean=c4 --deduplicate=minhash
+    python -m t5x_lite.prepare --input='crawl/*.jsonl.gz' --output=corpora/clean --clean=javascript,policy,bad_words --bad_words=words.txt
+    python -m t5x_lite.prepare --input='/shared/crawl/*.gz' --output=/shared/clean --clean=c4 --runner=FlinkRunner --beam_options='--flink_master=HOST:8081'
+
+--clean applies the rules by which T5's corpus C4 was made (t5x_lite/data/cleaning.py; they take a line for a paragraph, so books with lines of 70 characters lose most of
+them), and removes three sentences in a row that stood in the corpus before. --deduplicate=minhash removes documents that are nearly the same as one before
+(t5x_lite/data/near_duplicates.py), before any are held out: none is on both sides. manifest.json says how much each rule removed. A language filter is not among them.
+
+--runner prepares as an Apache Beam pipeline, for corpora that outgrow one machine (pip install 't5x-lite[beam]'; t5x_lite/data/beam_form.py): the same bytes as without,
+for any number of workers. --input and --output must be paths that all workers see. One file is read by one worker: give many.
+
 Byte-level BPE and characters take white space for text: it is kept as it is, newlines included, and sentences only mark places in it. Other
 tokenizers see single spaces.
 
@@ -15,7 +26,8 @@ Repeating a command finishes what was interrupted.
 from absl import flags
 
 from t5x_lite import cli
-from t5x_lite.data import preparation, tokenizers
+from t5x_lite.data import cleaning, preparation, tokenizers
+from t5x_lite.data.preparation_settings import RUNNERS
 
 _DEFAULT = preparation.Settings(input=(), output='')
 _FLAGS = (
@@ -64,8 +76,19 @@ _FLAGS = (
         'Leave out lines that are not UTF-8, not JSON or lack the field, and what follows the damage in a gz file; count them.',
     ),
     flags.DEFINE_string('tfds_dir', '', 'Where TFDS keeps its data (default: ~/tensorflow_datasets).'),
-    flags.DEFINE_integer('seed', _DEFAULT.seed, 'Of the choice of held-out documents and of the sample for the tokenizer.'),
+    flags.DEFINE_integer('seed', _DEFAULT.seed, 'Of the choice of held-out documents, of the sample for the tokenizer, and of MinHash.'),
+    flags.DEFINE_list('clean', [], f'Rules to clean by: {cleaning.C4} for all of C4, or some of {", ".join(cleaning.RULES)}.'),
+    flags.DEFINE_string('bad_words', _DEFAULT.bad_words, f'File with words and phrases, one a line, for the rule {cleaning.BAD_WORDS}.'),
+    flags.DEFINE_integer('min_line_words', _DEFAULT.min_line_words, 'Words that the rule short_lines asks of a line (C4 as published: 3).'),
+    flags.DEFINE_integer('min_sentences', _DEFAULT.min_sentences, f'Sentences that the rule {cleaning.FEW_SENTENCES} asks of a document (C4 as published: 5).'),
+    flags.DEFINE_string('deduplicate', _DEFAULT.deduplicate, 'minhash: of documents that are nearly the same only the first stays.'),
+    flags.DEFINE_integer('minhash_permutations', _DEFAULT.minhash_permutations, 'Hash functions of a signature.'),
+    flags.DEFINE_integer('minhash_bands', _DEFAULT.minhash_bands, 'Bands of a signature; documents that agree in one are compared.'),
+    flags.DEFINE_float('minhash_threshold', _DEFAULT.minhash_threshold, 'Estimated Jaccard similarity from which on documents are nearly the same.'),
+    flags.DEFINE_integer('minhash_words', _DEFAULT.minhash_words, 'Words of a shingle, the runs of words that are compared.'),
     flags.DEFINE_integer('workers', _DEFAULT.workers, 'Processes; they never change the result. 0: one a core.'),
+    flags.DEFINE_string('runner', _DEFAULT.runner, f'Prepare as an Apache Beam pipeline on {", ".join(RUNNERS)} (extra beam); the result is the same.'),
+    flags.DEFINE_multi_string('beam_options', [], "Pipeline options of the runner: --beam_options='--project=P --region=R'. May be repeated."),
 )
 
 

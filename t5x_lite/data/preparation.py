@@ -1,14 +1,13 @@
 """Raw text to a prepared corpus: what `python -m t5x_lite.prepare` does.
 
 Three passes over the input: a scan (finds broken input before hours are spent, counts documents, decides which are held out), a sample for
-the tokenizer where one is trained, and the encoding. One process reads and writes, others work on blocks, and results are taken in the
+the tokenizer where one is trained, and the encoding. Where text is cleaned or deduplicated, up to two passes go before (`filtering`). One process reads and writes, others work on blocks, and results are taken in the
 order of the blocks. So the corpus depends on the input and the settings alone, and memory on the size of a block and the number of
 processes, not on the input.
 """
 
 import concurrent.futures.process
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import hashlib
@@ -18,35 +17,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 
-import numpy as np
-
-from t5x_lite.data import corpus, progress, shards, sources, tokenizers, workers
-from t5x_lite.errors import UserError, nearest
-
-_EXACT = 4096  # held-out documents: up to so many, their number is exact
-_FREE = ('output', 'workers')  # settings that do not change the corpus
+from t5x_lite.data import beam_form, block_texts, corpus, filtering, finishing, progress, shards, sources, splitting, tokenizers, workers
+from t5x_lite.data.preparation_settings import Settings, checked, inputs
+from t5x_lite.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a corpus is made of: the flags of `python -m t5x_lite.prepare`, which explains them."""
-
-    input: tuple[str, ...]
-    output: str
-    tokenizer: str = 'wordpiece'  # a kind of tokenizers.TRAINERS, or a folder
-    vocab_size: int | None = None  # None: tokenizers.DEFAULT_SIZES, or that of the folder
-    lowercase: bool | None = None  # None: WordPiece yes, others no, or as the folder says
-    field: str = 'text'
-    documents: str = 'file'
-    sentences: str = 'auto'
-    validation_fraction: float = 0.05
-    validation_input: tuple[str, ...] = ()
-    tokenizer_characters: int = 40_000_000
-    shard_tokens: int = 1 << 24
-    skip_broken: bool = False
-    tfds_dir: str = ''
-    seed: int = 0
-    workers: int = 0  # 0: one a core; 1: this process alone
+_CHANGED = 'the input changed while it was read; delete the output folder and start again'
 
 
 def prepare(settings: Settings, log: Callable[[str], None] = print) -> dict:
@@ -57,9 +33,9 @@ def prepare(settings: Settings, log: Callable[[str], None] = print) -> dict:
     Raises:
       UserError: wrong settings; missing, empty or broken input; a folder that holds something else; a full disk.
     """
-    settings = _checked(settings)
+    settings = checked(settings)
     try:
-        with contextlib.closing(_Preparation(settings, _inputs(settings), log)) as preparation:
+        with contextlib.closing(_Preparation(settings, inputs(settings), log)) as preparation:
             return preparation.run()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOENT):
@@ -75,59 +51,12 @@ def prepare(settings: Settings, log: Callable[[str], None] = print) -> dict:
         ) from error
 
 
-def _checked(settings: Settings) -> Settings:
-    """The settings with their defaults filled in."""
-    trained = settings.tokenizer in tokenizers.TRAINERS
-    if not trained and not os.path.exists(settings.tokenizer):
-        raise UserError(f'--tokenizer={settings.tokenizer}: no such kind or folder, {nearest(settings.tokenizer, tokenizers.TRAINERS)}')
-    for name, choices in (('documents', sources.DOCUMENTS), ('sentences', ('auto', 'line'))):
-        if getattr(settings, name) not in choices:
-            raise UserError(f'--{name}={getattr(settings, name)}: {nearest(getattr(settings, name), choices)}')
-    if not 0 <= settings.validation_fraction < 1:
-        raise UserError(f'--validation_fraction={settings.validation_fraction}: it must be at least 0 and below 1')
-    for name, lowest in (('shard_tokens', 1), ('tokenizer_characters', 1), ('workers', 0), ('vocab_size', 1)):
-        value = getattr(settings, name)
-        if value is not None and value < lowest:
-            raise UserError(f'--{name}={value}: it must be at least {lowest}')
-    if not settings.output:
-        raise UserError('--output is empty; name the folder to write')
-    if not trained and settings.lowercase is not None:
-        raise UserError(f'--lowercase is for training a tokenizer; the one in {settings.tokenizer} decides for itself')
-    wordpiece = settings.tokenizer == 'wordpiece'
-    if trained and settings.lowercase and not wordpiece:
-        raise UserError(f'--lowercase is for --tokenizer=wordpiece; a {settings.tokenizer} tokenizer keeps case, leave the flag out')
-    return dataclasses.replace(
-        settings,
-        vocab_size=(settings.vocab_size or tokenizers.DEFAULT_SIZES[settings.tokenizer]) if trained else settings.vocab_size,
-        lowercase=wordpiece and settings.lowercase is not False if trained else None,
-        validation_fraction=0.0 if settings.validation_input else settings.validation_fraction,
-        workers=settings.workers or _cores(),
-    )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-
-
-def _inputs(settings: Settings) -> list[sources.Source]:
-    split = '' if settings.validation_fraction else 'train'
-    inputs = sources.find(settings.input, settings.tfds_dir, split)
-    if not settings.validation_input:
-        return inputs
-    held_out = sources.find(settings.validation_input, settings.tfds_dir, 'validation', '--validation_input')
-    names = {os.path.realpath(source.name) for source in inputs}
-    for source in held_out:
-        if os.path.realpath(source.name) in names:
-            raise UserError(f'{source.name} is in both --input and --validation_input; held-out text must not be trained on')
-    return inputs + held_out
-
-
 class _Preparation:
     def __init__(self, settings: Settings, inputs: list[sources.Source], log: Callable[[str], None]):
         self.settings, self.inputs, self.log, self.lock = settings, inputs, log, None
         self.folder, self.work = settings.output, os.path.join(settings.output, 'unfinished')
-        fixed = {key: value for key, value in dataclasses.asdict(settings).items() if key not in _FREE}
-        self.fixed = json.loads(json.dumps(fixed))
+        self.fixed, self.rules, self.minhash = settings.fixed(), settings.rules, settings.minhash
+        self.filtered = os.path.join(self.work, 'filtered') if self.rules or self.minhash else ''
         names = ''.join(f'{source.name}\n{source.size}\n{source.split}\n' for source in inputs)
         self.input_facts = {
             'files': len(inputs),
@@ -150,19 +79,35 @@ class _Preparation:
             shutil.rmtree(self.work, ignore_errors=True)
             self.log(f'{self.folder} is prepared already; nothing to do')
             return manifest
+        loaded = beam_form.load(self.settings) if self.settings.runner else None
+        self._claim_folder(state_path)
+        state = self._earlier_state(state_path)
+        tokenizer, state, records = self._beam(loaded, state_path) if loaded else self._local(state, state_path)
+        manifest = finishing.finish(self.folder, tokenizer, state, records)
+        for line in finishing.summary(manifest, tokenizer, self.folder):
+            self.log(line)
+        return manifest
+
+    def _facts(self) -> dict:
+        return {'inputs': self.input_facts, 'tokenizer_sha256': self.given.fingerprint if self.given else ''}
+
+    def _beam(self, loaded, state_path: str) -> tuple[tokenizers.Tokenizer, dict, dict[str, list[dict]]]:
+        # What says whose folder this is; nothing that the local form could go on with.
+        shards.write_json(state_path, {'settings': self.fixed, **self._facts(), 'inputs': {**self.input_facts, 'checksum': None}})
+        state, records = beam_form.run(beam_form.Plan(self.settings, tuple(self.inputs), self._facts(), self._job(), self.folder), loaded, self.log)
+        return tokenizers.load(os.path.join(self.folder, 'tokenizer')), state, records
+
+    def _local(self, state: dict | None, state_path: str) -> tuple[tokenizers.Tokenizer, dict, dict[str, list[dict]]]:
         with workers.Pool(self.settings.workers) as self.pool:
-            self._claim_folder(state_path)
-            state = self._earlier_state(state_path)
-            if state:
+            if state and 'threshold' in state:
                 self.log(f'{self.folder}: going on where the last run stopped')
             else:
-                state = {'settings': self.fixed, **self._scan()}
+                removed = self._filter()
+                state = {'settings': self.fixed, **self._scan(removed)}
                 shards.write_json(state_path, state)
             tokenizer = self._tokenizer(state)
             writers = self._encode(tokenizer, state)
-        manifest = self._finish(tokenizer, state, writers)
-        self._summary(manifest, tokenizer)
-        return manifest
+        return tokenizer, state, {split: writer.records for split, writer in writers.items()}
 
     def close(self) -> None:
         if self.lock:
@@ -192,15 +137,15 @@ class _Preparation:
             if os.path.exists(os.path.join(self.folder, 'tokenizer')):
                 raise
             return None
-        return state
+        return {'removed': {}, **state}
 
     def _compare(self, there: dict, path: str) -> None:
         """Refuses to mix settings or inputs in one folder. `there` was written to `path` by an earlier run."""
-        theirs = there.get('settings', {})
+        theirs = Settings(input=(), output='').fixed() | there['settings']  # a corpus of before a setting was made without it
         wrong = [
-            f'{key} ({json.dumps(theirs.get(key))} there, {json.dumps(value)} here)'
+            f'{key} ({json.dumps(theirs[key])} there, {json.dumps(value)} here)'
             for key, value in self.fixed.items()
-            if value != theirs.get(key)
+            if value != theirs[key]
         ]
         if wrong:
             raise UserError(f'{self.folder} was made with other settings: {", ".join(wrong)}; name another --output')
@@ -228,17 +173,20 @@ class _Preparation:
             pass
         return reader.checksum
 
-    def _job(self, **more) -> workers.Job:
+    def _job(self, **more) -> block_texts.Job:
         settings = self.settings
-        return workers.Job(settings.documents, settings.sentences == 'line', settings.field, settings.seed, whole=self.whole, **more)
+        return block_texts.Job(
+            settings.documents, settings.sentences == 'line', settings.field, settings.seed, whole=self.whole, rules=self.rules, minhash=self.minhash, **more
+        )
 
     def _over(
-        self, title: str, reader: sources.Reader, function: Callable, job: workers.Job, wanted=lambda block: True, tokens=None
-    ) -> Iterator:
+        self, title: str, reader: sources.Reader, function: Callable, job: block_texts.Job, wanted=lambda block: True, tokens=None,
+        decisions: filtering.Decisions | None = None,
+    ) -> Iterator:  # fmt: skip
         """Results of the blocks of the input, with progress shown and broken input refused, or counted."""
         shown = progress.Progress(title, self.log, max(self.input_facts['bytes'], 1))
         self.num_broken, self.broken = 0, []
-        blocks = (block for block in reader.blocks() if wanted(block))
+        blocks = (decisions.of(block) if decisions else block for block in reader.blocks() if wanted(block))
         for result in self.pool.in_order(function, job, blocks):
             self._refuse(result.problems)
             self._refuse(reader.problems)
@@ -247,6 +195,9 @@ class _Preparation:
         self._refuse(reader.problems)
         shown.show(reader.bytes_on_disk, reader.bytes_read, tokens() if tokens else None, last=True)
 
+    def _decisions(self) -> filtering.Decisions | None:
+        return filtering.Decisions(self.filtered) if self.filtered else None
+
     def _refuse(self, problems: list[sources.Problem]) -> None:
         if problems and not self.settings.skip_broken:
             raise problems[0].error()
@@ -254,44 +205,53 @@ class _Preparation:
         self.broken = (self.broken + problems)[:5]
         problems.clear()
 
-    def _scan(self) -> dict:
-        """Counts and checks everything once; decides which documents are held out: those whose key is below a threshold."""
-        reader, fraction = self._reader(), self.settings.validation_fraction
-        documents = characters = keyed = 0
-        smallest, largest = np.zeros(0, np.uint64), 0
-        for result in self._over('reading', reader, workers.scan, self._job()):
-            documents += result.documents
-            characters += result.characters
-            keyed += len(result.keys)
-            if len(result.keys):
-                smallest = np.sort(np.concatenate([smallest, result.keys]))[:_EXACT]
-                largest = max(largest, int(result.keys.max()))
+    def _filter(self) -> dict[str, int]:
+        """Finds what is left out, going on where an earlier run of the same settings and files stopped. Counts, as of `filtering.count`."""
+        if not self.filtered:
+            return {}
+        path = os.path.join(self.filtered, 'made_of.json')
+        mine = {'settings': self.fixed, **self._facts()}
+        touched = True
+        if os.path.exists(path):
+            written = os.stat(path).st_mtime_ns
+            touched = any(os.stat(source.name).st_mtime_ns >= written for source in self.inputs if source.kind != 'tfds')
+            with open(path, encoding='utf-8') as file:
+                touched = touched or json.load(file) != mine
+        if touched:
+            shutil.rmtree(self.filtered, ignore_errors=True)
+            os.makedirs(self.filtered)
+            shards.write_json(path, mine)
+
+        def over(title: str, function: Callable, decisions: filtering.Decisions | None, first: int) -> Iterator:
+            reader = self._reader()
+            yield from self._over(title, reader, function, self._job(), lambda block: block.start >= first, decisions=decisions)
+            self._same_input(reader, os.path.join(self.filtered, 'checksum.json'))
+
+        return filtering.Filter(self.filtered, self.rules, self.minhash, over, self.log).run()
+
+    def _same_input(self, reader: sources.Reader, path: str) -> None:
+        """Refuses input that changed from one pass to the next."""
+        if not os.path.exists(path):
+            shards.write_json(path, reader.checksum)
+        with open(path, encoding='utf-8') as file:
+            if json.load(file) != reader.checksum:
+                raise UserError(_CHANGED)
+
+    def _scan(self, removed: dict[str, int]) -> dict:
+        """Counts and checks everything once; decides which documents are held out."""
+        reader, contents = self._reader(), splitting.Contents()
+        for result in self._over('reading', reader, workers.scan, self._job(), decisions=self._decisions()):
+            contents.add(result)
+        if self.filtered:
+            self._same_input(reader, os.path.join(self.filtered, 'checksum.json'))
         for problem in self.broken:
             self.log(f'left out: {problem.name}:{problem.line}: {problem.what}')
-        if not characters:
-            raise UserError(f'--input={",".join(self.settings.input)}: there is no text in {len(self.inputs)} file(s)')
-        threshold = 0
-        if fraction:
-            if keyed < 2 or int(smallest[0]) == largest:
-                what = 'only one document' if keyed < 2 else 'only documents that are all the same'
-                raise UserError(
-                    f'{what} in the input, so none can be held out; if blank lines separate documents give --documents=paragraph, '
-                    'else name held-out text with --validation_input, or give --validation_fraction=0'
-                )
-            count = min(max(round(fraction * keyed), 1), keyed - 1)
-            threshold = int(smallest[count - 1]) + 1 if count <= len(smallest) else int(fraction * 2**64)
-            threshold = min(threshold, largest)
         self.log(
-            f'{documents:,} documents, {characters:,} characters'
+            f'{contents.documents:,} documents, {contents.characters:,} characters'
             + (f', {self.num_broken:,} broken places left out' if self.num_broken else '')
         )
-        return {
-            'inputs': {**self.input_facts, 'checksum': reader.checksum},
-            'tokenizer_sha256': self.given.fingerprint if self.given else '',
-            'characters': characters,
-            'threshold': threshold,
-            'broken': self.num_broken,
-        }
+        inputs = {**self.input_facts, 'checksum': reader.checksum}
+        return splitting.state_of(contents, removed, self.settings, {**self._facts(), 'inputs': inputs, 'broken': self.num_broken})
 
     def _tokenizer(self, state: dict) -> tokenizers.Tokenizer:
         final, made = os.path.join(self.folder, 'tokenizer'), os.path.join(self.work, 'tokenizer')
@@ -313,7 +273,9 @@ class _Preparation:
         rate = min(settings.tokenizer_characters / state['characters'], 1.0)
         size = 0
         with open(path, 'w', encoding='utf-8', newline='\n') as file:
-            for result in self._over('sampling', self._reader(), workers.sample, self._job(threshold=state['threshold'], rate=rate)):
+            for result in self._over(
+                'sampling', self._reader(), workers.sample, self._job(threshold=state['threshold'], rate=rate), decisions=self._decisions()
+            ):
                 if result.text:
                     size += file.write(result.text + '\n')
         if not size:
@@ -342,7 +304,7 @@ class _Preparation:
 
         job = self._job(threshold=state['threshold'], tokenizer=os.path.join(self.folder, 'tokenizer'), done=tuple(done.items()))
         reader = self._reader()
-        results = self._over('encoding', reader, workers.encode, job, wanted, lambda: sum(writer.tokens for writer in writers.values()))
+        results = self._over('encoding', reader, workers.encode, job, wanted, lambda: sum(writer.tokens for writer in writers.values()), self._decisions())
         try:
             for result in results:
                 for split, new in result.splits.items():
@@ -354,7 +316,7 @@ class _Preparation:
                     for writer in writers.values():
                         writer.end_long(result.start)
             if reader.checksum != state['inputs']['checksum']:
-                raise UserError('the input changed while it was read; delete the output folder and start again')
+                raise UserError(_CHANGED)
             for writer in writers.values():
                 writer.finish((reader.num_blocks, 0))
         finally:
@@ -362,46 +324,3 @@ class _Preparation:
                 writer.close()
         return writers
 
-    def _finish(self, tokenizer: tokenizers.Tokenizer, state: dict, writers: dict[str, shards.ShardWriter]) -> dict:
-        splits = {}
-        for split, writer in writers.items():
-            records = [{key: value for key, value in record.items() if key != 'end'} for record in writer.records]
-            counts = shards.count_tokens(self.folder, records, writer.dtype, tokenizer.vocab_size)
-            if not counts.any():
-                raise UserError(f'no tokens came out for the {split} part; is this text? Delete {self.folder} and try other input')
-            shards.write_index(self.folder, split, records)
-            if split == 'train':
-                shards.write_npy(os.path.join(self.folder, 'unigram_counts.npy'), counts)
-            totals = {key: sum(record[key] for record in records) for key in ('documents', 'sentences', 'tokens', 'characters')}
-            unknown = 0 if tokenizer.unk_id is None else int(counts[tokenizer.unk_id])
-            splits[split] = {**totals, 'unknown': unknown, 'shards': records}
-        manifest = {
-            'format': corpus.FORMAT,
-            'tokenizer_sha256': tokenizer.fingerprint,
-            'vocab_size': tokenizer.vocab_size,
-            'dtype': workers.token_dtype(tokenizer.vocab_size).name,
-            'settings': self.fixed,
-            'inputs': state['inputs'],
-            'broken': state['broken'],
-            'splits': splits,
-        }
-        shards.write_json(os.path.join(self.folder, 'manifest.json'), manifest)
-        shutil.rmtree(self.work, ignore_errors=True)
-        return manifest
-
-    def _summary(self, manifest: dict, tokenizer: tokenizers.Tokenizer) -> None:
-        self.log(f'{"":12}{"documents":>14}{"sentences":>14}{"tokens":>16}{"characters/token":>18}{"unknown":>10}')
-        for split, part in manifest['splits'].items():
-            self.log(
-                f'{split:12}{part["documents"]:>14,}{part["sentences"]:>14,}{part["tokens"]:>16,}'
-                f'{part["characters"] / part["tokens"]:>18.2f}{part["unknown"] / part["tokens"]:>10.3%}'
-            )
-        if manifest['broken']:
-            self.log(f'{manifest["broken"]:,} broken places of the input were left out')
-        asked, got = self.settings.vocab_size, manifest['vocab_size']
-        less = f', less than the {asked:,} asked for: the text has no more that repeats' if asked and got < asked else ''
-        self.log(f'{got:,} pieces in the tokenizer{less}')
-        if tokenizer.mask_id is not None:
-            self.log(
-                f'pre-train on it: python -m t5x_lite.train --config=configs/bert.py:tiny --config.data.path={self.folder} --workdir=runs/tiny'
-            )

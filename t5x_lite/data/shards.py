@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -28,6 +29,29 @@ class Documents:
     characters: np.ndarray  # int64: of each document's sentences
     places: np.ndarray  # int64: number of each document in the block
 
+    def of(self, first: int, stop: int) -> 'Documents':
+        """The documents `first` to `stop` - 1 of these."""
+        tokens, sentences = (np.concatenate([[0], np.cumsum(counts)])[[first, stop]] for counts in (self.lengths, self.documents))
+        parts = (field[first:stop] for field in (self.documents, self.lengths, self.characters, self.places))
+        return Documents(self.tokens[slice(*tokens)], self.sentences[slice(*sentences)], *parts)
+
+
+def runs(lengths: np.ndarray, tokens: int, shard_tokens: int) -> Iterator[tuple[int, int, int]]:
+    """(first, stop, tokens in the shard then) of the runs of whole documents that go into one shard each: one is full with the document that fills it.
+
+    Args:
+      lengths: int64 [n], tokens of each document.
+      tokens: that the first shard has before.
+    """
+    ends, first = np.cumsum(lengths), 0
+    while first < len(ends):
+        before = int(ends[first - 1]) if first else 0
+        stop = min(int(np.searchsorted(ends, before + shard_tokens - tokens)) + 1, len(ends))
+        tokens += int(ends[stop - 1]) - before
+        yield first, stop, tokens
+        tokens = 0 if tokens >= shard_tokens else tokens
+        first = stop
+
 
 class ShardWriter:
     """Appends documents of one split; finishes a shard with the document that fills it.
@@ -37,9 +61,11 @@ class ShardWriter:
       records: of the finished shards.
     """
 
-    def __init__(self, folder: str, split: str, dtype: np.dtype, shard_tokens: int):
+    def __init__(self, folder: str, split: str, dtype: np.dtype, shard_tokens: int, first: int = 0):
+        """`first`: number of the first shard to write; those before it are others' work."""
         self._folder, self._work, self._split = folder, os.path.join(folder, 'unfinished'), split
         self.dtype, self._shard_tokens = np.dtype(dtype).newbyteorder('<'), shard_tokens
+        self._first = first
         self.records: list[dict] = []
         while os.path.exists(self._record_path(len(self.records))):
             with open(self._record_path(len(self.records)), encoding='utf-8') as file:
@@ -54,18 +80,11 @@ class ShardWriter:
 
     def add(self, block: int, new: Documents) -> None:
         """Appends whole documents."""
-        ends = np.cumsum(new.lengths)
-        sentence_ends = np.cumsum(new.documents)
-        first = 0
-        while first < len(ends):
+        for first, stop, _ in runs(new.lengths, self._counts['tokens'] if self._files else 0, self._shard_tokens):
             self._open()
-            before = int(ends[first - 1]) if first else 0
-            full = int(np.searchsorted(ends, before + self._shard_tokens - self._counts['tokens']))
-            stop = min(full + 1, len(ends))
-            sentences = slice(int(sentence_ends[first - 1]) if first else 0, int(sentence_ends[stop - 1]))
-            self._append(new.tokens[before : int(ends[stop - 1])], new.sentences[sentences], int(new.characters[first:stop].sum()))
-            self._end_documents(new.documents[first:stop], (block, int(new.places[stop - 1]) + 1))
-            first = stop
+            part = new.of(first, stop)
+            self._append(part.tokens, part.sentences, int(part.characters.sum()))
+            self._end_documents(part.documents, (block, int(part.places[-1]) + 1))
 
     def add_part(self, new: Documents) -> None:
         """Appends a part of a long document."""
@@ -95,7 +114,7 @@ class ShardWriter:
     def _open(self) -> None:
         if self._files:
             return
-        self._name = f'{self._split}-{len(self.records):05d}'
+        self._name = f'{self._split}-{self._first + len(self.records):05d}'
         self._files = {kind: open(os.path.join(self._work, f'{self._name}.{kind}'), 'wb') for kind in _KINDS}
         for kind in _KINDS[1:]:
             _write_npy_header(self._files[kind], np.int32, 0)
@@ -136,7 +155,7 @@ class ShardWriter:
         self.done, self._files = end, None
 
     def _record_path(self, index: int) -> str:
-        return os.path.join(self._work, f'{self._split}-{index:05d}.json')
+        return os.path.join(self._work, f'{self._split}-{self._first + index:05d}.json')
 
 
 def write_index(folder: str, split: str, records: list[dict]) -> None:

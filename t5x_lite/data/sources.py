@@ -14,6 +14,9 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
 
 from t5x_lite.errors import UserError, nearest
 
@@ -46,6 +49,14 @@ class Piece:
 
 
 @dataclasses.dataclass(frozen=True)
+class Removed:
+    """What of a block is left out (`t5x_lite.data.filtering`)."""
+
+    documents: tuple[int, ...]  # numbers of documents in it
+    sentences: np.ndarray  # int64, rising: places of sentences in it, as `t5x_lite.data.spans` numbers them
+
+
+@dataclasses.dataclass(frozen=True)
 class Block:
     index: int
     kind: str  # text, jsonl, tfds
@@ -55,6 +66,7 @@ class Block:
     part: int = 0  # 0: whole documents; 1, 2, ...: parts of a long one
     last: bool = True  # this part ends the document
     key: int = 0  # of the long document, as `document_key`
+    removed: Removed | None = None  # None: nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +116,37 @@ def _files_below(folder: str) -> Iterator[str]:
         yield from (os.path.join(root, name) for name in names if not name.startswith('.'))
 
 
+class Packer:
+    """Gathers pieces in the order of the input into blocks, for which it needs to know no more of them than their sizes."""
+
+    def __init__(self):
+        self.num_blocks = 0  # given out
+        self._pending: list = []
+        self._pending_kind, self._pending_size, self._start, self._key = ('', ''), 0, 0, 0
+
+    def add(self, source: Source, piece: Any, size: int, part: int, last: bool, key: int) -> Iterator[Block]:
+        """Blocks that the next piece completes. `part`, `last` and `key` are those of Block; the key counts where part is 1."""
+        kind = (source.kind, source.split)
+        if part or self._pending_size + size > BLOCK or len(self._pending) >= _MOST_PIECES or self._pending_kind != kind:
+            yield from self.end()
+        if not part:
+            self._pending.append(piece)
+            self._pending_size += size
+            self._pending_kind = kind
+            return
+        if part == 1:
+            self._start, self._key = self.num_blocks, key
+        yield Block(self.num_blocks, *kind, (piece,), self._start, part, last, self._key)
+        self.num_blocks += 1
+
+    def end(self) -> Iterator[Block]:
+        """The last block, if any."""
+        if self._pending:
+            yield Block(self.num_blocks, *self._pending_kind, tuple(self._pending), self.num_blocks)
+            self.num_blocks += 1
+            self._pending, self._pending_size = [], 0
+
+
 class Reader:
     """Cuts sources into blocks. The same sources give the same blocks, whatever is done with them.
 
@@ -111,7 +154,7 @@ class Reader:
       bytes_read: unpacked.
       bytes_on_disk: of files, as they lie there, for the share done.
       checksum: crc32 of everything read.
-      num_blocks: given out.
+      num_blocks: given out by `blocks`.
       problems: broken input found while reading (truncated gz), to be treated as those that `documents` finds.
     """
 
@@ -124,39 +167,27 @@ class Reader:
             field,
             tfds_dir,
         )
-        self.bytes_read = self.bytes_on_disk = self.checksum = self.num_blocks = 0
+        self.bytes_read = self.bytes_on_disk = self.checksum = 0
         self.problems: list[Problem] = []
-        self._pending: list[Piece] = []
-        self._pending_kind, self._pending_size = ('', ''), 0
+        self._packer = Packer()
+
+    @property
+    def num_blocks(self) -> int:
+        return self._packer.num_blocks
 
     def blocks(self) -> Iterator[Block]:
+        for source, piece, part, last in self.pieces():
+            key = document_key(piece.data, self._seed) if part == 1 else 0
+            yield from self._packer.add(source, piece, len(piece.data), part, last, key)
+        yield from self._packer.end()
+
+    def pieces(self) -> Iterator[tuple[Source, Piece, int, bool]]:
+        """(source, piece, which part of a long document it is, as in Block, whether it ends it): what blocks are made of."""
         for source in self._sources:
             base = self.bytes_on_disk
-            pieces = self._records(source) if source.kind == 'tfds' else self._file(source)
-            for piece, part, last in pieces:
-                yield from self._emit(source, piece, part, last)
+            for piece, part, last in self._records(source) if source.kind == 'tfds' else self._file(source):
+                yield source, piece, part, last
             self.bytes_on_disk = base + source.size
-        yield from self._flush()
-
-    def _emit(self, source: Source, piece: Piece, part: int, last: bool) -> Iterator[Block]:
-        kind = (source.kind, source.split)
-        if part or self._pending_size + len(piece.data) > BLOCK or len(self._pending) >= _MOST_PIECES or self._pending_kind != kind:
-            yield from self._flush()
-        if not part:
-            self._pending.append(piece)
-            self._pending_size += len(piece.data)
-            self._pending_kind = kind
-            return
-        if part == 1:
-            self._start, self._key = self.num_blocks, document_key(piece.data, self._seed)
-        yield Block(self.num_blocks, *kind, (piece,), self._start, part, last, self._key)
-        self.num_blocks += 1
-
-    def _flush(self) -> Iterator[Block]:
-        if self._pending:
-            yield Block(self.num_blocks, *self._pending_kind, tuple(self._pending), self.num_blocks)
-            self.num_blocks += 1
-            self._pending, self._pending_size = [], 0
 
     def _took(self, data: bytes, on_disk: int) -> None:
         self.bytes_read += len(data)

@@ -21,25 +21,11 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from t5x_lite.data import sentences, shards, sources, tokenizers
+from t5x_lite.data.block_texts import Job, texts_of
 
 IN_FLIGHT = 4  # blocks a process that are read and not yet written
 _LINE = re.compile(r'[^\n]*\n|[^\n]+')
 _BATCH = 1 << 18  # characters tokenised at a time
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What a worker needs to know besides the block."""
-
-    documents: str
-    lines: bool
-    field: str
-    seed: int
-    threshold: int = 0  # documents whose key is below are held out
-    rate: float = 1.0  # share of lines in the tokenizer's sample
-    whole: bool = False  # white space is text to the tokenizer: all of it is kept
-    tokenizer: str = ''  # its folder
-    done: tuple[tuple[str, tuple[int, int]], ...] = ()  # (split, documents before this place are in finished shards)
 
 
 @dataclasses.dataclass
@@ -48,6 +34,7 @@ class Scanned:
     characters: int
     keys: np.ndarray  # uint64, of documents that are not assigned to a split by their source
     problems: list[sources.Problem]
+    emptied: int = 0  # documents of which repeated spans left too little
 
 
 @dataclasses.dataclass
@@ -67,41 +54,41 @@ class Encoded:
 
 
 def scan(job: Job, block: sources.Block) -> Scanned:
-    texts, problems = _texts(job, block)
-    keys = [] if block.split else [_key(job, block, text) for text in texts]
+    texts = texts_of(job, block)
+    keys = [] if block.split else [_key(job, block, text) for _, text in texts.kept]
     if block.part:
         keys = keys[:1] if block.part == 1 and keys else []
-    count = len(texts) if not block.part else int(block.part == 1)
-    return Scanned(count, sum(map(len, texts)), np.array(keys, np.uint64), problems)
+    count = len(texts.kept) if not block.part else int(block.part == 1 and not (block.removed and block.removed.documents))
+    return Scanned(count, sum(len(text) for _, text in texts.kept), np.array(keys, np.uint64), texts.problems, texts.emptied)
 
 
 def sample(job: Job, block: sources.Block) -> Sampled:
     """Lines of the training documents, each with probability job.rate; where white space counts, those of a document as a JSON string."""
-    texts, problems = _texts(job, block)
-    texts = [text for text in texts if _split(job, block, text) == 'train']
+    found = texts_of(job, block)
+    texts = [text for _, text in found.kept if _split(job, block, text) == 'train']
     lines = ((place, line) for place, text in enumerate(texts) for line in (_LINE.findall(text) if job.whole else text.split('\n')))
     lines = (pair for pair in lines if job.whole or pair[1].strip())
     if job.rate < 1:
         bound = int(job.rate * (1 << 32))
         lines = (pair for number, pair in enumerate(lines) if zlib.crc32(b'%d %d %d' % (job.seed, block.index, number)) < bound)
     if not job.whole:
-        return Sampled('\n'.join(line for _, line in lines), problems)
-    found = (''.join(line for _, line in group) for _, group in itertools.groupby(lines, key=lambda pair: pair[0]))
-    return Sampled('\n'.join(json.dumps(text, ensure_ascii=False) for text in found), problems)
+        return Sampled('\n'.join(line for _, line in lines), found.problems)
+    grouped = (''.join(line for _, line in group) for _, group in itertools.groupby(lines, key=lambda pair: pair[0]))
+    return Sampled('\n'.join(json.dumps(text, ensure_ascii=False) for text in grouped), found.problems)
 
 
 def encode(job: Job, block: sources.Block) -> Encoded:
-    texts, problems = _texts(job, block)
+    texts = texts_of(job, block)
     done = dict(job.done)
     found: dict[str, list[tuple[int, list[str]]]] = {}
-    for place, text in enumerate(texts):
+    for place, text in texts.kept:
         split = _split(job, block, text)
         if (block.start, place) >= done.get(split, (0, 0)):
             cut = sentences.cut if job.whole else sentences.split
             found.setdefault(split, []).append((place, cut(text, job.lines)))
     tokenizer = _tokenizer(job.tokenizer)
     splits = {split: _encode_documents(tokenizer, documents) for split, documents in found.items()}
-    return Encoded(block.index, block.start, block.part, block.last, splits, problems)
+    return Encoded(block.index, block.start, block.part, block.last, splits, texts.problems)
 
 
 def _encode_documents(tokenizer: tokenizers.Tokenizer, documents: list[tuple[int, list[str]]]) -> shards.Documents:
@@ -146,13 +133,6 @@ class _Lines:
         with open(self._path, encoding='utf-8', newline='\n') as file:
             for line in file:
                 yield json.loads(line) if self._as_json else line.rstrip('\n')
-
-
-def _texts(job: Job, block: sources.Block) -> tuple[list[str], list[sources.Problem]]:
-    texts, problems = [], []
-    for item in sources.documents(block, job.documents, job.field, job.whole):
-        (problems if isinstance(item, sources.Problem) else texts).append(item)
-    return texts, problems
 
 
 def _key(job: Job, block: sources.Block, text: str) -> int:

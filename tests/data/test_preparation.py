@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from t5x_lite.data import corpus, preparation, progress, sources, tokenizers, workers
+from t5x_lite.data import corpus, progress, sources, splitting, tokenizers, workers
 from t5x_lite.errors import UserError
 from tests.data import tiny_dataset
 from tests.data.preparation_material import WORDS, contents, documents_of, paragraphs, plain, prepare, sentence, write_text
@@ -179,7 +179,7 @@ def test_number_of_held_out_documents(tmp_path, count, fraction, expected):
 
 
 def test_many_documents_are_held_out_about_as_asked(tmp_path, monkeypatch):
-    monkeypatch.setattr(preparation, '_EXACT', 10)
+    monkeypatch.setattr(splitting, 'EXACT', 10)
     write_text(tmp_path / 'in/a.txt', [[f'{WORDS[number % 300]} {number}'] for number in range(2000)])
     folder, _ = prepare(tmp_path, validation_fraction=0.1)
     assert 150 < corpus.Corpus(str(folder), 'validation').num_documents < 250  # sd 13
