@@ -14,8 +14,8 @@ class InEpochs:
     """Train: index i is position i % n of epoch i // n, and every epoch has its own order by (seed, epoch). Validation: the order of the file, again and
     again. Both are pure functions of the index.
 
-    With config.data.group_by_length the texts of a training batch are of like length: the order of an epoch is cut into windows of 50 batches; each is sorted by
-    length and its batches are shuffled. Every example still comes once an epoch.
+    With config.data.group_by_length the texts of a training batch are of like length: the order of an epoch is cut into windows of 50 batches; each is sorted
+    by length and its batches are shuffled. Every example still comes once an epoch.
 
     A class of examples calls `_begin`, and has `row_lengths()`, int [n]: tokens of each.
     """

@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 from flax import struct
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 import numpy as np
@@ -18,6 +19,7 @@ import numpy as np
 from t5x_lite.config import Activation, DropoutBits, Init, MeshConfig, ModelConfig, Norm
 
 Axes = tuple[str | None, ...]  # logical ones
+PRODUCT = 'product'  # what recomputation may keep (transformer.REMAT_POLICIES); the policies of JAX do not see into a function with gradients of its own
 
 def _widened(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     """In float32 where x is float16, which has no number for a cube of 41."""
@@ -137,7 +139,7 @@ def product(equation: str, x: jax.Array, kernel: jax.Array, dtype: Any, axes: Ax
       axes: logical axes of a weight as it is stored, which is made whole here along 'embed' (`gathered` says why): in `dtype`, half the bytes of float32, for
         each pass anew, so that no pass keeps it whole for another; its gradient is added up over devices straight into the parts that they store.
     """
-    return placed_product(equation, x, kernel, dtype, Placing.of(axes, kernel.shape))
+    return checkpoint_name(placed_product(equation, x, kernel, dtype, Placing.of(axes, kernel.shape)), PRODUCT)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -86,6 +86,5 @@ def _blocks(queries: int, keys: int) -> splash_attention_kernel.BlockSizes:
 
 def _kernel(heads: int, queries: int, keys: int, causal: bool, interpret: bool) -> splash_attention_kernel.SplashAttentionKernel:
     kind = splash_attention_mask.CausalMask if causal else splash_attention_mask.FullMask
-    return splash_attention_kernel.make_splash_mha(
-        splash_attention_mask.MultiHeadMask([kind((queries, keys))] * heads), head_shards=1, q_seq_shards=1, block_sizes=_blocks(queries, keys), interpret=interpret
-    )
+    mask = splash_attention_mask.MultiHeadMask([kind((queries, keys))] * heads)
+    return splash_attention_kernel.make_splash_mha(mask, head_shards=1, q_seq_shards=1, block_sizes=_blocks(queries, keys), interpret=interpret)

@@ -11,7 +11,7 @@ from t5x_lite.config import AttentionKernel, ModelConfig, NormPlace, Positions, 
 from t5x_lite.models.attention import Attention, Cache, Mask
 from t5x_lite.models.kernels import picked
 from t5x_lite.models.layers import (
-    ACTIVATIONS, DropoutKey, Einsum, added, compute_dtype, constrain, dropout, gathered, head_size, initializer, make_norm, plus, product,
+    ACTIVATIONS, PRODUCT, DropoutKey, Einsum, added, compute_dtype, constrain, dropout, gathered, head_size, initializer, make_norm, plus, product,
 )  # fmt: skip
 from t5x_lite.models.positions import DistanceBias, RelativeBias
 
@@ -104,7 +104,7 @@ class Block(nn.Module):
         return plus(x_BLD + out_BLD, up_bias)
 
 
-REMAT_POLICIES = {Remat.dots: jax.checkpoint_policies.dots_with_no_batch_dims_saveable, Remat.full: jax.checkpoint_policies.nothing_saveable}
+REMAT_POLICIES = {Remat.dots: jax.checkpoint_policies.save_only_these_names(PRODUCT), Remat.full: jax.checkpoint_policies.nothing_saveable}
 
 
 def layer_stack(config: ModelConfig, num_layers: int, cross: bool = False, shown: bool = False) -> nn.Module:
@@ -166,8 +166,8 @@ class Stack(nn.Module):
         context = context.replace(mask=context.mask.replace(causal=self.causal, first=first))
         if config.positions == Positions.relative:
             bias = self.relative_bias()
-            dropping = context.key is not None
-            if self.is_initializing() or AttentionKernel.dense in picked(config, x_BLD.shape[0], length, keys, bias=True, dropout=dropping, cached=first is not None):
+            asked = {'bias': True, 'dropout': context.key is not None, 'cached': first is not None}
+            if self.is_initializing() or AttentionKernel.dense in picked(config, x_BLD.shape[0], length, keys, **asked):
                 bias = bias.made(length, keys, 0 if first is None else first)
             context = context.replace(bias=bias)
         x_BLD, context, asking = self._prompted(x_BLD, context)

@@ -47,16 +47,17 @@ def activations(config: Config, sizes: Mapping[str, int], stage: Stage) -> int:
     model = config.model
     item, joined = compute_dtype(model).itemsize, model.num_heads * head_size(model)
     rows = stage[2] // config.optim.microbatches // (sizes['data'] * sizes['fsdp'])
-    stacks = [(model.num_layers, stage[1])]
-    if config.data.layout == Layout.encoder_decoder:
-        stacks.append((model.num_decoder_layers or model.num_layers, stage[3]))
+    stacks = [(model.num_layers, stage[1], stage[1], 1)]
+    if config.data.layout == Layout.encoder_decoder:  # which attends to itself, and to what was read
+        stacks.append((model.num_decoder_layers or model.num_layers, stage[3], stage[3] + stage[1], 2))
     total = 0.0
-    for layers, length in stacks:
+    for layers, length, attended, attentions in stacks:
         positions, tensor = rows * length / sizes['sequence'], sizes['tensor']
         inputs = positions * model.d_model * item
-        kept = positions * item * (3 * joined + (2 if model.gated else 1) * model.d_ff) / tensor + 2 * inputs
-        scores = 2.5 * item * positions * length * model.num_heads / tensor if model.attention == AttentionKernel.dense else 0.0
-        total += layers * {Remat.full: inputs, Remat.dots: kept + inputs, Remat.none: 5 * inputs + 12 / 7 * kept + scores}[model.remat]
+        crossed = 2 * (attentions - 1) * rows * stage[1] / sizes['sequence'] * item * joined / tensor  # keys and values of what was read
+        kept = positions * item * ((2 + attentions) * joined + (2 if model.gated else 1) * model.d_ff) / tensor + crossed + (attentions + 1) * inputs
+        scores = 2.5 * item * positions * attended * model.num_heads / tensor if model.attention == AttentionKernel.dense else 0.0
+        total += layers * {Remat.full: inputs, Remat.dots: kept + inputs, Remat.none: 2.5 * (attentions + 1) * inputs + 12 / 7 * kept + scores}[model.remat]
     return math.ceil(total)
 
 
@@ -108,19 +109,24 @@ def _planned(program: Program, stage: Stage, added_first: bool) -> Iterator[Coll
     split = {name: leaf for name, leaf in params.items() if 'fsdp' in axes_of(leaf)}
     learns = paths.leaves(program.tuning.select(program.abstract.params))
     uses = {name: _uses(config, leaf) for name, leaf in learns.items()}  # each leaves a gradient of its own, which is exchanged before they are added
-    # Tables whose rows are exchanged instead (models/layers.py), and how often; as an output layer they are gathered.
     lengths = [stage[1], stage[3]] if config.data.layout == Layout.encoder_decoder else [stage[1]]
-    exchanged = {
-        name: _uses(config, leaf) - (model.tie_embeddings and leaf.shape[0] == padded_vocabulary(model)) for name, leaf in split.items()
-        if name.endswith('/embedding') and leaf.shape[0] > rows * min(lengths) / sizes['sequence']
-    }  # fmt: skip
     # Layers that are computed again have theirs gathered again, and once more for the gradients of their inputs.
     gathers = 3 if model.remat == Remat.full else 2
-    whole = sum(elements(leaf, 'fsdp') * (gathers if name not in exchanged else 2 * (_uses(config, leaf) - exchanged[name])) for name, leaf in split.items())
-    yield from one('all-gather', 'fsdp', whole * item, parts, 'weights, for the forward and the backward pass')
-    for length in lengths:
-        yield from one('all-to-all', 'fsdp', states(length) if exchanged else 0, 2 * parts, 'rows of embeddings, and their gradients')
-    divided = sum((uses[name] - exchanged.get(name, 0)) * elements(leaf, 'fsdp') for name, leaf in learns.items() if name in split)
+    gathered = divided = 0.0
+    for name, leaf in split.items():
+        size, word, wholes = elements(leaf, 'fsdp'), leaf.shape == (padded_vocabulary(model), model.d_model), 1
+        if name.endswith('/embedding'):
+            asked = lengths if word else lengths[:1]
+            looked_up = [length for length in asked if leaf.shape[0] <= rows * length / sizes['sequence']]
+            for length in set(asked) - set(looked_up):  # these exchange rows instead (models/layers.py)
+                yield from one('all-to-all', 'fsdp', states(length), 2 * parts, 'rows of embeddings, and their gradients')
+            as_output = word and model.tie_embeddings
+            gathered += size * (4 * len(looked_up) + 2 * item * as_output)
+            wholes = len(looked_up) + as_output
+        else:
+            gathered += size * gathers * item
+        divided += size * wholes * (name in learns)
+    yield from one('all-gather', 'fsdp', gathered, parts, 'weights, for the forward and the backward pass')
     yield from one('reduce-scatter', 'fsdp', divided * 4, parts, 'gradients of weights')
     small = sum(elements(leaf, 'fsdp') for name, leaf in learns.items() if name not in split)
     yield from one('all-reduce', 'fsdp', small * 4, parts, 'gradients of small weights')

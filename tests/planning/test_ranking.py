@@ -110,8 +110,8 @@ def test_flags_lead_back_to_the_choice():
         assert (made.mesh, made.model.remat, made.optim.microbatches) == (one.config.mesh, one.config.model.remat, one.config.optim.microbatches)
 
 
-# Compiled on eight devices: bytes that stand in the formulas, and those that XLA's compiler for CPUs exchanges. It adds gradients over data and fsdp in one
-# all-reduce, so that those are compared as one; what the formulas leave out are sums of a few numbers, and statistics of a softmax over a divided vocabulary.
+# Compiled on eight devices: bytes that stand in the formulas, and those that XLA's compiler for CPUs exchanges. It adds gradients of small weights over data and fsdp in
+# one all-reduce; what the formulas leave out are sums of a few numbers, and statistics of a softmax over a divided vocabulary.
 MESHES = {
     'data': ({'data': 8}, {}),
     'fsdp': ({'data': 2, 'fsdp': 4}, {'optim': {'microbatches': 2}}),
@@ -137,8 +137,8 @@ def test_formulas_are_what_is_compiled(both):
 
     sums = ('all-reduce', 'reduce-scatter')
     fsdp = any(one.axes == ('fsdp',) for one in formula.collectives)
-    gradients = total(formula.collectives, sums, {'fsdp'} if fsdp else {'data'})
-    assert math.isclose(total(compiled.collectives, sums, {'data', 'fsdp'}), gradients, rel_tol=1e-3)
+    gradients = total(formula.collectives, sums, {'data', 'fsdp'})
+    assert math.isclose(total(compiled.collectives, sums, {'data', 'fsdp'}), gradients, rel_tol=0.02 if fsdp else 1e-3)
     states = total(formula.collectives, sums, {'tensor'})
     assert states <= total(compiled.collectives, sums, {'tensor'}) <= 1.01 * states
     gathered, once = total(compiled.collectives, ('all-gather',), {'fsdp'}), total(formula.collectives, ('all-gather',), {'fsdp'}) / 2
@@ -175,7 +175,8 @@ def test_what_was_compiled_is_kept(tmp_path, made, monkeypatch):
     assert [showing.text(one.plan) for one in again] == [showing.text(one.plan) for one in first]
     # Other numbers are another run of the same step.
     (longer,) = compiled(cache, steps=5000)
-    assert len(made) == 2 and longer.plan.stages[0].steps == 5000 and math.isclose(longer.plan.seconds, 5 * first[0].plan.seconds)
+    (same,) = [one for one in first if one.plan.mesh == longer.plan.mesh and one.choice.config.model.remat == longer.choice.config.model.remat]
+    assert len(made) == 2 and longer.plan.stages[0].steps == 5000 and math.isclose(longer.plan.seconds, 5 * same.plan.seconds)
     compiled(cache, d_ff=192)
     assert len(made) == 3
     monkeypatch.setattr(keeping, '_code', lambda config: 'changed')

@@ -55,7 +55,7 @@ def test_directions():
     parts = predicted('gpt', GPU, optim={'microbatches': 4}, **base)
     assert parts.used < kept.used and parts.sent > kept.sent and parts.flops == kept.flops
     whole = predicted('gpt', GPU, mesh={'data': 8}, dtype=DType.bfloat16)
-    assert whole.memory['optimiser'] > 3 * kept.memory['optimiser'] and whole.sent < kept.sent
+    assert whole.memory['optimiser'] > 3 * kept.memory['optimiser']
     without = predicted('gpt', GPU, attention=AttentionKernel.blockwise, **base)
     assert without.used < kept.used and without.traffic < kept.traffic and without.flops > kept.flops
 
