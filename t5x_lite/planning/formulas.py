@@ -121,7 +121,8 @@ def _planned(program: Program, stage: Stage, added_first: bool) -> Iterator[Coll
             for length in set(asked) - set(looked_up):  # these exchange rows instead (models/layers.py)
                 yield from one('all-to-all', 'fsdp', states(length), 2 * parts, 'rows of embeddings, and their gradients')
             as_output = word and model.tie_embeddings
-            gathered += size * (4 * len(looked_up) + 2 * item * as_output)
+            # Made whole once for all lookups, in float32; where that is computed in, for a tied output layer too.
+            gathered += size * (4 * bool(looked_up and not (as_output and item == 4)) + 2 * item * as_output)
             wholes = len(looked_up) + as_output
         else:
             gathered += size * gathers * item
