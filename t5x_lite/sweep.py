@@ -27,7 +27,7 @@ from t5x_lite.sweeps import grid, picture, plan, runs, table
 from t5x_lite.training import devices
 
 _CONFIG = cli.define_config_flags(file=plan.BASE, what='Folder of the sweep: runs/, sweep.md, sweep.csv, sweep.png, best.json.')
-_GRID = flags.DEFINE_string('grid', '', 'Fields and their values: "optim.learning_rate=1e-5,3e-5; seed=0..2".')
+_GRID = flags.DEFINE_multi_string('grid', [], 'Fields and their values: "optim.learning_rate=1e-5,3e-5; seed=0..2". May be given several times.')
 _RUNS = flags.DEFINE_string('runs', '', 'A file with a run a line: field=value field=value, or (.jsonl) an object of fields.')
 _METRIC = flags.DEFINE_string('metric', '', 'The held-out metric that decides; default: config.checkpoint.best_metric, else the loss.')
 _BEST = flags.DEFINE_enum('best', '', ['', 'lowest', 'highest'], 'Which value of it is best; default: lowest for losses and errors, else highest.')
@@ -43,7 +43,8 @@ def main(argv: Sequence[str]) -> None:
     devices.configure(_CONFIG.value)
     if _LINES.value and _COLLECT.value:
         raise UserError('--lines and --collect exclude each other; give one of them')
-    asked = grid.combinations(_GRID.value, _RUNS.value, _CONFIG.value) if _GRID.value or _RUNS.value else None
+    axes = ';'.join(filter(str.strip, _GRID.value))
+    asked = grid.combinations(axes, _RUNS.value, _CONFIG.value) if axes or _RUNS.value else None
     sweep = plan.opened(cli.workdir(), _CONFIG.value, asked, _METRIC.value, _BEST.value)
     if _COLLECT.value:
         _show(sweep)

@@ -70,7 +70,7 @@ def test_repeated_it_trains_nothing_and_a_larger_grid_adds(place, swept):
     before = written(place / 'rates')
     assert '1 of 2 runs failed' in forked.run('sweep', f'--workdir={place}/rates').error, 'without a config and a grid: as before'
     assert written(place / 'rates') == before
-    added = forked.run('sweep', *flags(place, 'rates', '--grid=optim.learning_rate=1e-2; seed=0,1')).success
+    added = forked.run('sweep', *flags(place, 'rates', '--grid=optim.learning_rate=1e-2', '--grid=seed=0,1')).success
     assert '2 runs, 1 of them done, the others checked' in added and '\nrun 1 of 1: learning_rate=0.01_seed=1' in added
     after = written(place / 'rates')
     assert {path: after[path] for path in before} == before and len(after) == len(before) + 1
