@@ -10,12 +10,13 @@
     python -m t5x_lite.prepare --input='crawl/*.jsonl.gz' --output=corpora/clean --clean=javascript,policy,bad_words --bad_words=words.txt
     python -m t5x_lite.prepare --input='/shared/crawl/*.gz' --output=/shared/clean --clean=c4 --runner=FlinkRunner --beam_options='--flink_master=HOST:8081'
 
---clean applies the rules by which T5's corpus C4 was made (t5x_lite/data/cleaning.py; they take a line for a paragraph, so books with lines of 70 characters lose most of
-them), and removes three sentences in a row that stood in the corpus before. --deduplicate=minhash removes documents that are nearly the same as one before
-(t5x_lite/data/near_duplicates.py), before any are held out: none is on both sides. manifest.json says how much each rule removed. A language filter is not among them.
+--clean applies the rules by which T5's corpus C4 was made (t5x_lite/data/cleaning.py; they take a line for a paragraph, so books with lines of 70
+characters lose most of them), and removes three sentences in a row that stood in the corpus before. --deduplicate=minhash removes documents that are
+nearly the same as one before (t5x_lite/data/near_duplicates.py), before any are held out: none is on both sides. manifest.json says how much each
+rule removed. A language filter is not among them.
 
---runner prepares as an Apache Beam pipeline, for corpora that outgrow one machine (pip install 't5x-lite[beam]'; t5x_lite/data/beam_form.py): the same bytes as without,
-for any number of workers. --input and --output must be paths that all workers see. One file is read by one worker: give many.
+--runner prepares as an Apache Beam pipeline, for corpora that outgrow one machine (pip install 't5x-lite[beam]'; t5x_lite/data/beam_form.py): the
+same bytes as without, for any number of workers. --input and --output must be paths that all workers see. One file is read by one worker: give many.
 
 Byte-level BPE and characters take white space for text: it is kept as it is, newlines included, and sentences only mark places in it. Other
 tokenizers see single spaces.

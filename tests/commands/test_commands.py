@@ -216,6 +216,7 @@ def test_a_workdir_holds_what_it_should(pretrained):
     assert {path.name for path in workdir.iterdir()} == {
         'config.json',
         'metrics.jsonl',
+        'goodput.jsonl',
         'tensorboard',
         'checkpoints',
         'tokenizer',

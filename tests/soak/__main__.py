@@ -17,6 +17,7 @@ import contextlib
 import json
 import pathlib
 import shutil
+import signal
 import statistics
 import time
 from typing import Any
@@ -132,6 +133,7 @@ class Soak:
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background is told to ignore it
     print(Soak(pathlib.Path(_OUTPUT.value).resolve(), _CYCLES.value, _PROCESSES.value, _SEED.value).run())
 
 
