@@ -17,7 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 
-from t5x_lite.data import beam_form, block_texts, corpus, filtering, finishing, progress, shards, sources, splitting, tokenizers, workers
+from t5x_lite.data import beam_form, beam_steps, block_texts, corpus, filtering, finishing, progress, shards, sources, splitting, tokenizers, workers
 from t5x_lite.data.preparation_settings import Settings, checked, inputs
 from t5x_lite.errors import UserError
 
@@ -94,7 +94,7 @@ class _Preparation:
     def _beam(self, loaded, state_path: str) -> tuple[tokenizers.Tokenizer, dict, dict[str, list[dict]]]:
         # What says whose folder this is; nothing that the local form could go on with.
         shards.write_json(state_path, {'settings': self.fixed, **self._facts(), 'inputs': {**self.input_facts, 'checksum': None}})
-        state, records = beam_form.run(beam_form.Plan(self.settings, tuple(self.inputs), self._facts(), self._job(), self.folder), loaded, self.log)
+        state, records = beam_form.run(beam_steps.Plan(self.settings, tuple(self.inputs), self._facts(), self._job(), self.folder), loaded, self.log)
         return tokenizers.load(os.path.join(self.folder, 'tokenizer')), state, records
 
     def _local(self, state: dict | None, state_path: str) -> tuple[tokenizers.Tokenizer, dict, dict[str, list[dict]]]:
