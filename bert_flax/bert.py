@@ -16,22 +16,11 @@ import jax.numpy as jnp
 
 from t5x_lite.config import Layout, ModelConfig, Pooling, PositionInit, Positions
 from t5x_lite.models.attention import Mask
+from t5x_lite.models.dropout import DropoutKey, dropout as _dropout
 from t5x_lite.models.heads import SequenceHead
 from t5x_lite.models.layers import (
-    ACTIVATIONS,
-    DropoutKey,
-    Einsum,
-    Embedding,
-    compute_dtype,
-    dropout as _dropout,
-    hide_padded,
-    initializer,
-    like_trailing,
-    make_norm,
-    padded_vocabulary,
-    partitioned,
-    sinusoidal,
-)
+    ACTIVATIONS, Einsum, Embedding, compute_dtype, hide_padded, initializer, like_trailing, make_norm, padded_vocabulary, partitioned, sinusoidal,
+)  # fmt: skip
 from t5x_lite.models.transformer import EMBEDDING_KEY, Context, Stack, read_layers, stack_flops
 from t5x_lite.models.vocabulary import output_layer
 

@@ -18,7 +18,7 @@ from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import search
 from t5x_lite.models.attention import Cache
-from t5x_lite.models.layers import placed_by
+from t5x_lite.models.placing import placed_by
 from t5x_lite.training import processes
 
 _WIDTHS = (8, 16, 32, 64, 128, 256, 512)  # of prompts, so that few shapes are compiled; then multiples of 512

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.config import AttentionKernel, ModelConfig
+from t5x_lite.models.dropout import DropoutKey
 from t5x_lite.models.kernels import attend
-from t5x_lite.models.layers import DropoutKey, Einsum, added, compute_dtype, constrain, head_size, initializer
+from t5x_lite.models.layers import Einsum, added, compute_dtype, head_size, initializer
 from t5x_lite.models.mask import Mask
+from t5x_lite.models.placing import constrain
 from t5x_lite.models.positions import DistanceBias
 
 

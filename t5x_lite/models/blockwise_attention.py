@@ -22,8 +22,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.models.layers import DropoutKey, constrain, kept
+from t5x_lite.models.dropout import DropoutKey, kept
 from t5x_lite.models.mask import Mask, Span
+from t5x_lite.models.placing import constrain
 from t5x_lite.models.positions import DistanceBias
 
 BLOCK = 128  # queries, and keys, of a tile

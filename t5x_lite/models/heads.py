@@ -25,7 +25,8 @@ from t5x_lite.config import Layout, LayerMix, ModelConfig, Pooling
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.models import crf
-from t5x_lite.models.layers import DropoutKey, Einsum, compute_dtype, dropout as _dropout, initializer, partitioned
+from t5x_lite.models.dropout import DropoutKey, dropout as _dropout
+from t5x_lite.models.layers import Einsum, compute_dtype, initializer, partitioned
 from t5x_lite.models.transformer import EMBEDDING_KEY
 
 Batch = dict[str, jax.Array]

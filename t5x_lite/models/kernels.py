@@ -13,7 +13,8 @@ from t5x_lite.config import AttentionKernel, ModelConfig
 from t5x_lite.errors import UserError
 from t5x_lite.models import splash_attention
 from t5x_lite.models.blockwise_attention import blockwise_attention
-from t5x_lite.models.layers import DropoutKey, compute_dtype, dropout, head_size
+from t5x_lite.models.dropout import DropoutKey, dropout
+from t5x_lite.models.layers import compute_dtype, head_size
 from t5x_lite.models.mask import Mask
 from t5x_lite.models.positions import DistanceBias
 

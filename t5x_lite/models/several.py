@@ -14,8 +14,8 @@ from t5x_lite import several
 from t5x_lite.config import Config, Layout, ModelConfig
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
+from t5x_lite.models.dropout import DropoutKey
 from t5x_lite.models.heads import Batch, Head
-from t5x_lite.models.layers import DropoutKey
 
 HEADS = 'heads'  # where their parameters lie
 

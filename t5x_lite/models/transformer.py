@@ -9,11 +9,12 @@ import jax.numpy as jnp
 
 from t5x_lite.config import AttentionKernel, ModelConfig, NormPlace, Positions, Remat
 from t5x_lite.models.attention import Attention, Cache, Mask
+from t5x_lite.models.dropout import DropoutKey, dropout
 from t5x_lite.models.kernels import picked
-from t5x_lite.models.layers import (
-    ACTIVATIONS, PRODUCT, DropoutKey, Einsum, added, compute_dtype, constrain, dropout, gathered, head_size, initializer, make_norm, plus, product,
-)  # fmt: skip
+from t5x_lite.models.layers import ACTIVATIONS, Einsum, added, compute_dtype, head_size, initializer, make_norm, plus
+from t5x_lite.models.placing import constrain, gathered
 from t5x_lite.models.positions import DistanceBias, RelativeBias
+from t5x_lite.models.products import PRODUCT, product
 
 # Sites of a layer that drop out (see DropoutKey).
 _WEIGHTS, _ATTENDED, _FED_FORWARD, _CROSS_WEIGHTS, _CROSS_ATTENDED, _HIDDEN = range(6)

@@ -22,7 +22,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from t5x_lite.config import ModelConfig
-from t5x_lite.models.layers import Placing, compute_dtype, hide_padded, like_trailing, placed_product, product_gradients
+from t5x_lite.models.layers import compute_dtype, hide_padded, like_trailing
+from t5x_lite.models.placing import Placing
+from t5x_lite.models.products import placed_product, product_gradients
 
 # (logits float32 [N, V'], targets [N], weights [N]) -> (what is minimised, metrics): sums over the N positions.
 Sums = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]

@@ -32,7 +32,7 @@ def largest_gathered(program: Program) -> int:
 
 
 def largest_exchanged(config: Config, sizes: Mapping[str, int], stage: Stage) -> int:
-    """Bytes of the rows of embeddings that a device exchanges at a time (models/layers.py)."""
+    """Bytes of the rows of embeddings that a device exchanges at a time (models/products.py)."""
     length = max(stage[1], stage[3]) if config.data.layout == Layout.encoder_decoder else stage[1]
     tokens = stage[2] // config.optim.microbatches // (sizes['data'] * sizes['fsdp']) * length // sizes['sequence']
     return tokens * config.model.d_model * 4  # a compiler may widen them
@@ -118,7 +118,7 @@ def _planned(program: Program, stage: Stage, added_first: bool) -> Iterator[Coll
         if name.endswith('/embedding'):
             asked = lengths if word else lengths[:1]
             looked_up = [length for length in asked if leaf.shape[0] <= rows * length / sizes['sequence']]
-            for length in set(asked) - set(looked_up):  # these exchange rows instead (models/layers.py)
+            for length in set(asked) - set(looked_up):  # these exchange rows instead (models/products.py)
                 yield from one('all-to-all', 'fsdp', states(length), 2 * parts, 'rows of embeddings, and their gradients')
             as_output = word and model.tie_embeddings
             # Made whole once for all lookups, in float32; where that is computed in, for a tied output layer too.

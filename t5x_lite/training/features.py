@@ -24,7 +24,7 @@ from t5x_lite.data import feature_files
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
-from t5x_lite.models.layers import placed_by
+from t5x_lite.models.placing import placed_by
 from t5x_lite.models.transformer import read_layers
 from t5x_lite.training import checkpoint, learnt, partitioning, paths, processes, tuning, workdirs
 from t5x_lite.training.step import dummy_batch

@@ -10,7 +10,8 @@ import numpy as np
 
 from t5x_lite.config import Config, MeshConfig
 from t5x_lite.errors import UserError, nearest
-from t5x_lite.models.layers import padded_vocabulary, stored_spec
+from t5x_lite.models.layers import padded_vocabulary
+from t5x_lite.models.placing import stored_spec
 from t5x_lite.training import paths
 
 AXES = ('data', 'fsdp', 'tensor', 'sequence')

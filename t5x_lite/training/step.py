@@ -18,7 +18,8 @@ from t5x_lite.config_values import flatten
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.models import several
-from t5x_lite.models.layers import DropoutKey, placed_by
+from t5x_lite.models.dropout import DropoutKey
+from t5x_lite.models.placing import placed_by
 from t5x_lite.training import adapters, loss_scale, mixout, optim, partitioning, paths, sharing, tuning
 from t5x_lite.training.losses import Batch, Loss, divide
 

@@ -21,7 +21,7 @@ import numpy as np
 from t5x_lite import cli
 from t5x_lite.config import AttentionKernel, DType
 from t5x_lite.models import kernels
-from t5x_lite.models.layers import DropoutKey
+from t5x_lite.models.dropout import DropoutKey
 from t5x_lite.models.mask import Mask
 from t5x_lite.models.positions import DistanceBias
 from tests.benchmarks import turns

@@ -21,7 +21,7 @@ from configs import bert as bert_config
 from t5x_lite import cli
 from t5x_lite.checks import finalize
 from t5x_lite.config import DropoutBits, DType
-from t5x_lite.models import layers
+from t5x_lite.models import dropout
 from t5x_lite.training import partitioning
 from t5x_lite.training.step import make_program, make_train_step
 from tests.benchmarks import turns
@@ -31,12 +31,12 @@ _VOCABULARY = 4096
 
 
 def of_jax(kind: str) -> Callable[..., jax.Array]:
-    """`layers.kept` by a generator of jax.random."""
+    """`dropout.kept` by a generator of jax.random."""
 
-    def kept(rate: float, key: layers.DropoutKey, site: int, sizes: Sequence[int], places: Sequence[jax.Array]) -> jax.Array:
+    def kept(rate: float, key: dropout.DropoutKey, site: int, sizes: Sequence[int], places: Sequence[jax.Array]) -> jax.Array:
         del places
         folded = key.fold(site).seed
-        data = jnp.stack([folded, layers._mix(folded)] * (2 if kind == 'unsafe_rbg' else 1))
+        data = jnp.stack([folded, dropout._mix(folded)] * (2 if kind == 'unsafe_rbg' else 1))
         return jax.random.bernoulli(jax.random.wrap_key_data(data, impl=kind), 1 - rate, (key.rows.size, *sizes))
 
     return kept
@@ -52,7 +52,7 @@ def step(rate: float, bits: DropoutBits, kept: Callable[..., jax.Array] | None =
     config = finalize(config)
     mesh = partitioning.make_mesh(config, jax.devices()[:1])
     program, batch = make_program(config, mesh), make_batch(flags.FLAGS.batch, flags.FLAGS.length, _VOCABULARY)
-    with jax.set_mesh(mesh), mock.patch.object(layers, 'kept', kept) if kept else contextlib.nullcontext():
+    with jax.set_mesh(mesh), mock.patch.object(dropout, 'kept', kept) if kept else contextlib.nullcontext():
         state = program.init()
         compiled = jax.jit(make_train_step(program), donate_argnums=0).lower(state, batch).compile()
     held = [state]

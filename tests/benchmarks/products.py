@@ -16,7 +16,8 @@ import numpy as np
 
 from t5x_lite import cli
 from t5x_lite.config import DType
-from t5x_lite.models.layers import like_trailing, plus, product
+from t5x_lite.models.layers import like_trailing, plus
+from t5x_lite.models.products import product
 from tests.benchmarks import turns
 
 FLAGS = flags.FLAGS

@@ -12,7 +12,7 @@ from bert_flax.bert import Bert, BertForClassification, BertForMaskedLm, BertFor
 from bert_flax.losses import MlmLoss
 from configs.bert import get_config
 from t5x_lite.config import Config, ModelConfig
-from t5x_lite.models.layers import DropoutKey
+from t5x_lite.models.dropout import DropoutKey
 from t5x_lite.training.losses import cross_entropy, divide
 from t5x_lite.training.step import dummy_batch
 from tests.training import small

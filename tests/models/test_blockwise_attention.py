@@ -12,9 +12,9 @@ from t5x_lite.config import AttentionKernel, Positions, Remat
 from t5x_lite.models import blockwise_attention as module
 from t5x_lite.models.attention import Mask
 from t5x_lite.models.blockwise_attention import blockwise_attention
+from t5x_lite.models.dropout import DropoutKey
 from t5x_lite.models.kernels import dense_attention
 from t5x_lite.models.language_model import Decoder, EncoderDecoder
-from t5x_lite.models.layers import DropoutKey
 from t5x_lite.models.mask import Span
 from t5x_lite.models.positions import DistanceBias
 from tests.models import test_language_model as language

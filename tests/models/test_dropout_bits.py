@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from t5x_lite.config import DropoutBits
-from t5x_lite.models.layers import DropoutKey, _threefry, dropout, random_bits
+from t5x_lite.models.dropout import DropoutKey, _threefry, dropout, random_bits
 
 ROWS, SIZES = 32, (64, 128)
 WORDS = ROWS * SIZES[0] * SIZES[1]

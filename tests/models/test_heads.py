@@ -10,8 +10,8 @@ from t5x_lite.config import Layout, ModelConfig, Pooling
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.models import heads
+from t5x_lite.models.dropout import DropoutKey
 from t5x_lite.models.heads import ChoiceHead, SequenceHead, SpanHead, TokenHead
-from t5x_lite.models.layers import DropoutKey
 from t5x_lite.training import paths
 from t5x_lite.training.step import dummy_batch
 from tests.models.test_language_model import GPT2, T5

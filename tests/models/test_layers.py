@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_lite.models.layers import (
-    DropoutKey, Einsum, Embedding, LayerNorm, dropout, hide_padded, like_trailing, plus, product, sinusoidal, times, truncated_normal,
-)  # fmt: skip
+from t5x_lite.models.dropout import DropoutKey, dropout
+from t5x_lite.models.layers import Einsum, Embedding, LayerNorm, hide_padded, like_trailing, plus, sinusoidal, times, truncated_normal
+from t5x_lite.models.products import product
 
 
 def key(step=0, rows=4, seed=0):

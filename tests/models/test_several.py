@@ -11,7 +11,7 @@ import pytest
 from t5x_lite import several
 from t5x_lite.config import DataConfig, HeadConfig, HeadModelConfig
 from t5x_lite.errors import UserError
-from t5x_lite.models.layers import DropoutKey
+from t5x_lite.models.dropout import DropoutKey
 from t5x_lite.models.several import find_body, made, params_of
 from t5x_lite.training import paths
 from t5x_lite.training.step import dummy_batch

@@ -15,7 +15,8 @@ from bert_flax.bert import BertForMaskedLm, BertForPreTraining
 from bert_flax.losses import MlmLoss, MlmNspLoss
 from t5x_lite.config import Config, DType, MeshConfig, ModelConfig, TuneConfig
 from t5x_lite.models.language_model import Decoder, EncoderDecoder
-from t5x_lite.models.layers import hide_padded, product
+from t5x_lite.models.layers import hide_padded
+from t5x_lite.models.products import product
 from t5x_lite.models.vocabulary import output_layer
 from t5x_lite.training import partitioning
 from t5x_lite.training.losses import LmLoss, divide

@@ -20,6 +20,9 @@ from t5x_lite.config import CheckpointConfig, Config, DataConfig, EvalConfig, Lo
 from t5x_lite.config_values import to_json
 from t5x_lite.data import preparation
 from t5x_lite.models import layers
+from t5x_lite.models.dropout import dropout as _dropout
+from t5x_lite.models.placing import gathered
+from t5x_lite.models.products import product
 from t5x_lite.training import checkpoint, paths
 from t5x_lite.training.telemetry import TIMING
 
@@ -44,11 +47,11 @@ class Toy(nn.Module):
         kernel, bias = _Stack(width, name='layers')()
         x = table(batch['tokens'])
         for layer in range(2):
-            x = x + jnp.tanh(layers.plus(layers.product('BLD,DE->BLE', x, kernel[layer], dtype), bias[layer]))
-            x = layers.dropout(x, config.dropout, dropout, layer)
+            x = x + jnp.tanh(layers.plus(product('BLD,DE->BLE', x, kernel[layer], dtype), bias[layer]))
+            x = _dropout(x, config.dropout, dropout, layer)
         masked = jnp.take_along_axis(x, batch['masked_positions'][:, :, None], axis=1) if 'masked_positions' in batch else x
         output = layers.partitioned(self, 'output', normal, (width, 2), ('embed', 'labels'))
-        return {'mlm_logits': table.attend(masked), 'nsp_logits': jnp.mean(x.astype(jnp.float32), axis=1) @ layers.gathered(output, ('embed', 'labels'))}
+        return {'mlm_logits': table.attend(masked), 'nsp_logits': jnp.mean(x.astype(jnp.float32), axis=1) @ gathered(output, ('embed', 'labels'))}
 
     @staticmethod
     def forward_flops(config, length, predictions):
@@ -63,7 +66,7 @@ class _Stack(nn.Module):
         shape, axes = (2, self.width, self.width), ('layers', 'embed', 'heads')
         kernel = layers.partitioned(self, 'kernel', layers.truncated_normal(0.1), shape, axes)
         bias = layers.partitioned(self, 'bias', nn.initializers.zeros, shape[:2], axes[::2])
-        return layers.gathered(kernel, axes), layers.gathered(bias, axes[::2])
+        return gathered(kernel, axes), gathered(bias, axes[::2])
 
 
 def prepare_corpus(folder: Path, seed: int = 0) -> str:

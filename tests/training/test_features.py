@@ -15,7 +15,7 @@ from t5x_lite.config import DType, Features, LayerMix, Pooling
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.data.tables import LabelledExamples
 from t5x_lite.errors import UserError
-from t5x_lite.models.layers import DropoutKey
+from t5x_lite.models.dropout import DropoutKey
 from t5x_lite.training import checkpoint, features, partitioning, paths
 from t5x_lite.training.step import gradients, make_program, make_train_step
 from tests.commands import material

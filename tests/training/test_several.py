@@ -10,7 +10,7 @@ import pytest
 
 from t5x_lite import several
 from t5x_lite.config import MeshConfig, TuneConfig
-from t5x_lite.models.layers import DropoutKey
+from t5x_lite.models.dropout import DropoutKey
 from t5x_lite.models.several import params_of
 from t5x_lite.training import partitioning, paths
 from t5x_lite.training.step import gradients, make_program

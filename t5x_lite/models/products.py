@@ -1,0 +1,101 @@
+"""The one product with a weight, and the rows of a table: with gradients of their own, which say what travels between devices."""
+
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.ad_checkpoint import checkpoint_name
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from t5x_lite.models.placing import Axes, Placing, as_tuple, gathered, stored_spec
+
+PRODUCT = 'product'  # what recomputation may keep (transformer.REMAT_POLICIES); the policies of JAX do not see into a function with gradients of its own
+
+
+def product(equation: str, x: jax.Array, kernel: jax.Array, dtype: Any, axes: Axes | None = None) -> jax.Array:
+    """The one product with a weight: operands in `dtype`, accumulated in float32, returned in `dtype`.
+
+    The products of the backward pass do the same; the weight's gradient leaves them in float32. (Differentiated as it stands, an einsum accumulated in
+    float32 would multiply float32 by `dtype` there, at the speed of float32.)
+
+    Args:
+      axes: logical axes of a weight as it is stored, which is made whole here along 'embed' (`gathered` says why): in `dtype`, half the bytes of float32, for
+        each pass anew, so that no pass keeps it whole for another; its gradient is added up over devices straight into the parts that they store.
+    """
+    return checkpoint_name(placed_product(equation, x, kernel, dtype, Placing.of(axes, kernel.shape)), PRODUCT)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
+def placed_product(equation: str, x: jax.Array, kernel: jax.Array, dtype: Any, placing: Placing) -> jax.Array:
+    return _accumulated(equation, x, placing.weight(kernel, dtype), dtype, placing.sums).astype(dtype)
+
+
+def _accumulated(equation: str, x: jax.Array, y: jax.Array, dtype: Any, sums: Any = jnp.float32) -> jax.Array:
+    """Products are accumulated in float32 whatever `sums` is: devices and XLA round what each has made before they add it up."""
+    return jnp.einsum(equation, x.astype(dtype), y.astype(dtype), preferred_element_type=sums)
+
+
+def _product_forward(equation, x, kernel, dtype, placing):
+    return placed_product(equation, x, kernel, dtype, placing), (x, kernel)
+
+
+def _product_backward(equation, dtype, placing, residuals, gradient):
+    x, kernel = residuals
+    x_gradient, kernel_gradient = product_gradients(equation, x, kernel, gradient, dtype, placing)
+    return x_gradient.astype(x.dtype), kernel_gradient.astype(kernel.dtype)
+
+
+placed_product.defvjp(_product_forward, _product_backward)
+
+
+def product_gradients(equation: str, x: jax.Array, kernel: jax.Array, gradient: jax.Array, dtype: Any, placing: Placing) -> tuple[jax.Array, jax.Array]:
+    """Of x and of the kernel, as `placing.sums` has them."""
+    inputs, out = equation.split('->')
+    x_axes, kernel_axes = inputs.split(',')
+    # Behind a barrier: the compiler would find that the forward pass made it whole already, and keep it.
+    stored = kernel if placing.used == placing.stored else jax.lax.optimization_barrier(kernel)
+    x_gradient = _accumulated(f'{out},{kernel_axes}->{x_axes}', gradient, placing.weight(stored, dtype), dtype, placing.sums)
+    if x_axes[:-1] == out[:-1] and jax.sharding.get_abstract_mesh().size <= 1:
+        return x_gradient, _kernel_gradient(x_axes[-1], out[-1], kernel_axes, x, gradient, dtype)
+    return x_gradient, placing.gradient(_accumulated(f'{x_axes},{out}->{kernel_axes}', x, gradient, dtype, placing.sums))
+
+
+def _kernel_gradient(x_axis: str, out_axis: str, kernel_axes: str, x: jax.Array, gradient: jax.Array, dtype: Any) -> jax.Array:
+    """x^T gradient, in the form that XLA:CPU is fast at; the same numbers but for rounding.
+
+    Over one axis it multiplies matrices as they lie. Over two it makes a transposed copy, in a loop that computes x anew (a GELU, say). In float32 that
+    costs a fifth of a feed-forward's step and gains nothing; with fewer bits it is what the fast products ask for: twice the speed of a matrix as it lies,
+    and more (tests/benchmarks/products.py). On a mesh, joined or divided axes could not stay sharded.
+    """
+    rows, several = x.size // x.shape[-1], sum(size > 1 for size in x.shape[:-1]) > 1
+    if dtype == jnp.float32:
+        shape = (rows,)
+    else:
+        shape = x.shape[:-1] if several or rows % 2 else (2, rows // 2)
+    axes = 'jklmn'[: len(shape)]
+    factors = {x_axis: x.reshape(*shape, x.shape[-1]), out_axis: gradient.reshape(*shape, gradient.shape[-1])}
+    left, right = kernel_axes
+    return _accumulated(f'{axes}{left},{axes}{right}->{kernel_axes}', factors[left], factors[right], dtype)
+
+
+def rows_of(table: jax.Array, ids_BL: jax.Array, axes: Axes, dtype: Any) -> jax.Array:
+    """Rows of a table, in `dtype`; their gradients are added up in that of the table.
+
+    Devices that each store a part of its columns look those up for all tokens that are theirs together, and then exchange what they found: as many rows as a
+    device has tokens, where the whole table, and its gradient, would go to every device. A table with fewer rows than that is made whole.
+    """
+    mesh, rules = jax.sharding.get_abstract_mesh(), dict(nn.get_logical_axis_rules())
+    if mesh.size <= 1 or not rules:
+        return jnp.take(table, ids_BL, axis=0).astype(dtype)
+    stored = stored_spec(axes, table.shape, rules, mesh.shape)
+    columns = as_tuple(stored[1])
+    tokens = ids_BL.size // math.prod(mesh.shape[axis] for name in ('batch', 'length') for axis in as_tuple(rules[name]))
+    if table.shape[0] <= tokens:
+        return jnp.take(gathered(table, axes), ids_BL, axis=0).astype(dtype)
+    rows = tuple(axis for axis in as_tuple(rules['batch']) if axis not in columns)
+    ids_BL = jax.lax.with_sharding_constraint(ids_BL, PartitionSpec(rows, rules['length']))
+    rows_BLD = jnp.take(jax.lax.with_sharding_constraint(table, stored), ids_BL, axis=0).astype(dtype)
+    return jax.lax.with_sharding_constraint(rows_BLD, PartitionSpec(rows, rules['length'], columns))
