@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from t5x_lite import several
-from t5x_lite.config import Adapters, Config, Decoding, DType, Features, Layout, LayerMix, Positions, Rates, Whole
+from t5x_lite.config import Adapters, Config, Decoding, DType, Features, LayerMix, Layout, Optimizer, Positions, Rates, Whole
 from t5x_lite.config_values import from_dict, to_dict
 from t5x_lite.errors import UserError
 from t5x_lite.stages import stages
@@ -138,6 +138,11 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
     yield (
         config.tune.feature_dtype is not DType.float16,
         'config.tune.feature_dtype=float16 could not hold large states; take float32, or bfloat16 for half the room',
+    )
+    moments = optim.moment_dtype
+    yield (
+        moments is DType.float32 or (moments is DType.bfloat16 and optim.name is not Optimizer.adafactor),
+        f'config.optim.moment_dtype={moments.value} with config.optim.name={optim.name.value}; it is float32 or bfloat16, of the moments of adamw and lamb',
     )
     sums = config.mesh.collective_dtype
     yield (

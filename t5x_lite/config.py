@@ -410,6 +410,8 @@ class OptimConfig:
     # (pattern, weight decay) over parameter paths; the first match wins, and every parameter and every rule must match.
     decay: tuple[tuple[str, float], ...] = (('.*/(bias|scale)', 0.0), ('.*', 0.01))
     decay_to_init: bool = False  # weight decay draws towards where training began instead of 0 (L2-SP), but for what is new or added
+    # Adam's and LAMB's two moments as they are stored. bfloat16, rounded at random so that their mean is right, takes half the memory.
+    moment_dtype: DType = DType.float32
     clip_norm: float = 1.0  # 0: none
     microbatches: int = 1  # gradient accumulation: a batch in this many parts, exactly
     nonfinite: NonFinite = NonFinite.stop

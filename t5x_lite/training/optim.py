@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import re
 from typing import Any, NamedTuple
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import optax
 
 from t5x_lite.config import Config, OptimConfig, Optimizer, Schedule
 from t5x_lite.errors import UserError
+from t5x_lite.models.dropout import DropoutKey, random_bits
 from t5x_lite.training import adapters, paths
 
 Numbers = dict[str, Any]  # float32 [], or [rules] for 'decay': arrays of the host, or traced
@@ -67,25 +69,61 @@ def schedule(config: Config, given: Numbers | None = None) -> optax.Schedule:
     return rate
 
 
-def scale_by_adam(n: Numbers, bias_correction: bool) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba, 2015) with b1, b2 and eps of `numbers`; without bias correction, that of google-research/bert's optimization.py."""
+Keep = Callable[[Any, Any], Any]  # (new, old) -> that of two trees which stays: a step may have come to nothing
+
+
+def _new(new: Any, old: Any) -> Any:
+    del old
+    return new
+
+
+def scale_by_adam(n: Numbers, optim: OptimConfig, keep: Keep = _new) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba, 2015) with b1, b2 and eps of `numbers`; without bias correction, that of google-research/bert's optimization.py.
+
+    The update is made of the moments that stay, as they are stored (`optim.moment_dtype`): one pass over them, and no old ones beside the new.
+    """
+    dtype = jnp.dtype(optim.moment_dtype.value)
 
     def init(params):
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return optax.ScaleByAdamState(count=jnp.zeros([], jnp.int32), mu=zeros, nu=jax.tree.map(jnp.zeros_like, params))
+        mu, nu = (jax.tree.map(lambda p: jnp.zeros_like(p, dtype), params) for _ in range(2))
+        return optax.ScaleByAdamState(count=jnp.zeros([], jnp.int32), mu=mu, nu=nu)
 
     def update(grads, state, params=None):
         del params
         count = state.count + 1
-        mu = jax.tree.map(lambda m, g: n['b1'] * m + n['1-b1'] * g, state.mu, grads)
-        nu = jax.tree.map(lambda v, g: n['b2'] * v + n['1-b2'] * g * g, state.nu, grads)
+
+        def moment(name: str, which: int, power: int, old: Any) -> Any:
+            def moved(path: str, m: jax.Array, g: jax.Array) -> jax.Array:
+                new = n[name] * m.astype(jnp.float32) + n[f'1-{name}'] * g**power
+                return keep(new if dtype == jnp.float32 else _rounded(new, path, which, count), m)
+
+            return paths.map_paths(moved, old, grads)
+
+        mu, nu = moment('b1', 0, 1, state.mu), moment('b2', 1, 2, state.nu)
         m_scale = v_scale = jnp.ones([], jnp.float32)
-        if bias_correction:
+        if optim.bias_correction:
             m_scale, v_scale = (1.0 / (1.0 - b ** count.astype(jnp.float32)) for b in (n['b1'], n['b2']))
-        updates = jax.tree.map(lambda m, v: m * m_scale / (jnp.sqrt(v * v_scale) + n['eps']), mu, nu)
-        return updates, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
+        updates = jax.tree.map(lambda m, v: m.astype(jnp.float32) * m_scale / (jnp.sqrt(v.astype(jnp.float32) * v_scale) + n['eps']), mu, nu)
+        return updates, optax.ScaleByAdamState(count=keep(count, state.count), mu=mu, nu=nu)
 
     return optax.GradientTransformation(init, update)
+
+
+def _rounded(x: jax.Array, path: str, which: int, count: jax.Array) -> jax.Array:
+    """float32 -> bfloat16, up or down at random, so that the mean is right: a second moment that moves by 0.1 % a step would stand still if it went to the nearest
+    of numbers 0.4 to 0.8 % apart (Gupta et al., 2015, section 3).
+
+    What is drawn is a function of the parameter's path, the place in it and the step, and so does not depend on the mesh.
+
+    Args:
+      which: of the two moments, which share a word of 32 bits.
+    """
+    shape = x.shape if x.ndim else (1,)
+    key = DropoutKey.create(zlib.crc32(path.encode()), count, jnp.arange(shape[0]))
+    places = [jax.lax.broadcasted_iota(jnp.uint32, tuple(size if i == axis else 1 for i, size in enumerate(shape)), axis) for axis in range(1, len(shape))]
+    drawn = (random_bits(key, 0, shape[1:], places) >> jnp.uint32(16 * which)) & jnp.uint32(0xFFFF)
+    word = jax.lax.bitcast_convert_type(x, jnp.uint32) + drawn.reshape(x.shape)
+    return jax.lax.bitcast_convert_type((word >> jnp.uint32(16)).astype(jnp.uint16), jnp.bfloat16)
 
 
 class Beginning(NamedTuple):
@@ -185,24 +223,34 @@ def trust_ratio(rules: Rules) -> optax.GradientTransformation:
     return optax.GradientTransformation(scale.init, update)
 
 
-def optimizer(config: Config, given: Numbers | None = None) -> optax.GradientTransformation:
+def optimizer(config: Config, given: Numbers | None = None, keep: Keep = _new) -> optax.GradientTransformation:
     """Updates to add to the parameters, from gradients that are already clipped (the step clips, for it reports the norm).
 
     Args:
       given: numbers in place of the config's own; they may be traced.
+      keep: which of a new state and an old one stays.
     """
     optim: OptimConfig = config.optim
     n = given or numbers(config)
     rate = schedule(config, n)
-    adam, decay = scale_by_adam(n, optim.bias_correction), add_decay(optim.decay, returning(config), n['decay'])
+    adam, decay = scale_by_adam(n, optim, keep), add_decay(optim.decay, returning(config), n['decay'])
+    by_rate = optax.scale_by_learning_rate(rate)
     match optim.name:
         case Optimizer.adamw:
-            return optax.chain(adam, decay, optax.scale_by_learning_rate(rate))
+            return optax.chain(adam, _keeping(decay, keep), _keeping(by_rate, keep))
         case Optimizer.lamb:
-            return optax.chain(adam, decay, trust_ratio(optim.decay), optax.scale_by_learning_rate(rate))
+            return optax.chain(adam, _keeping(decay, keep), _keeping(trust_ratio(optim.decay), keep), _keeping(by_rate, keep))
         case Optimizer.adafactor:
             away = decay_by_rate(optim.decay, rate, returning(config), n['decay'])
-            return optax.chain(by_layer(scale_by_adafactor(128)), optax.scale_by_learning_rate(rate), away)
+            return optax.chain(_keeping(by_layer(scale_by_adafactor(128)), keep), _keeping(by_rate, keep), _keeping(away, keep))
+
+
+def _keeping(transformation: optax.GradientTransformation, keep: Keep) -> optax.GradientTransformation:
+    def update(updates, state, params):
+        updates, new = transformation.update(updates, state, params)
+        return updates, keep(new, state)
+
+    return optax.GradientTransformation(transformation.init, update)
 
 
 def scale_by_adafactor(factored_from: int) -> optax.GradientTransformation:

@@ -180,7 +180,7 @@ def make_train_step(program: Program) -> Callable[..., tuple[TrainState, dict[st
     Metrics are {'name': (sum, weight)} and the scalars 'loss', 'grad_norm', 'learning_rate', 'finite', 'tokens' (real ones); of a loss that is scaled also
     'loss_scale' (of this step) and 'overflowed' (it is not finite because that was too large).
     """
-    config, own = program.config, numbers(program)
+    config, own, on_cpu = program.config, numbers(program), program.mesh.devices.flat[0].platform == 'cpu'
 
     def train_step(state: TrainState, batch: Batch, given: dict[str, Any] = own) -> tuple[TrainState, dict[str, Any]]:
         n = given['optim']
@@ -196,11 +196,16 @@ def make_train_step(program: Program) -> Callable[..., tuple[TrainState, dict[st
             clip = jnp.minimum(1.0, n['clip'] / jnp.maximum(norm, 1e-12))
             clipped = jax.tree.map(lambda g: g * clip, grads)
         learns = program.tuning.select(state.params)
-        updates, opt_state = _updates(program, mixout.remembering(config, optim.optimizer(config, n)), clipped, state.opt_state, learns)
-        updates = program.tuning.scale(updates, given['rates'])
 
-        def keep(new, old):
-            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        def keep(new: Any, old: Any) -> Any:
+            kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+            # XLA:CPU would make a moment anew where a parameter needs it, out of what it was, and so copy both moments before it changes them where they lie:
+            # five times the time of an update, and the memory of both. Elsewhere one loop reads and writes all four.
+            return jax.lax.optimization_barrier(kept) if on_cpu else kept
+
+        transformation = mixout.remembering(config, optim.optimizer(config, n, keep))
+        updates, opt_state = _updates(program, transformation, clipped, state.opt_state, learns)
+        updates = program.tuning.scale(updates, given['rates'])
 
         params = program.tuning.merge(state.params, keep(optax.apply_updates(learns, updates), learns))
         ema = _average(program, n, state.ema, params) if config.ema_decay else {}
@@ -208,7 +213,7 @@ def make_train_step(program: Program) -> Callable[..., tuple[TrainState, dict[st
         new_state = TrainState(
             step=state.step + 1,
             params=params,
-            opt_state=keep(opt_state, state.opt_state),
+            opt_state=opt_state,
             ema=keep(ema, state.ema),
             skipped=state.skipped + jnp.where(finite, 0, 1),
             loss_scale=loss_scale.after(state.loss_scale, config, finite),

@@ -1,6 +1,7 @@
 """Equality claims of the step: sharded, accumulated, scanned, rematerialised and projected differently, it gives the same numbers."""
 
 import itertools
+import math
 import re
 
 import jax
@@ -169,14 +170,27 @@ def test_the_average_of_the_weights_follows_its_formula():
     assert small.largest_difference(before.state.ema, expected) < 1e-7
 
 
-def test_a_step_that_is_not_finite_changes_nothing_and_is_counted():
-    run = small.config(loss='tests.training.test_step:NotFiniteAtFirst')
-    clean = small.config()
+@pytest.mark.parametrize('moments', [DType.float32, DType.bfloat16])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(moments):
+    run = small.config(loss='tests.training.test_step:NotFiniteAtFirst', optim={'moment_dtype': moments})
+    clean = small.config(optim={'moment_dtype': moments})
     broken = small.train(run, devices=small.one_device(), batches=[small.batch(seed=0)])
     untouched = make_program(clean, partitioning.make_mesh(clean, small.one_device())).init()
     assert small.largest_difference(broken.state.params, untouched.params) == 0
     assert small.largest_difference(broken.state.opt_state, untouched.opt_state) == 0
     assert int(broken.state.skipped) == 1 and int(broken.state.step) == 1
+
+
+@pytest.mark.parametrize('average', [0.0, 0.99])
+def test_an_update_changes_parameters_and_moments_where_they_lie(average):
+    """No copy of either: each would be read and written once more, and stand in memory beside the other."""
+    run = small.config(ema_decay=average)
+    program = make_program(run, partitioning.make_mesh(run, small.one_device()))
+    with jax.set_mesh(program.mesh):
+        text = jax.jit(make_train_step(program), donate_argnums=0).lower(program.abstract, small.batch()).compile().as_text()
+    step = text[text.index('\nENTRY') :]
+    sizes = [math.prod(map(int, size.split(','))) for size in re.findall(r'= f32\[([\d,]+)\]\S* copy\(%state', step)]
+    assert max(sizes, default=0) <= run.model.d_model * run.model.num_layers, 'biases, at most'
 
 
 class NotFiniteAtFirst:
