@@ -39,6 +39,7 @@ def _mix(x: jax.Array) -> jax.Array:
     return x ^ (x >> jnp.uint32(16))
 
 
+@jax.named_scope('dropout')
 def dropout(x: jax.Array, rate: float, key: DropoutKey | None, site: int) -> jax.Array:
     """Zeroes a share `rate` of x [B, ...] and scales the rest by 1 / (1 - rate); x itself where key is None.
 

@@ -31,6 +31,7 @@ from t5x_lite.interop import folder
 from t5x_lite.training import checkpoint, devices, partitioning
 from t5x_lite.training.step import batch_loss, make_program, make_train_step
 from tests.benchmarks import turns
+from tests.benchmarks.steps import make_batch
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer('steps', 10, 'Turns that count; two more go before.', lower_bound=1)
@@ -44,27 +45,6 @@ flags.DEFINE_bool('keep_memory', True, 'For both: malloc keeps what a step frees
 flags.DEFINE_list('layers', ['unrolled', 'scanned'], 'Ours with the loop over layers unrolled (config.model.scan_layers=False), scanned, or both.')
 flags.DEFINE_bool('compile', False, 'A turn for transformers under torch.compile as well (minutes to compile, needs a C++ compiler).')
 flags.DEFINE_string('output', '', 'A file to which one JSON line is appended.')
-
-
-def make_batch(rows: int, length: int, vocabulary: int) -> dict[str, np.ndarray]:
-    """A batch as MlmNsp gives it, of random pieces."""
-    draw, most = np.random.default_rng(0), min(20, -(-length * 15 // 100))
-    lengths = np.where(np.arange(rows) % 8 == 7, length // 2, length)
-    real = np.arange(length) < lengths[:, None]
-    tokens = np.where(real, draw.integers(1000, vocabulary, (rows, length)), 0)
-    places, used = np.zeros((rows, most), np.int32), np.arange(most) < np.round(0.15 * lengths)[:, None]
-    for row, count in enumerate(used.sum(1)):
-        places[row, :count] = np.sort(draw.choice(np.arange(1, lengths[row]), count, replace=False))
-    return {
-        'tokens': tokens.astype(np.int32),
-        'token_types': (real & (np.arange(length) >= lengths[:, None] // 2)).astype(np.int32),
-        'sequence_ids': real.astype(np.int32),
-        'masked_positions': places,
-        'masked_targets': np.where(used, draw.integers(1000, vocabulary, (rows, most)), 0).astype(np.int32),
-        'masked_weights': used.astype(np.float32),
-        'next_sentence_labels': draw.integers(0, 2, rows).astype(np.int32),
-        'example_weights': np.ones(rows, np.float32),
-    }
 
 
 class Theirs:
