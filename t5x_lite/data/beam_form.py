@@ -1,6 +1,7 @@
 """A preparation as one Apache Beam pipeline: for corpora that outgrow one machine. The same bytes as the local form's, for any number of workers.
 
-Every step (beam_steps.py) is made of functions of the local form (`workers`, `filter_steps`, `spans`, `near_duplicates`, `splitting`, `shards`); here is what goes where:
+Every step (beam_steps.py) is made of functions of the local form (`workers`, `filter_steps`, `spans`, `near_duplicates`, `splitting`, `shards`); here is what
+goes where:
 
     files -> what pieces they have -> (one worker) which block each piece is in -> blocks                read twice, each file by one worker
     blocks -> cleaned -> spans by hash -> repeated sentences -> blocks without them                      joined by key
@@ -10,8 +11,8 @@ Every step (beam_steps.py) is made of functions of the local form (`workers`, `f
     blocks -> encoded -> lengths -> (one worker) what goes into which shard -> shards                    written by the workers
 
 What one worker gathers is small: a few numbers for each quarter of a megabyte, pairs of documents, the sample. Input and output lie where all workers see them
-under the same path: a shared file system, for Dataflow one that its workers mount (there is no gs:// here), and the workers have this package. Runners repeat what
-fails; a pipeline that is interrupted begins again. A shard appears under its name when it is whole, the manifest last.
+under the same path: a shared file system, for Dataflow one that its workers mount (there is no gs:// here), and the workers have this package. Runners repeat
+what fails; a pipeline that is interrupted begins again. A shard appears under its name when it is whole, the manifest last.
 """
 
 from collections.abc import Callable, Iterable
@@ -73,7 +74,8 @@ def run(plan: beam_steps.Plan, loaded: Any, log: Callable[[str], None]) -> tuple
 
 def _build(beam: Any, pipeline: Any, plan: beam_steps.Plan, result: str) -> None:
     def apart(name: str, values: Any, sides: dict) -> Any:
-        """What has side inputs stays a stage of its own: the in-process runner waits for ever where it is fused with what they are made of (Beam's issue 26190)."""
+        """What has side inputs stays a stage of its own: the in-process runner waits for ever where it is fused with what they are made of (Beam's issue
+        26190)."""
         return values | f'{name}: apart' >> beam.Reshuffle() if sides else values
 
     def mapped(name: str, values: Any, function: Callable, **sides: Any) -> Any:

@@ -1,4 +1,5 @@
-"""The steps of a preparation as an Apache Beam pipeline (beam_form.py), each a function that one worker calls for one element, made of those of the local form."""
+"""The steps of a preparation as an Apache Beam pipeline (beam_form.py), each a function that one worker calls for one element, made of those of the local
+form."""
 
 import collections
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,7 @@
 """The rules by which T5's corpus C4 was cleaned, each by name, for pages of which a line is a paragraph, as text extracted from the web has them.
 
-Raffel et al. (2020), section 2.2, in the order and with the numbers of the reference implementation (tensorflow_datasets/text/c4_utils.py), which differ from the
-paper's: lines of at least 5 words and pages of at least 3 sentences; the paper says 3 and 5. Both are settings.
+Raffel et al. (2020), section 2.2, in the order and with the numbers of the reference implementation (tensorflow_datasets/text/c4_utils.py), which differ from
+the paper's: lines of at least 5 words and pages of at least 3 sentences; the paper says 3 and 5. Both are settings.
 
 Lines are removed by
   long_words            a word of more than 1,000 characters
@@ -19,9 +19,9 @@ Documents are removed by
 And sentences by
   repeated_spans        see `t5x_lite.data.spans`.
 
-Unlike the reference a blank line between lines that are kept stays, as one; sentences are counted by `t5x_lite.data.sentences` instead of nltk; a document of several
-blocks is cleaned in parts, so that a line which a part ends in is judged in two. Absent: C4's language filter (langdetect, at 0.99) and the limit of 190,000
-characters a page that later versions of the reference have.
+Unlike the reference a blank line between lines that are kept stays, as one; sentences are counted by `t5x_lite.data.sentences` instead of nltk; a document of
+several blocks is cleaned in parts, so that a line which a part ends in is judged in two. Absent: C4's language filter (langdetect, at 0.99) and the limit of
+190,000 characters a page that later versions of the reference have.
 """
 
 import collections

@@ -1,9 +1,9 @@
 """What of a corpus is left out: documents and sentences, by the rules of `cleaning` and `spans` and as `near_duplicates`.
 
-Two passes over the blocks find it, before anything else is done with them: one cleans each document by itself and collects its spans, one makes signatures of what is
-left. Between and after them spans and signatures are joined, out of core (8 bytes a document for the clusters, which may lie on disk, and nothing else grow with the
-corpus). What was found is a list of numbers in the order of the corpus, and each later pass hands a block its own (`Removed`). Nothing is written twice: documents are read
-from the input as ever, and `block_texts.texts_of` gives what is left of them.
+Two passes over the blocks find it, before anything else is done with them: one cleans each document by itself and collects its spans, one makes signatures of
+what is left. Between and after them spans and signatures are joined, out of core (8 bytes a document for the clusters, which may lie on disk, and nothing
+else grow with the corpus). What was found is a list of numbers in the order of the corpus, and each later pass hands a block its own (`Removed`). Nothing is
+written twice: documents are read from the input as ever, and `block_texts.texts_of` gives what is left of them.
 """
 
 import collections
@@ -96,7 +96,8 @@ class Filter:
     Args:
       folder: for its files. Where an earlier run left some, it goes on from there.
       rules, job: what to look for; None for not.
-      over: over(title, function, decisions, first) yields the results of `function(job, block)` for the blocks from `first` on, with what is left out by Decisions given to
+      over: over(title, function, decisions, first) yields the results of `function(job, block)` for the blocks from `first` on, with what is left out by
+        Decisions given to
         each, in their order.
     """
 

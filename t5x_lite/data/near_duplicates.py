@@ -1,13 +1,14 @@
 """Documents that are nearly the same: MinHash signatures, bands of them that collide, clusters of which the first document stays. (numpy only)
 
-Broder (1997), "On the resemblance and containment of documents"; Lee et al. (2022), "Deduplicating training data makes language models better", section 4.2. A document is
-the set of its runs of n words (shingles), lower-cased, punctuation and white space ignored; Chinese and Japanese characters count as words. Of `permutations` hash functions
-each gives the smallest value over that set: two documents agree in one with probability J, the share of shingles that they have in common (Jaccard). Rows are joined
-into bands; documents that agree in a whole band are candidates, which are verified by the share of all values in which they agree: J with a standard deviation of
-sqrt(J (1 - J) / permutations). With r rows a band, a pair is a candidate with probability 1 - (1 - J^r)^bands: at 16 bands of 8, 0.06 for J = 0.5, 0.95 for 0.8, 0.9999 for 0.9.
+Broder (1997), "On the resemblance and containment of documents"; Lee et al. (2022), "Deduplicating training data makes language models better", section 4.2.
+A document is the set of its runs of n words (shingles), lower-cased, punctuation and white space ignored; Chinese and Japanese characters count as words. Of
+`permutations` hash functions each gives the smallest value over that set: two documents agree in one with probability J, the share of shingles that they have
+in common (Jaccard). Rows are joined into bands; documents that agree in a whole band are candidates, which are verified by the share of all values in which
+they agree: J with a standard deviation of sqrt(J (1 - J) / permutations). With r rows a band, a pair is a candidate with probability 1 - (1 - J^r)^bands: at
+16 bands of 8, 0.06 for J = 0.5, 0.95 for 0.8, 0.9999 for 0.9.
 
-Verified pairs make clusters (connected components), and of each the first document in the order of the corpus stays. Where more than 64 documents share a band, not all
-pairs are compared but all with the first, those unlike it with the first of these, and so on, 64 times.
+Verified pairs make clusters (connected components), and of each the first document in the order of the corpus stays. Where more than 64 documents share a
+band, not all pairs are compared but all with the first, those unlike it with the first of these, and so on, 64 times.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

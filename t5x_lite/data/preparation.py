@@ -1,9 +1,9 @@
 """Raw text to a prepared corpus: what `python -m t5x_lite.prepare` does.
 
 Three passes over the input: a scan (finds broken input before hours are spent, counts documents, decides which are held out), a sample for
-the tokenizer where one is trained, and the encoding. Where text is cleaned or deduplicated, up to two passes go before (`filtering`). One process reads and writes, others work on blocks, and results are taken in the
-order of the blocks. So the corpus depends on the input and the settings alone, and memory on the size of a block and the number of
-processes, not on the input.
+the tokenizer where one is trained, and the encoding. Where text is cleaned or deduplicated, up to two passes go before (`filtering`). One process reads and
+writes, others work on blocks, and results are taken in the order of the blocks. So the corpus depends on the input and the settings alone, and memory on the
+size of a block and the number of processes, not on the input.
 """
 
 import concurrent.futures.process

@@ -1,19 +1,20 @@
 """Three sentences in a row that stood in the corpus before: all but the first are removed, as from C4 (Raffel et al., 2020, section 2.2). (numpy only)
 
-The paper removes all but one of any span of three sentences; its public code compares lines instead. Here: sentences of what the other rules left, compared by a
-64-bit hash without regard to case and white space; the first span in the order of the corpus stays. Worked example, a document of sentences a b c d, then others:
+The paper removes all but one of any span of three sentences; its public code compares lines instead. Here: sentences of what the other rules left, compared
+by a 64-bit hash without regard to case and white space; the first span in the order of the corpus stays. Worked example, a document of sentences a b c d,
+then others:
 
     x a b c y    ->  x y         (a b c) stood there before
     b c d e      ->  e           (b c d) too; (c d e) did not, and e is nowhere else
     a b x        ->  a b x       two sentences are no span
     h h h h h    ->  h h h       all but one
 
-No sentence is lost altogether: what is removed repeats what stood earlier. (A document that goes afterwards as a near duplicate of another takes with it what it had of
-its own, this too.) Documents of several blocks are compared within their parts, without the spans that cross from one to the next. Of n spans some n^2 / 2^65 are taken
-for others by chance: of 10^9 one in forty.
+No sentence is lost altogether: what is removed repeats what stood earlier. (A document that goes afterwards as a near duplicate of another takes with it what
+it had of its own, this too.) Documents of several blocks are compared within their parts, without the spans that cross from one to the next. Of n spans some
+n^2 / 2^65 are taken for others by chance: of 10^9 one in forty.
 
-A sentence is known by its position, int64: the block above, and below a number that counts through it: `base` of its document (characters of the documents before in
-the block) plus its number in the document. So positions rise through the corpus, and following sentences have following ones.
+A sentence is known by its position, int64: the block above, and below a number that counts through it: `base` of its document (characters of the documents
+before in the block) plus its number in the document. So positions rise through the corpus, and following sentences have following ones.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

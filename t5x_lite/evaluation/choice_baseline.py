@@ -1,8 +1,8 @@
 """What choosing reaches without a transformer: the place that is right most often, and a linear model over a bag of words. To be read before fine-tuning.
 
-A question with one of its choices is a pair of texts, right or wrong, and logistic regression (`bag_of_words.BagOfWords`) learns to tell which; of the choices of
-a question the one that is likeliest right is taken. It sees the words of both and which they share, so it also finds choices that give themselves away by their
-wording alone, as in data that people wrote some do (Gururangan et al., 2018).
+A question with one of its choices is a pair of texts, right or wrong, and logistic regression (`bag_of_words.BagOfWords`) learns to tell which; of the
+choices of a question the one that is likeliest right is taken. It sees the words of both and which they share, so it also finds choices that give themselves
+away by their wording alone, as in data that people wrote some do (Gururangan et al., 2018).
 """
 
 from collections.abc import Sequence

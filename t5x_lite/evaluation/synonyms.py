@@ -1,7 +1,7 @@
 """Synonyms of the words of texts, from a masked language model that sees each word where it stands.
 
-Nothing is masked: a masked model says what fits the sentence ('a [MASK] film' - bad, long, French), one that sees the word what could stand for it (Zhou et al.,
-2019, 'BERT-based Lexical Substitution', section 3.1). The likeliest other whole words of letters are taken, in one pass over each text. Words of several
+Nothing is masked: a masked model says what fits the sentence ('a [MASK] film' - bad, long, French), one that sees the word what could stand for it (Zhou et
+al., 2019, 'BERT-based Lexical Substitution', section 3.1). The likeliest other whole words of letters are taken, in one pass over each text. Words of several
 pieces, and those that are cut off, have none.
 """
 

@@ -19,8 +19,8 @@ from t5x_lite.models.mask import Mask
 from t5x_lite.models.positions import DistanceBias
 
 # Bytes of a layer's scores on a device up to which `auto` is dense. On a CPU, scores that leave its caches cost more than tiles do, the more the longer
-# rows are (tests/benchmarks/EVIDENCE.md, python -m tests.benchmarks.attention). Elsewhere, where a loop of small tiles leaves much of a device idle, it is memory
-# alone that decides.
+# rows are (tests/benchmarks/EVIDENCE.md, python -m tests.benchmarks.attention). Elsewhere, where a loop of small tiles leaves much of a device idle, it is
+# memory alone that decides.
 MOST_ON_CPU, MOST_ELSEWHERE = 32 * 2**20, 2**30
 
 

@@ -110,8 +110,8 @@ def scale_by_adam(n: Numbers, optim: OptimConfig, keep: Keep = _new) -> optax.Gr
 
 
 def _rounded(x: jax.Array, path: str, which: int, count: jax.Array) -> jax.Array:
-    """float32 -> bfloat16, up or down at random, so that the mean is right: a second moment that moves by 0.1 % a step would stand still if it went to the nearest
-    of numbers 0.4 to 0.8 % apart (Gupta et al., 2015, section 3).
+    """float32 -> bfloat16, up or down at random, so that the mean is right: a second moment that moves by 0.1 % a step would stand still if it went to the
+    nearest of numbers 0.4 to 0.8 % apart (Gupta et al., 2015, section 3).
 
     What is drawn is a function of the parameter's path, the place in it and the step, and so does not depend on the mesh.
 

@@ -101,7 +101,8 @@ def parameter_shardings(boxed: Any, mesh: Mesh, config: MeshConfig) -> Any:
 
 
 def state_shardings(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
-    """Shardings of a whole train state: a leaf that mirrors a parameter (moments, averages), or some of its layers, lives where the parameter does, others everywhere.
+    """Shardings of a whole train state: a leaf that mirrors a parameter (moments, averages), or some of its layers, lives where the parameter does, others
+    everywhere.
 
     Args:
       state: abstract state; its leaves that mirror a parameter end in the parameter's path and have its shape.

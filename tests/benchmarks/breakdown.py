@@ -1,11 +1,12 @@
-"""Where the time of a training step goes, by what it computes: products with weights, products and softmax of attention, norms, dropout, the vocabulary, the optimiser.
+"""Where the time of a training step goes, by what it computes: products with weights, products and softmax of attention, norms, dropout, the vocabulary, the
+optimiser.
 
     taskset -c 1 python -m tests.benchmarks.breakdown [--size=base] [--batch=8] [--length=128] [--dtype=float32] [--attention=dense] [--steps=5] [--output=FILE]
 
-A step of configs/bert.py (MLM + NSP, unrolled) is compiled and profiled with JAX's own profiler; each operation of the compiled step carries the place in the model that
-it came from. XLA makes one operation of several that are next to each other, and names it after the last, so that what is beside another thing is counted with that
-(biases with their products' activations, a cast with whatever reads it). Shares are of the time of all operations on one thread; `host` is what is left of the wall
-clock. The profiler itself costs some percent.
+A step of configs/bert.py (MLM + NSP, unrolled) is compiled and profiled with JAX's own profiler; each operation of the compiled step carries the place in the
+model that it came from. XLA makes one operation of several that are next to each other, and names it after the last, so that what is beside another thing is
+counted with that (biases with their products' activations, a cast with whatever reads it). Shares are of the time of all operations on one thread; `host` is
+what is left of the wall clock. The profiler itself costs some percent.
 """
 
 import collections

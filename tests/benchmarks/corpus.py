@@ -2,11 +2,13 @@
 
     python -m tests.benchmarks.corpus --books=FOLDER [--megabytes=50,1000] [--workers=1,2,4] [--work=DIR] [--output=FILE]
 
-The books' paragraphs, each on a line, are cut into passages of about 2,000 characters, the documents; they come first, once each, up to half of the corpus. Copies follow, of passages drawn by
---seed, with the edits of KINDS, each as often, until there is as much text as asked for. What a copy shares with its original is computed exactly (Jaccard of its runs of
-words, as prepare's flags have them): those that share at least the threshold are the duplicates that should go, all others should stay. `prepare` is run as a command, with
---clean=RULES and --deduplicate=minhash, for each number of workers; what it kept is read from the corpus, since every document says its number. Memory is the peak over
-all its processes together, resident, pages that they share counted for each.
+The books' paragraphs, each on a line, are cut into passages of about 2,000 characters, the documents; they come first, once each, up to half of the corpus.
+Copies follow, of passages drawn by
+--seed, with the edits of KINDS, each as often, until there is as much text as asked for. What a copy shares with its original is computed exactly (Jaccard of
+its runs of words, as prepare's flags have them): those that share at least the threshold are the duplicates that should go, all others should stay. `prepare`
+is run as a command, with
+--clean=RULES and --deduplicate=minhash, for each number of workers; what it kept is read from the corpus, since every document says its number. Memory is the
+peak over all its processes together, resident, pages that they share counted for each.
 """
 
 from collections.abc import Callable, Iterator

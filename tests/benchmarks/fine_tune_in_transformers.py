@@ -3,9 +3,9 @@
     python -m tests.benchmarks.fine_tune_in_transformers --kind=classes --encoder=HF_FOLDER --train=train.tsv --dev=dev.tsv --text_columns=2 --label_column=0 \\
         --examples=1000 --epochs=5 --batch_size=32 --rate=5e-5 --length=48 --seeds=0,1,2 --output=theirs.jsonl
 
-Kinds: classes (accuracy) and numbers (Pearson) of tab-separated files without a header, tags (entity F1) of column files. AdamW with eps 1e-6, decay 0.01 except
-of biases and norms, linear warm-up over 10 % of the steps and linear decay after it, gradients clipped at 1.0, dropout as the folder says. Batches are padded to
-their longest text, and each epoch ends with a partial one, where ours run on into the next: 160 steps for our 156 in five epochs of 1,000 examples.
+Kinds: classes (accuracy) and numbers (Pearson) of tab-separated files without a header, tags (entity F1) of column files. AdamW with eps 1e-6, decay 0.01
+except of biases and norms, linear warm-up over 10 % of the steps and linear decay after it, gradients clipped at 1.0, dropout as the folder says. Batches are
+padded to their longest text, and each epoch ends with a partial one, where ours run on into the next: 160 steps for our 156 in five epochs of 1,000 examples.
 """
 
 import json

@@ -1,12 +1,13 @@
-"""How time and memory grow: with length, width, depth, batch and vocabulary of a training step, with the corpus, the tasks of a mixture and the number of devices.
+"""How time and memory grow: with length, width, depth, batch and vocabulary of a training step, with the corpus, the tasks of a mixture and the number of
+devices.
 
     python -m tests.benchmarks.growth --text=BOOKS/train [--axes=length,width,depth,batch,vocabulary,corpus,tasks,devices] [--turns=5] [--output=FOLDER]
 
 Each axis doubles from size to size with all else the same, and the sizes take turns. An exponent is the slope of log(measured) over log(size): over all sizes
-(least squares) and over the last doubling. What theory allows is an upper bound on the latter: with 1 what grows does so in proportion at most, with 0 it stays.
-Small sizes are dominated by what does not grow. FLOPs are those of the products in the compiled step, times the trips of its loops; memory is XLA's own count of
-temporaries: neither depends on how busy the machine is. `devices` compiles for so many without having them, the batch growing in proportion: FLOPs, memory and bytes
-sent are those of one device. Writes growth.md and growth.png where --output says.
+(least squares) and over the last doubling. What theory allows is an upper bound on the latter: with 1 what grows does so in proportion at most, with 0 it
+stays. Small sizes are dominated by what does not grow. FLOPs are those of the products in the compiled step, times the trips of its loops; memory is XLA's
+own count of temporaries: neither depends on how busy the machine is. `devices` compiles for so many without having them, the batch growing in proportion:
+FLOPs, memory and bytes sent are those of one device. Writes growth.md and growth.png where --output says.
 """
 
 from collections.abc import Callable, Sequence

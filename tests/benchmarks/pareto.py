@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.pareto --sweeps=sweeps/trec,sweeps/ner --output=FOLDER [--turns=10]
 
-A sweep is one of tests/benchmarks/strategies.txt, crossed with seeds where that is asked for. Of each strategy the rate with the best mean score counts. Then the steps
-of all strategies are compiled for the same batch and take turns: seconds are the medians of the turns; memory is that of parameters and optimiser, and XLA's
-own count of the step's temporaries, gradients and activations. With unfreezing, the step is that of the last stage. Writes pareto.md and pareto.png.
+A sweep is one of tests/benchmarks/strategies.txt, crossed with seeds where that is asked for. Of each strategy the rate with the best mean score counts. Then
+the steps of all strategies are compiled for the same batch and take turns: seconds are the medians of the turns; memory is that of parameters and optimiser,
+and XLA's own count of the step's temporaries, gradients and activations. With unfreezing, the step is that of the last stage. Writes pareto.md and
+pareto.png.
 """
 
 from collections.abc import Callable, Sequence

@@ -3,9 +3,9 @@
     python -m t5x_lite.prepare --input=TEXTS --output=data/mine --tokenizer=wordpiece --vocab_size=30522
     python -m tests.benchmarks.pipeline --data=data/mine [--length=512] [--batch=64] [--workers=2] [--batches=100] [--turns=10] [--output=FILE]
 
-A turn is that many batches, taken from loaders that go on from turn to turn; the workers of the others have nothing to do meanwhile but to fill what they may hold
-ready. Ours are the data functions that `t5x_lite.train` uses: documents packed, masked, isolated from each other. The peer cuts the same tokens into blocks, as
-transformers' run_mlm.py does, and masks them with DataCollatorForLanguageModeling: its rows run across documents. Needs the extra `parity`.
+A turn is that many batches, taken from loaders that go on from turn to turn; the workers of the others have nothing to do meanwhile but to fill what they may
+hold ready. Ours are the data functions that `t5x_lite.train` uses: documents packed, masked, isolated from each other. The peer cuts the same tokens into
+blocks, as transformers' run_mlm.py does, and masks them with DataCollatorForLanguageModeling: its rows run across documents. Needs the extra `parity`.
 """
 
 from collections.abc import Iterator

@@ -3,9 +3,9 @@
     git clone https://github.com/karpathy/nanoGPT; pip install '.[parity]'
     python -m tests.benchmarks.shakespeare --nanogpt=nanoGPT [--turns=20] [--steps=20] [--threads=2]
 
-Both train from the same weights on the same batch of 12 x 64 characters drawn at random, in float32, as nanoGPT's train.py does on a CPU: its model and optimiser
-are its own, imported from the checkout; the step (forward, backward, clipping at 1.0, AdamW) is made of them. A turn is `steps` steps of one of the two. The
-losses of whole runs are in EVIDENCE.md.
+Both train from the same weights on the same batch of 12 x 64 characters drawn at random, in float32, as nanoGPT's train.py does on a CPU: its model and
+optimiser are its own, imported from the checkout; the step (forward, backward, clipping at 1.0, AdamW) is made of them. A turn is `steps` steps of one of the
+two. The losses of whole runs are in EVIDENCE.md.
 """
 
 import importlib.util

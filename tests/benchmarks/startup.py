@@ -3,8 +3,8 @@
     python -m t5x_lite.prepare --input=TEXTS --output=data/mine --tokenizer=wordpiece --vocab_size=30522
     python -m tests.benchmarks.startup --data=data/mine [--size=base] [--turns=5] [--output=FILE]
 
-A turn is a process from its start to its end, of one training step of BERT (8 x 128): imports, data, weights, compiling, the step; ours writes its checkpoint too.
-The peer's is `--peer`: imports, a random model, a random batch, one step. Needs the extra `parity` (torch, transformers).
+A turn is a process from its start to its end, of one training step of BERT (8 x 128): imports, data, weights, compiling, the step; ours writes its checkpoint
+too. The peer's is `--peer`: imports, a random model, a random batch, one step. Needs the extra `parity` (torch, transformers).
 """
 
 from collections.abc import Callable

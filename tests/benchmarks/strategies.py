@@ -1,11 +1,11 @@
-"""What each strategy of config.tune saves: weights that learn, bytes of the optimiser and of gradients, of checkpoints, temporaries and FLOPs of a compiled step.
+"""What each strategy of config.tune saves: weights that learn, bytes of the optimiser and of gradients, of checkpoints, temporaries and FLOPs of a compiled
+step.
 
     python -m tests.benchmarks.strategies [--size=base] [--batch=16] [--length=128] [--only=full,lora] [--scan] [--output=strategies.jsonl]
 
-The step is the training step of configs/bert.py with two labels on top, compiled for one device and not run: memory and FLOPs are XLA's own counts, which do not
-depend on how busy the machine is. With --scan the layers are one compiled loop,
-whose backward pass goes through all of them: freezing the bottom then saves memory of the optimiser, and no FLOPs. FLOPs inside such a loop are counted once
-by XLA, so that they are comparable among rows of one table only.
+The step is the training step of configs/bert.py with two labels on top, compiled for one device and not run: memory and FLOPs are XLA's own counts, which do
+not depend on how busy the machine is. With --scan the layers are one compiled loop, whose backward pass goes through all of them: freezing the bottom then
+saves memory of the optimiser, and no FLOPs. FLOPs inside such a loop are counted once by XLA, so that they are comparable among rows of one table only.
 """
 
 import json

@@ -1,4 +1,5 @@
-"""What stands in front of a sequence (prefix and prompt tuning), and adapters, in decoders and encoder-decoders: packed as alone, cached as not, in the right place."""
+"""What stands in front of a sequence (prefix and prompt tuning), and adapters, in decoders and encoder-decoders: packed as alone, cached as not, in the right
+place."""
 
 import dataclasses
 

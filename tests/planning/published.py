@@ -9,8 +9,8 @@ counted (6P: 6 x all parameters x tokens; 6P+causal: and half of attention's), o
 
 What differs from our step in all of them: rotary or ALiBi positions instead of learned ones, another optimiser's arithmetic, and attention kernels that skip
 what a causal mask hides (`pairs`). Grouped keys are not fields of ours: d_ff is so much smaller that parameters and FLOPs of a layer are the same. `differs`
-says the rest; what was kept on hosts counts as recomputed. The constants of t5x_lite/planning/roofline.py were chosen from the rows with held_out=0 alone, once;
-the others were first looked at afterwards.
+says the rest; what was kept on hosts counts as recomputed. The constants of t5x_lite/planning/roofline.py were chosen from the rows with held_out=0 alone,
+once; the others were first looked at afterwards.
 """
 
 import csv

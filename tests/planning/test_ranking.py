@@ -110,8 +110,8 @@ def test_flags_lead_back_to_the_choice():
         assert (made.mesh, made.model.remat, made.optim.microbatches) == (one.config.mesh, one.config.model.remat, one.config.optim.microbatches)
 
 
-# Compiled on eight devices: bytes that stand in the formulas, and those that XLA's compiler for CPUs exchanges. It adds gradients of small weights over data and fsdp in
-# one all-reduce; what the formulas leave out are sums of a few numbers, and statistics of a softmax over a divided vocabulary.
+# Compiled on eight devices: bytes that stand in the formulas, and those that XLA's compiler for CPUs exchanges. It adds gradients of small weights over data
+# and fsdp in one all-reduce; what the formulas leave out are sums of a few numbers, and statistics of a softmax over a divided vocabulary.
 MESHES = {
     'data': ({'data': 8}, {}),
     'fsdp': ({'data': 2, 'fsdp': 4}, {'optim': {'microbatches': 2}}),
