@@ -96,9 +96,8 @@ class Filter:
     Args:
       folder: for its files. Where an earlier run left some, it goes on from there.
       rules, job: what to look for; None for not.
-      over: over(title, function, decisions, first) yields the results of `function(job, block)` for the blocks from `first` on, with what is left out by
-        Decisions given to
-        each, in their order.
+      over: over(title, function, decisions, first) yields the results of `function(job, block)` for the blocks from `first` on, in their order, with what is left
+        out by Decisions given to each.
     """
 
     def __init__(self, folder: str, rules: cleaning.Rules | None, job: near_duplicates.MinHash | None, over: Callable, log: Callable[[str], None]):
