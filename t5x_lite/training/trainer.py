@@ -1,6 +1,5 @@
 """The loop: restore or initialise, step, log, evaluate, save; stop cleanly, or on the first number that is not finite."""
 
-from collections import deque
 from collections.abc import Callable, Iterator
 import contextlib
 import signal
@@ -8,22 +7,18 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 
-from t5x_lite.config import Config, NonFinite
+from t5x_lite.config import Config
 from t5x_lite.data.pipeline import DataFunction
-from t5x_lite.errors import Interrupted, NotFinite, UserError
-from t5x_lite.training import adapters, checkpoint, driving, features, learnt, partitioning, paths, processes, tuning, workdirs
+from t5x_lite.errors import Interrupted, UserError
+from t5x_lite.training import adapters, checkpoint, driving, learnt, partitioning, processes, tuning, workdirs
+from t5x_lite.training.accounting import Accounts
 from t5x_lite.training.beginning import begun
 from t5x_lite.training.goodput import Goodput
 from t5x_lite.training.held_out import Evaluate, HeldOut
 from t5x_lite.training.step import Program, TrainState, grown, make_program
-from t5x_lite.training.telemetry import Clock, Console, MetricsLog, Profile, Window, peak_flops
+from t5x_lite.training.telemetry import MetricsLog, Profile, Window
 from t5x_lite.training.watch import Watch, before_training
-
-# Steps whose metrics may be on their way while the next are computed: the host never waits for the newest.
-_IN_FLIGHT = 2
-_SHARE = 'share/'  # of the rows, in metrics.jsonl: of each task of a mixture, or corpus
 
 
 class Trainer:
@@ -185,20 +180,12 @@ class Trainer:
         self, state: TrainState | None, first: int, window: Window, checkpoints: checkpoint.Checkpoints, log: MetricsLog
     ) -> Iterator[driving.Asked]:
         config, data = self._config, self._data
-        peak = peak_flops(jax.devices()[0])
-        peak = peak * jax.device_count() if peak else None
-        console, in_flight, goodput = Console(config.steps, config.log), deque(), self._goodput
-        compile_seconds: dict[str, float] = {}
-        clock, asked = Clock(), None
-
-        def drain(keep: int) -> None:
-            while len(in_flight) > keep:
-                self._account(*in_flight.popleft(), window, console, log, clock, compile_seconds, peak)
-
+        goodput, asked = self._goodput, None
+        accounts = Accounts(config, data, self._program.module, self._watch, window, log, goodput)
         profile = Profile(config.log.profile_steps, self._workdir, first)
 
         def begin_profile() -> None:
-            drain(0)
+            accounts.settle()
             profile.start()
 
         self._program = self._program_at(max(first - 1, 0))
@@ -214,22 +201,20 @@ class Trainer:
                 yield asked
                 goodput.under_way(asked.taken)
                 if asked.compile_seconds:
-                    goodput.add('compile', asked.compile_seconds)
-                    console.pause(asked.compile_seconds)
-                    compile_seconds['compile_seconds'] = compile_seconds.get('compile_seconds', 0.0) + asked.compile_seconds
+                    accounts.compiled(asked.compile_seconds)
                 done = step + 1
                 if processes.asked_to_stop(done):
                     self._stop_signal = signal.SIGTERM.name
-                in_flight.append((done, asked.metrics))
+                accounts.taken(done, asked.metrics)
                 if profile.ends_with(done):
-                    drain(0)
+                    accounts.settle()
                     profile.stop(done)
                 last = done == config.steps
                 evaluate = last or (config.eval.every_steps > 0 and done % config.eval.every_steps == 0)
                 save = last or done % config.checkpoint.every_steps == 0 or bool(self._stop_signal) or (evaluate and config.checkpoint.best_metric)
-                drain(0 if evaluate or save else _IN_FLIGHT)
                 if not evaluate and not save:
                     continue
+                accounts.settle()
                 began, now, scores = time.perf_counter(), asked.after(), None
                 if evaluate:
                     with goodput.spent('evaluate'):
@@ -244,9 +229,7 @@ class Trainer:
                     with goodput.spent('save'):
                         checkpoints.save(done, saved, run, scores, wait=bool(last or stop or self._held_out.over))
                     self._held_out.check(scores)
-                aside = time.perf_counter() - began
-                console.pause(aside)
-                clock.aside_seconds += aside
+                accounts.aside(time.perf_counter() - began)
                 if self._held_out.over and not last:
                     profile.stop(done)
                     self._ends(done, f'{self._stopped_early(done)}{self._held_out.ending}')
@@ -271,70 +254,6 @@ class Trainer:
             begin, last = max(first, begin), min(last, self._config.steps)
             if begin < last:
                 yield begin, last, partitioning.local_rows(self._mesh, self._data.stage_at(begin).batch_size)
-
-    def _account(self, step, metrics, window, console, log, clock, compile_seconds, peak) -> None:
-        """Takes a step's metrics from the device: into the window, to the terminal, and to the log where a line is due."""
-        metrics = metrics()
-        config, stage = self._config, self._data.stage_at(step - 1)
-        finite, tokens = bool(metrics['finite']), float(metrics['tokens'])
-        if 'overflowed' in metrics and bool(metrics['overflowed']):
-            print(_overflow(step, float(metrics['loss_scale'])))
-        elif not finite:
-            first_example = int(self._data.indices(step - 1)[0])
-            what = (
-                f'step {step:,}: loss {float(metrics["loss"])}, gradient norm {float(metrics["grad_norm"])} on the batch of step {step:,} '
-                f'(examples {first_example:,} to {first_example + stage.batch_size - 1:,}); the parameters are as before it'
-            )
-            if config.optim.nonfinite == NonFinite.stop:
-                raise NotFinite(
-                    f'{what}. Look at the batch with --dry_run --dry_run_step={step}, lower config.optim.learning_rate in another --workdir, '
-                    'or pass over such steps with --config.optim.nonfinite=skip'
-                )
-            print(f'warning: skipped {what}')
-        window.add('steps_skipped', 0.0 if finite else 1.0)
-        if finite:
-            window.add('loss', float(metrics['loss']))
-            self._watch.trained(step, float(metrics['loss']))
-            window.add('grad_norm', float(metrics['grad_norm']))
-            for name, (total, weight) in metrics['metrics'].items():
-                window.add(name, float(total), float(weight))
-        window.add('tokens', tokens)
-        if len(self._data.names) > 1:
-            for name, rows in self._data.counts(step - 1).items():
-                window.add(f'{_SHARE}{name}', rows, stage.batch_size)
-        clock.tokens += tokens
-        clock.steps += 1
-        rate = float(metrics['learning_rate'])
-        flops = self.step_flops(stage)
-        shown = {name: value for name, value in window.means().items() if name not in ('steps_skipped', 'tokens')}
-        console.step(step, tokens, {name: value for name, value in shown.items() if not name.startswith(_SHARE)} | {'lr': rate}, peak, flops)
-        if step % config.log.every_steps and step != config.steps:
-            return
-        seconds = clock.seconds(compile_seconds.get('compile_seconds', 0.0))
-        line = shown | {'learning_rate': rate, 'tokens': window.sums['tokens'][0], 'steps_skipped': window.sums['steps_skipped'][0]}
-        if 'loss_scale' in metrics:
-            line['loss_scale'] = float(metrics['loss_scale'])
-        if 'layer_norms' in metrics:
-            line['layer_norms'] = {kind: {path: np.asarray(x).tolist() for path, x in paths.leaves(tree).items()} for kind, tree in metrics['layer_norms'].items()}
-        timing = {'tokens_per_second': clock.tokens / seconds, 'seconds_per_step': seconds / clock.steps}
-        if peak:
-            timing['mfu'] = flops / timing['seconds_per_step'] / peak
-        log.write(step, line | {name: round(value, 6) for name, value in (timing | compile_seconds | self._goodput.metrics()).items()})
-        self._goodput.mark(step)
-        window.sums.clear()
-        compile_seconds.clear()
-        clock.restart()
-
-    def step_flops(self, stage: Any) -> float:
-        """FLOPs of a step: three forward passes' worth (forward, and two products for each in the backward pass) of every row, padding included."""
-        module = type(self._program.module)
-        if features.wanted(self._config):
-            return 3.0 * stage.batch_size * module.head_flops(self._config.model)
-        return 3.0 * stage.batch_size * module.forward_flops(self._config.model, stage.seq_len, stage.max_predictions)
-
-
-def _overflow(step: int, scale: float) -> str:
-    return f'step {step:,}: a gradient was not finite in float16 with a loss scale of {scale:,.0f}; the step is passed over, and the scale {scale / 2:,.0f} now'
 
 
 def _learning(program: Program) -> str:
