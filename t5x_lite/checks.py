@@ -8,7 +8,7 @@ from typing import Any
 from t5x_lite import several
 from t5x_lite.config import Adapters, Config, Decoding, DType, Features, LayerMix, Layout, Optimizer, Positions, Rates, Whole
 from t5x_lite.config_values import from_dict, to_dict
-from t5x_lite.errors import UserError
+from t5x_lite.errors import UserError, nearest
 from t5x_lite.stages import stages
 
 _AT_LEAST_0 = (
@@ -160,6 +160,9 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
     sizes = {name: getattr(config.mesh, name) for name in ('data', 'fsdp', 'tensor', 'sequence')}
     yield all(size == -1 or size > 0 for size in sizes.values()), f'config.mesh is {sizes}; an axis is -1 or above 0'
     yield list(sizes.values()).count(-1) <= 1, f'config.mesh is {sizes}; only one axis can take what is left (-1)'
+    yield config.mesh.slices == -1 or config.mesh.slices > 0, f'config.mesh.slices is {config.mesh.slices}; it is above 0, or -1 for as many as there are'
+    along = config.mesh.slices_along
+    yield along in sizes, f'config.mesh.slices_along is {along!r}, which is no mesh axis; {nearest(along, sizes)}'
     profile = config.log.profile_steps
     yield (
         not profile or (len(profile) == 2 and 0 < profile[0] <= profile[1]),

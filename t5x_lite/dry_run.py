@@ -19,7 +19,7 @@ from t5x_lite.evaluation.several import evaluator_of
 from t5x_lite.evaluation.task_scores import WhileTraining
 from t5x_lite.models import kernels
 from t5x_lite.stages import stages
-from t5x_lite.training import adapters, checkpoint, features, partitioning, paths, tuning, watch
+from t5x_lite.training import adapters, checkpoint, features, partitioning, paths, slices, tuning, watch
 from t5x_lite.training.step import Program, make_program, make_train_step
 
 
@@ -75,11 +75,10 @@ def report(run: Run, step: int = 1) -> str:
     program = check(run, picked.append)
     config, mesh = program.config, program.mesh
     parts = ['\n'.join(['config, as flags:', *as_flags(config)]), parameter_table(program), bytes_per_device(program), flops(program)]
-    parts.append(
-        'mesh: '
-        + ' x '.join(f'{axis}={size}' for axis, size in mesh.shape.items())
-        + f' on {mesh.size} x {mesh.devices.flat[0].device_kind}'
-    )
+    axes = ' x '.join(f'{axis}={size}' for axis, size in mesh.shape.items())
+    count = len(slices.apart(config.mesh, list(mesh.devices.flat)))
+    across = f' in {count} slices, {config.mesh.slices_along} across them' if count > 1 else ''
+    parts.append(f'mesh: {axes} on {mesh.size} x {mesh.devices.flat[0].device_kind}{across}')
     if picked:
         parts.append('\n'.join(picked))
     if run.initial is not None:

@@ -9,6 +9,9 @@ The step that training would take is compiled at full size by the compiler that 
 (v4:4x4x4, v5e:4x4, v5p:8x8x8, v6e:16x16; needs libtpu: pip install 'jax[tpu]'), cpu:N, or gpu:NxKIND, which is not compiled but counted by formulas. Large
 models take minutes. The mesh is config.mesh, as in training; a batch must be one that it divides. Writes OUTPUT/plan.json and plan.png.
 
+--slices=2 plans for so many of them: the axis config.mesh.slices_along goes from one to the next over the data-centre network, and what crosses it is counted
+apart. The other axes stay within a slice.
+
 With --mesh=auto every mesh that divides the model and the batch is ranked by formulas, with each recomputation (config.model.remat) and the fewest
 microbatches that fit; the best --compile of them are compiled, and their plans kept in --cache_dir, so that the same command compiles nothing. It ends with
 the flags to copy and the plan of the best; OUTPUT/ranking.json has all of them.
@@ -31,6 +34,7 @@ from t5x_lite.training import devices
 
 _CONFIG = cli.define_config_flags(workdir_required=False)
 _TOPOLOGY = flags.DEFINE_string('topology', None, 'Where to run: v5p:4x4x4, v5e:16x16, v4:..., v6e:..., cpu:8 or gpu:8xH100.', required=True)
+_SLICES = flags.DEFINE_integer('slices', 1, 'How many of them, linked by the data-centre network; of gpu, hosts.', lower_bound=1)
 _PRICE = flags.DEFINE_float('price_per_chip_hour', 0.0, 'What a chip costs an hour, in any money; the plan then says what the run costs.', lower_bound=0.0)
 _OUTPUT = flags.DEFINE_string('output', '', 'Folder for plan.json and plan.png.')
 _MESH = flags.DEFINE_enum('mesh', 'config', ['config', 'auto'], 'config: that of config.mesh. auto: the best of all meshes, recomputations and microbatches.')
@@ -40,7 +44,7 @@ _CACHE_DIR = flags.DEFINE_string('cache_dir', '', "With --mesh=auto: a folder in
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    topology = topologies.parse(_TOPOLOGY.value)
+    topology = topologies.parse(_TOPOLOGY.value, _SLICES.value)
     devices.configure(_CONFIG.value)
     if _OUTPUT.value and os.path.exists(_OUTPUT.value) and not os.path.isdir(_OUTPUT.value):
         raise UserError(f'--output={_OUTPUT.value} is a file; name a folder')

@@ -10,6 +10,11 @@ a later one:
 It is overlapped where products are computed between its begin and its end. All others are waited for. A TPU's compiler marks some of these
 `async_collective_name`: it tried to make them asynchronous, found nothing to compute meanwhile, and made them synchronous again, so they count as waited for.
 A fusion of an all-reduce and the slice of it that a device keeps is a TPU's reduce-scatter.
+
+Several slices. A TPU's compiler makes one program for each slice, whose groups are numbered within it; what crosses the data-centre network stands apart, as a
+send and a recv of the host's (`xla_megascale_runtime`) that say what they are part of, and run until `recv-done`. It adds up gradients in three steps: a
+reduce-scatter within each slice, an all-reduce of each chip's part between slices, an all-gather within. Where nothing is compiled, or XLA's compiler for CPUs
+writes one group over all devices, `Collective.between` counts the same three steps.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,6 +28,7 @@ from t5x_lite.planning import products
 from t5x_lite.planning.hlo import Computation, Instruction, Module
 
 KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'ragged-all-to-all', 'collective-permute', 'collective-broadcast')
+_SLICE = 100_000  # a TPU's compiler numbers the devices of the first slice from here on, those of the second from twice that
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +36,12 @@ class Collective:
     """Attributes:
     kind: of KINDS.
     axes: of the mesh, that a group of devices spans; 'part of fsdp' where it spans less than all of one.
-    group: one group, device numbers in the mesh's order.
+    group: one group, device numbers in the mesh's order; where several slices have a program each, those of a slice, then those of the next.
     bytes: of the whole that a group makes or adds up: what is gathered, reduced or, on one device, exchanged.
     times: in a step.
     meanwhile: FLOPs of products between begin and end, once; 0 where it is waited for.
     largest: bytes of the largest single array in it.
+    slices: that a group spans, as many of its devices in each.
     """
 
     name: str
@@ -47,6 +54,7 @@ class Collective:
     largest: int
     dims: tuple[int, ...]  # of that array
     place: str
+    slices: int = 1
 
     @property
     def overlapped(self) -> bool:
@@ -60,20 +68,36 @@ class Collective:
             return 2 * self.bytes * (size - 1) / size
         return self.bytes if self.kind == 'collective-permute' else self.bytes * (size - 1) / size
 
+    @property
+    def between(self) -> float:
+        """The part of `sent` that goes to other slices: each device exchanges its part of what its slice has."""
+        if self.slices == 1 or self.kind == 'collective-permute':
+            return self.sent if self.slices > 1 else 0.0
+        whole = self.bytes * (self.slices - 1) / self.slices
+        if 'all-to-all' in self.kind:
+            return whole
+        return (2 if self.kind == 'all-reduce' else 1) * whole * self.slices / len(self.group)
 
-def collectives(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
+
+def collectives(module: Module, mesh: Mapping[str, int], slices: int = 1, along: str = 'data') -> list[Collective]:
     """
     Args:
-      mesh: sizes of its axes, in order.
+      mesh: sizes of its axes, in order; of a program for one slice of several those within.
+      slices: that the devices of `mesh` are of, along its axis `along`. What a program for one slice says of others needs no number.
     """
     found = []
     for name, times in module.runs.items():
         if name not in module.fused:
-            found += _in_order(module, module.computations[name], times, mesh)
+            found += _in_order(module, module.computations[name], times, mesh, along)
+    spread = mesh[along] // slices
+    for number, one in enumerate(found):
+        if slices > 1 and one.slices == 1:
+            places = np.unravel_index(np.asarray(one.group), tuple(mesh.values()))[list(mesh).index(along)]
+            found[number] = dataclasses.replace(one, slices=len(set((places // spread).tolist())))
     return [one for one in found if len(one.group) > 1]
 
 
-def _in_order(module: Module, computation: Computation, times: int, mesh: Mapping[str, int]) -> Iterator[Collective]:
+def _in_order(module: Module, computation: Computation, times: int, mesh: Mapping[str, int], along: str) -> Iterator[Collective]:
     order = list(computation.instructions.values())
     places = {instruction.name: number for number, instruction in enumerate(order)}
     spans: dict[str, list[int]] = {}
@@ -85,18 +109,21 @@ def _in_order(module: Module, computation: Computation, times: int, mesh: Mappin
             spans.setdefault(key, [number, number])[1] = number
             what.setdefault(key, (where, inner))
         if instruction.opcode.endswith('-done'):
-            begun = _begun(computation, instruction)
+            begun = instruction.operands[0] if instruction.opcode == 'recv-done' else _begun(computation, instruction)
             if begun in spans:
                 spans[begun][1] = places[instruction.name]
     for key, (first, last) in spans.items():
         where, inner = what[key]
         meanwhile = sum(_flops(module, computation, instruction) for instruction in order[first + 1 : last])
-        yield _collective(where, inner, order[first].name, times, meanwhile, mesh)
+        if inner.opcode == 'recv':
+            yield _between_slices(computation, inner, times, meanwhile, mesh, along)
+        else:
+            yield _collective(where, inner, order[first].name, times, meanwhile, mesh)
 
 
 def _inside(module: Module, computation: Computation, instruction: Instruction) -> Iterator[tuple[Computation, Instruction]]:
     """The collectives that an instruction is, or that stand in a fusion or an async-start."""
-    if instruction.opcode.removesuffix('-start') in KINDS:
+    if instruction.opcode.removesuffix('-start') in KINDS or instruction.opcode == 'recv' and _transfer(instruction):
         yield computation, instruction
     elif instruction.opcode in ('fusion', 'async-start'):
         for names in instruction.called.values():
@@ -136,6 +163,40 @@ def _collective(computation: Computation, instruction: Instruction, name: str, t
         name, kind, axes_of(group, mesh), group, parts * sum(shape.bytes for shape in given), times, meanwhile, parts * largest.bytes, largest.dims,
         instruction.place,
     )  # fmt: skip
+
+
+def _transfer(instruction: Instruction) -> str:
+    """'ALL_REDUCE' of what the host receives from other slices; '' of anything else."""
+    found = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
+    return found[1] if found else ''
+
+
+def _between_slices(computation: Computation, received: Instruction, times: int, meanwhile: int, mesh: Mapping[str, int], along: str) -> Collective:
+    rendezvous = re.search(r'_xla_host_transfer_rendezvous="([^"]*)"', received.attributes)[1]
+    sent = next(
+        one for one in computation.instructions.values() if one.opcode == 'send' and f'_xla_host_transfer_rendezvous="{rendezvous}"' in one.attributes
+    )
+    kind = _transfer(received).lower().replace('_', '-').replace('one-to-one', 'collective-permute')
+    given, made = sent.shapes[0], received.shapes[0]
+    devices, slices = _target(received.attributes)
+    stride = math.prod(list(mesh.values())[list(mesh).index(along) + 1 :])
+    group = tuple(number * math.prod(mesh.values()) + place * stride for number in range(slices) for place in range(devices // slices))
+    whole = made.bytes if kind == 'all-gather' else given.bytes
+    return Collective(
+        received.name, kind, (along,), group, whole, times, meanwhile, whole, given.dims, received.place or sent.place or rendezvous, slices
+    )  # fmt: skip
+
+
+def _target(attributes: str) -> tuple[int, int]:
+    """(devices of a group, slices that they are of) of a transfer: `{1,2}x{0:7}` are slices, each of whose devices exchanges with the same one of the others;
+    `{{100000,100001,200000,200001},...}` are devices of several slices, numbered from a hundred thousand times the slice; `{{100000->200000},...}` are pairs."""
+    text = re.search(r'_xla_megascale_target="?(\{.*?\}(?:x\{[^}]*\}|\})?)"?(?:,_xla|\}|$)', attributes)[1]
+    if product := re.match(r'\{([\d,:]+)\}x', text):
+        ends = [part.split(':') for part in product[1].split(',')]
+        count = sum(int(part[-1]) - int(part[0]) + 1 for part in ends)
+        return count, count
+    first = [int(number) for number in re.findall(r'\d+', text.partition('}')[0])]
+    return len(first), len({number // _SLICE for number in first})
 
 
 def _is_sliced(computation: Computation, instruction: Instruction) -> bool:

@@ -17,6 +17,7 @@ ASSUMPTIONS = (
     "an instruction takes the cycles that the compiler's own cost model gives it, at the chip's clock",
     'at best, and where the compiler says nothing or no clock is published, it takes the longer of its products (bf16 peak) and its main memory traffic',
     'a collective is a ring over each side of the torus that its group spans, at the full speed of its links, without latency',
+    "what goes to another slice takes each chip's share of its host's adapters (chip.network in plan.json), and is added to what goes around within",
     'an asynchronous collective costs what it takes longer than the products beside it; all others stop the chip',
     'data are there in time, and saving and evaluating take none',
     'none of this is fitted to measured runs',
@@ -53,13 +54,13 @@ class Estimate:
 
 
 def estimate(works: Sequence[Work], collectives: Sequence[Collective], topology: Topology, mesh: Mesh) -> Estimate | None:
-    """None where the chip has no published figures (a CPU)."""
+    """None where the chip has no published figures (a CPU; of several slices, v4)."""
     chip = topology.chip
-    if not chip.peak:
+    if not topology.timed:
         return None
     waited = hidden = 0.0
     for one in collectives:
-        seconds = one.sent / bandwidth(one, topology, mesh)
+        seconds = sending(one, topology, bandwidth(one, topology, mesh) if one.sent > one.between else 0.0)
         outside = max(0.0, seconds - one.meanwhile / chip.peak)
         waited += one.times * outside
         hidden += one.times * (seconds - outside)
@@ -77,12 +78,21 @@ def estimate(works: Sequence[Work], collectives: Sequence[Collective], topology:
     )
 
 
+def sending(collective: Collective, topology: Topology, speed: float) -> float:
+    """Seconds of one collective, once; `speed` of its part within a slice, in bytes/s."""
+    inside = collective.sent - collective.between
+    return (inside / speed if inside else 0.0) + (collective.between / topology.chip.network if collective.between else 0.0)
+
+
 def bandwidth(collective: Collective, topology: Topology, mesh: Mesh) -> float:
-    """Bytes/s that each chip of its group can send."""
+    """Bytes/s that each chip of its group can send within a slice."""
     if not topology.chip.dimensions:
         return topology.bandwidth(np.zeros((1, 0)))
     devices = mesh.devices.reshape(-1)
-    return topology.bandwidth(np.array([devices[number].coords for number in collective.group]))
+    if topology.slices > 1:  # the program is that of one slice, and so are its numbers
+        devices = [device for device in devices if device.slice_index == devices[0].slice_index]
+    members = collective.group[: len(collective.group) // collective.slices]
+    return topology.bandwidth(np.array([devices[number].coords for number in members]))
 
 
 def mfu(model_flops: float, step_seconds: float, topology: Topology) -> float:

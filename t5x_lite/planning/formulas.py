@@ -73,14 +73,16 @@ def working(config: Config, sizes: Mapping[str, int], stage: Stage) -> int:
     return math.ceil(whole / layers + 2 * min(logits, most))
 
 
-def planned(program: Program, stage: Stage, added_first: bool = True) -> list[Collective]:
+def planned(program: Program, stage: Stage, added_first: bool = True, slices: int = 1) -> list[Collective]:
     """What the mesh makes devices exchange in a step, by the shapes alone; sums of a few numbers (losses, norms, softmaxes) are left out.
 
     Args:
       added_first: whether the compiler adds sums that a tensor axis leaves in parts before it exchanges them (gradients of states by queries, keys and
         values): those for TPUs and GPUs do, XLA's for CPUs exchanges each.
+      slices: that the mesh goes across, along config.mesh.slices_along.
     """
-    return list(_planned(program, stage, added_first))
+    along = program.config.mesh.slices_along
+    return [dataclasses.replace(one, slices=slices) if one.axes == (along,) else one for one in _planned(program, stage, added_first)]
 
 
 def _planned(program: Program, stage: Stage, added_first: bool) -> Iterator[Collective]:

@@ -17,10 +17,10 @@ from t5x_lite.errors import UserError
 from t5x_lite.planning import batches, formulas, gates, hlo, memory, mending, products, traffic
 from t5x_lite.planning.batches import Stage
 from t5x_lite.planning.collectives import Collective, collectives
-from t5x_lite.planning.estimate import ASSUMPTIONS, Estimate, estimate, mfu
+from t5x_lite.planning.estimate import ASSUMPTIONS, Estimate, estimate, mfu, sending
 from t5x_lite.planning.topologies import TPUS, Topology, parse
 from t5x_lite.stages import stages
-from t5x_lite.training import driving, partitioning
+from t5x_lite.training import driving, partitioning, slices
 from t5x_lite.training.step import Program, make_program, numbers
 
 
@@ -87,6 +87,7 @@ class Plan:
             plain['collectives'] = [
                 {
                     'kind': one.kind, 'axes': list(one.axes), 'devices': len(one.group), 'bytes': one.bytes, 'times': one.times, 'sent': round(one.sent),
+                    'slices': one.slices, 'sent_between_slices': round(one.between),
                     'overlapped': one.overlapped if self.compiled else None, 'flops_meanwhile': one.meanwhile, 'place': one.place or one.name,
                 }
                 for one in stage.collectives
@@ -95,7 +96,7 @@ class Plan:
             each.append(plain)
         hours = self.chip_hours
         return {
-            'topology': self.topology.text, 'chips': self.topology.chips, 'chip': dataclasses.asdict(self.topology.chip), 'mesh': self.mesh,
+            'topology': self.topology.text, 'slices': self.topology.slices, 'chips': self.topology.chips, 'chip': dataclasses.asdict(self.topology.chip), 'mesh': self.mesh,
             'compiled': self.compiled, 'parameters': self.parameters, 'stages': each, 'run_seconds': self.seconds, 'chip_hours': hours,
             'cost': hours * self.price if hours is not None and self.price else None, 'price_per_chip_hour': self.price or None,
             'assumptions': list(self.assumptions), 'config': to_dict(self.config),
@@ -111,12 +112,8 @@ def make(run: Run, topology: Topology, price: float = 0.0) -> Plan:
     Raises:
       UserError: a topology, mesh, batch or config that training would refuse.
     """
+    run = on(run, topology)
     config = run.config
-    if config.heads:
-        raise UserError('config.heads: a plan is made of one head at a time; give the config of the one whose step is largest')
-    if not topology.compiled and config.model.attention in (AttentionKernel.auto, AttentionKernel.cudnn):  # a kernel of a device that is not there
-        run = dataclasses.replace(run, config=formulas.with_field(config, 'model', attention=AttentionKernel.blockwise))
-        config = run.config
     mesh = partitioning.make_mesh(config, topology.devices())
     for _, length, rows, predictions in stages(config):
         partitioning.check_batch(mesh, rows, length, config.optim.microbatches)
@@ -127,6 +124,24 @@ def make(run: Run, topology: Topology, price: float = 0.0) -> Plan:
     each = zip(stages(several.apart(config)['']), steps(config), strict=True)
     planned = [_stage(run, program, topology, stage, count, parameters) for stage, count in each]
     return Plan(config, topology, dict(mesh.shape), parameters, topology.compiled, planned, price, _assumptions(topology))
+
+
+def on(run: Run, topology: Topology) -> Run:
+    """The run with what depends on devices that are not there: the attention of GPUs, and slices where devices do not say of which they are.
+
+    Raises:
+      UserError: a config that can have no plan, or none of so many slices.
+    """
+    config = run.config
+    if config.heads:
+        raise UserError('config.heads: a plan is made of one head at a time; give the config of the one whose step is largest')
+    if config.mesh.slices not in (-1, topology.slices):
+        raise UserError(f'config.mesh.slices={config.mesh.slices}, and the plan is for {topology.slices}; give --slices={config.mesh.slices}, or leave the field at -1')
+    if topology.kind not in TPUS:
+        config = formulas.with_field(config, 'mesh', slices=topology.slices)
+    if not topology.compiled and config.model.attention in (AttentionKernel.auto, AttentionKernel.cudnn):
+        config = formulas.with_field(config, 'model', attention=AttentionKernel.blockwise)
+    return dataclasses.replace(run, config=config)
 
 
 def steps(config: Config) -> tuple[int, ...]:
@@ -153,7 +168,7 @@ def from_json(found: dict[str, Any]) -> Plan:
         fields['collectives'] = [
             Collective(
                 one['place'], one['kind'], tuple(one['axes']), tuple(range(one['devices'])), one['bytes'], one['times'], one['flops_meanwhile'], 0, (),
-                one['place'],
+                one['place'], one['slices'],
             )
             for one in given['collectives']
         ]  # fmt: skip
@@ -163,7 +178,7 @@ def from_json(found: dict[str, Any]) -> Plan:
         fields['gates'] = [gates.Gate(**gate) for gate in given['gates']]
         each.append(StagePlan(**fields))
     return Plan(
-        from_dict(Config, found['config']), parse(found['topology']), found['mesh'], found['parameters'], found['compiled'], each,
+        from_dict(Config, found['config']), parse(found['topology'], found['slices']), found['mesh'], found['parameters'], found['compiled'], each,
         found['price_per_chip_hour'] or 0.0, tuple(found['assumptions']),
     )  # fmt: skip
 
@@ -173,7 +188,7 @@ def _assumptions(topology: Topology) -> tuple[str, ...]:
         return ASSUMPTIONS
     return (
         'not compiled: there is no compiler for GPUs without one; FLOPs are those of the program as it is handed to a compiler',
-        'activations by the formula of Korthikanti et al. (2022), collectives by the shapes, all GPUs linked by NVLink',
+        'activations by the formula of Korthikanti et al. (2022), collectives by the shapes; all GPUs of a host linked by NVLink, several hosts (--slices) by an adapter for each GPU',
         'attention=auto and cudnn count as blockwise: they keep no scores, and make them again in the backward pass',
         'a step takes the longer of its products at the peak of bf16 and its communication; what else reads and writes memory is left out',
     )
@@ -207,7 +222,11 @@ def _stage(run: Run, program: Program, topology: Topology, stage: Stage, steps: 
     seconds = time.perf_counter() - began
     module = hlo.parse(compiled.as_text())
     kinds = memory.by_kind(state, compiled.memory_analysis(), memory.kept_for_backward(module))
-    sent, works = collectives(module, mesh.shape), traffic.works(module)
+    along, works = config.mesh.slices_along, traffic.works(module)
+    if topology.kind in TPUS:  # whose program is that of one slice
+        sent = collectives(module, slices.within(mesh.shape, topology.slices, along), along=along)
+    else:
+        sent = collectives(module, mesh.shape, topology.slices, along)
     found = estimate(works, sent, topology, mesh)
     flops, used, room = products.total(module) * topology.chips, sum(kinds.values()), topology.chip.hbm
     share = None if found is None else mfu(expected, found.step, topology)
@@ -225,13 +244,13 @@ def _by_formula(
 ) -> StagePlan:
     config, chip = program.config, topology.chip
     module = hlo.parse(ready.as_text(dialect='hlo'))
-    flops, sent = float(products.total(module)), formulas.planned(program, stage)
+    flops, sent = float(products.total(module)), formulas.planned(program, stage, slices=topology.slices)
     sizes = dict(program.mesh.shape)
     kinds = state | {'activations': formulas.activations(config, sizes, stage), 'temporaries': formulas.working(config, sizes, stage)}
     used = sum(kinds.values())
     computing = flops / topology.chips / chip.peak
-    sending = sum(one.times * one.sent for one in sent) / chip.link
-    found = Estimate(computing, 0.0, computing, computing, max(0.0, sending - computing), min(sending, computing))
+    sent_in = sum(one.times * sending(one, topology, chip.link) for one in sent)
+    found = Estimate(computing, 0.0, computing, computing, max(0.0, sent_in - computing), min(sent_in, computing))
     fits = used <= mending.FULL * chip.hbm
     advice = [] if fits else mending.mends(config, state, sizes, stage, topology)
     share = mfu(expected, found.step, topology)

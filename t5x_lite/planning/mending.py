@@ -17,25 +17,26 @@ def mends(config: Config, state: dict[str, int], sizes: dict[str, int], stage: S
       state: bytes of a device, as `memory.of_state` gives.
     """
     room, found = FULL * topology.chip.hbm, []
-    for flags, changed, mesh in _candidates(config, sizes, stage):
+    for flags, changed, mesh in _candidates(config, sizes, stage, topology.slices):
         shrunk = (sizes['fsdp'] * sizes['tensor']) / (mesh['fsdp'] * mesh['tensor'])
         if sum(state.values()) * shrunk + formulas.activations(changed, mesh, stage) + formulas.working(changed, mesh, stage) < room:
             found.append(flags)
     if found:
         return found[:3]
     whole = sum(state.values()) * sizes['fsdp'] * sizes['tensor']
-    return [f'a larger slice: parameters, gradients and optimiser alone take {whole / 2**30:,.0f} GiB, and {topology.text} has {topology.chips * topology.chip.hbm / 2**30:,.0f}']
+    return [f'a larger slice: parameters, gradients and optimiser alone take {whole / 2**30:,.0f} GiB, and {topology.shown} has {topology.chips * topology.chip.hbm / 2**30:,.0f}']
 
 
-def _candidates(config: Config, sizes: dict[str, int], stage: Stage) -> Iterator[tuple[str, Config, dict[str, int]]]:
+def _candidates(config: Config, sizes: dict[str, int], stage: Stage, slices: int) -> Iterator[tuple[str, Config, dict[str, int]]]:
     model, parts = config.model, config.optim.microbatches
     rows = stage[2] // (sizes['data'] * sizes['fsdp'])  # of a device
     more = [count for count in range(parts + 1, rows + 1) if rows % count == 0]
     meshes = [('', sizes)]
-    if sizes['data'] > 1:
-        every = sizes['data'] * sizes['fsdp']
+    kept = slices if config.mesh.slices_along == 'data' else 1  # of the data axis, which goes across them
+    if sizes['data'] > kept:
+        every = sizes['data'] // kept * sizes['fsdp']
         if model.d_model % every == 0:
-            meshes.append((f'--config.mesh.data=1 --config.mesh.fsdp={every}', sizes | {'data': 1, 'fsdp': every}))
+            meshes.append((f'--config.mesh.data={kept} --config.mesh.fsdp={every}', sizes | {'data': kept, 'fsdp': every}))
     attentions = [('', config)]
     if model.attention == AttentionKernel.dense and model.remat == Remat.none:
         attentions.append(('--config.model.attention=blockwise', formulas.with_field(config, 'model', attention=AttentionKernel.blockwise)))

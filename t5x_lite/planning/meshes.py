@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 import jax
-from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType
 import numpy as np
 
@@ -15,29 +14,29 @@ from t5x_lite.config import Config, Layout
 from t5x_lite.errors import UserError
 from t5x_lite.planning.topologies import TPUS, Topology
 from t5x_lite.stages import stages
-from t5x_lite.training import partitioning
+from t5x_lite.training import partitioning, slices
 from t5x_lite.training.partitioning import AXES
 from t5x_lite.training.step import Program, boxed_parameters, make_program
 
 Sizes = Mapping[str, int]  # of the axes of a mesh, in their order
 
 _KINDS = {'v4': 'TPU v4', 'v5e': 'TPU v5 lite', 'v5p': 'TPU v5', 'v6e': 'TPU v6 lite'}  # as JAX names devices, on which its layout of a mesh depends
-_SPLIT = ('v5e',)  # jax.make_mesh lets an axis take a part of a side there
 
 
-def candidates(config: Config, topology: Topology) -> Iterator[dict[str, int]]:
-    """All meshes of a slice that training would accept with some number of microbatches.
+def candidates(config: Config, topology: Topology) -> Iterator[tuple[dict[str, int], str]]:
+    """All meshes that training would accept with some number of microbatches, and of several slices each axis that can go across them.
 
     Args:
       config: complete (`assemble`).
     """
     for data, fsdp, tensor in _threes(topology.chips):
         sizes = dict(zip(AXES, (data, fsdp, tensor, topology.chips // (data * fsdp * tensor)), strict=True))
-        try:
-            check(config, sizes, topology)
-        except UserError:
-            continue
-        yield sizes
+        for along in AXES if topology.slices > 1 else (config.mesh.slices_along,):
+            try:
+                check(dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, slices_along=along)), sizes, topology)
+            except UserError:
+                continue
+            yield sizes, along
 
 
 def check(config: Config, sizes: dict[str, int], topology: Topology, microbatches: int = 1) -> None:
@@ -53,8 +52,9 @@ def check(config: Config, sizes: dict[str, int], topology: Topology, microbatche
             partitioning.check_batch(mesh, rows, predictions, microbatches)
     if config.tune.prompt % sizes['sequence']:
         raise UserError(f'config.mesh.sequence={sizes["sequence"]} does not divide the {config.tune.prompt} virtual tokens of config.tune.prompt')
+    inner = slices.within(sizes, topology.slices, config.mesh.slices_along)
     if topology.kind in TPUS:
-        coordinates(topology, tuple(sizes.values()))
+        coordinates(topology, tuple(inner.values()))
 
 
 def _threes(count: int) -> Iterator[tuple[int, int, int]]:
@@ -70,13 +70,13 @@ def divisors(count: int) -> list[int]:
 
 @functools.lru_cache(maxsize=4096)
 def coordinates(topology: Topology, sizes: tuple[int, ...]) -> np.ndarray:
-    """Where each place of a mesh lies on the torus [*sizes, sides of the slice]: as `jax.make_mesh` would have it of such chips.
+    """Where each place of a mesh in one slice lies on its torus [*sizes, sides of the slice]: as `jax.make_mesh` would have it of such chips.
 
     Raises:
       UserError: the axes would cut through the sides of the slice, where JAX cannot lay them.
     """
     try:
-        placed = mesh_utils.create_device_mesh(sizes, _stand_ins(topology), allow_split_physical_axes=topology.kind in _SPLIT)
+        placed = slices.order(dict(zip(AXES, sizes, strict=True)), [_stand_ins(topology)], AXES[0])
     except NotImplementedError as error:
         raise UserError(f'a mesh of {" x ".join(map(str, sizes))} does not lie on the sides of {topology.text}') from error
     found = np.array([one.coords[: topology.chip.dimensions] for one in placed.reshape(-1)])
@@ -104,7 +104,7 @@ def _stand_ins(topology: Topology) -> list[_StandIn]:
 
 
 def bandwidth(topology: Topology, sizes: Sizes, axis: str) -> float:
-    """Bytes/s that each chip of a group along an axis of the mesh can send; 0 where no figure is known."""
+    """Bytes/s that each chip of a group along an axis of the mesh in one slice can send; 0 where no figure is known."""
     if topology.kind not in TPUS:
         return topology.chip.link
     placed = coordinates(topology, tuple(sizes.values()))

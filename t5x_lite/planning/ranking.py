@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any
 
 from t5x_lite.assemble import Run
-from t5x_lite.config import AttentionKernel, Config, Remat
+from t5x_lite.config import Config, Remat
 from t5x_lite.errors import UserError
 from t5x_lite.planning import batches, formulas, keeping, making, meshes, mending, roofline
 from t5x_lite.planning.roofline import Prediction
@@ -48,7 +48,8 @@ class Choice:
             return 1, self.used, simple
         if self.seconds is not None:
             return 0, self.seconds, self.used, simple
-        return 0, self._mean([one.flops for one in self.predictions]), self._mean([one.sent for one in self.predictions]), self.used, simple
+        sent = [self._mean([one.between for one in self.predictions]), self._mean([one.sent for one in self.predictions])]  # the slower network first
+        return 0, self._mean([one.flops for one in self.predictions]), *sent, self.used, simple
 
     def _mean(self, values: Sequence[float]) -> float:
         weights = self.steps if sum(self.steps) else (1,) * len(self.steps)
@@ -56,9 +57,10 @@ class Choice:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            'mesh': self.sizes, 'remat': self.config.model.remat.name, 'microbatches': self.config.optim.microbatches, 'fits': self.fits,
+            'mesh': self.sizes, 'slices_along': self.config.mesh.slices_along, 'remat': self.config.model.remat.name, 'microbatches': self.config.optim.microbatches, 'fits': self.fits,
             'step': self.seconds, 'used': self.used, 'memory': max(self.predictions, key=lambda one: one.used).memory,
             'flops': [one.flops for one in self.predictions], 'sent': [one.sent for one in self.predictions],
+            'sent_between_slices': [one.between for one in self.predictions],
         }  # fmt: skip
 
 
@@ -93,6 +95,8 @@ class Ranking:
     def flags(self, choice: Choice) -> list[str]:
         """What to add to the command line, so that the config becomes that of a choice."""
         found = [f'--config.mesh.{axis}={size}' for axis, size in choice.sizes.items() if getattr(self.given.mesh, axis) != size]
+        if choice.config.mesh.slices_along != self.given.mesh.slices_along:
+            found.append(f'--config.mesh.slices_along={choice.config.mesh.slices_along}')
         if choice.config.model.remat != self.given.model.remat:
             found.append(f'--config.model.remat={choice.config.model.remat.name}')
         if choice.config.optim.microbatches != self.given.optim.microbatches:
@@ -101,10 +105,10 @@ class Ranking:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            'topology': self.topology.text,
-            'assumptions': list(roofline.ASSUMPTIONS) if self.topology.chip.peak else [],
+            'topology': self.topology.text, 'slices': self.topology.slices,
+            'assumptions': list(roofline.ASSUMPTIONS) if self.topology.timed else [],
             'choices': [choice.as_json() | {'flags': self.flags(choice)} for choice in self.choices],
-        }
+        }  # fmt: skip
 
 
 def rank(run: Run, topology: Topology) -> list[Choice]:
@@ -113,15 +117,11 @@ def rank(run: Run, topology: Topology) -> list[Choice]:
     Raises:
       UserError: a config that can have no plan, or no valid mesh.
     """
-    config = run.config
-    if config.heads:
-        raise UserError('config.heads: a plan is made of one head at a time; give the config of the one whose step is largest')
-    if not topology.compiled and config.model.attention in (AttentionKernel.auto, AttentionKernel.cudnn):
-        config = formulas.with_field(config, 'model', attention=AttentionKernel.blockwise)
+    config = making.on(run, topology).config
     found, placing = [], meshes.Placing(config)
     shapes = [batches.shapes(run, config, stage) for stage in stages(config)]
-    for sizes in meshes.candidates(config, topology):
-        axes = formulas.with_field(config, 'mesh', **sizes)
+    for sizes, along in meshes.candidates(config, topology):
+        axes = formulas.with_field(config, 'mesh', **sizes, slices_along=along)
         program = placing.on(axes, sizes)
         placed = [batches.placed(batch, program.mesh) for batch in shapes]
         counts = microbatches(config, sizes, topology)
@@ -160,7 +160,7 @@ def _no_mesh(config: Config, topology: Topology) -> str:
             meshes.check(config, sizes, topology)
         except UserError as error:
             said.append(str(error))
-    return f'--mesh=auto: no mesh of {topology.text} divides this config ({"; ".join(said)})'
+    return f'--mesh=auto: no mesh of {topology.shown} divides this config ({"; ".join(said)})'
 
 
 def compile_best(
@@ -193,4 +193,5 @@ def compile_best(
 
 def title(choice: Choice) -> str:
     axes = ' x '.join(f'{axis}={size}' for axis, size in choice.sizes.items() if size > 1) or 'one device'
+    axes += f', {choice.config.mesh.slices_along} across slices' if choice.predictions[0].between else ''
     return f'{axes}, remat={choice.config.model.remat.name}, microbatches={choice.config.optim.microbatches}'

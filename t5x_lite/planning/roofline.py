@@ -14,7 +14,9 @@ from t5x_lite.models.layers import compute_dtype, head_size
 from t5x_lite.planning import formulas, memory, meshes
 from t5x_lite.planning.batches import Stage
 from t5x_lite.planning.collectives import Collective
+from t5x_lite.planning.estimate import sending
 from t5x_lite.planning.topologies import Topology
+from t5x_lite.training import slices
 from t5x_lite.training.step import Program
 
 # Share of the published peak that a step's products reach together: one number a chip, chosen once from all its rows of tests/planning/published.csv with
@@ -29,6 +31,7 @@ HIDDEN_WEIGHTS, HIDDEN_STATES = 0.9, 0.5
 ASSUMPTIONS = (
     'a step takes the time of its products, of what else goes through main memory, and of communication that is not hidden',
     f'products together reach {", ".join(f"{share:.0%} ({kind})" for kind, share in REACHED.items())} of the peak of bf16',
+    "what goes to another slice takes each chip's share of its host's adapters, and is hidden no less than the rest",
     f'products hide at most {HIDDEN_WEIGHTS:.0%} of the communication of weights and gradients, and {HIDDEN_STATES:.0%} of that of states',
     'these shares are the same for every run; how far they are off published ones: tests/benchmarks/EVIDENCE.md',
 )
@@ -66,6 +69,11 @@ class Prediction:
     def sent(self) -> float:
         return sum(one.times * one.sent for one in self.collectives)
 
+    @property
+    def between(self) -> float:
+        """The part of `sent` that goes to other slices."""
+        return sum(one.times * one.between for one in self.collectives)
+
 
 def predict(program: Program, batch: dict[str, jax.ShapeDtypeStruct], stage: Stage, topology: Topology, *, pairs: float = 1.0) -> Prediction:
     """
@@ -80,18 +88,19 @@ def predict(program: Program, batch: dict[str, jax.ShapeDtypeStruct], stage: Sta
     kinds = state | {'activations': formulas.activations(config, sizes, stage), 'temporaries': formulas.working(config, sizes, stage) + gathered}
     flops = device_flops(config, stage, topology.chips, pairs)
     traffic = _traffic(config, sizes, stage) + 2 * (state['parameters'] + state['optimiser'] + config.optim.microbatches * state['gradients'])
-    sent = tuple(formulas.planned(program, stage, added_first=topology.kind != 'cpu'))
-    if not chip.peak:
+    sent = tuple(formulas.planned(program, stage, topology.kind != 'cpu', topology.slices))
+    if not topology.timed:
         return Prediction(kinds, flops, traffic, sent, None, None, None)
     products, elsewhere = flops / (REACHED[topology.kind] * chip.peak), traffic / chip.bandwidth
-    return Prediction(kinds, flops, traffic, sent, products, elsewhere, _waited(sent, topology, sizes, products))
+    inner = slices.within(sizes, topology.slices, config.mesh.slices_along)
+    return Prediction(kinds, flops, traffic, sent, products, elsewhere, _waited(sent, topology, inner, products))
 
 
-def _waited(collectives: Sequence[Collective], topology: Topology, sizes: meshes.Sizes, products: float) -> float:
+def _waited(collectives: Sequence[Collective], topology: Topology, inner: meshes.Sizes, products: float) -> float:
     waited = hidden = 0.0
     for one in collectives:
         (axis,) = one.axes
-        seconds = one.times * one.sent / meshes.bandwidth(topology, sizes, axis)
+        seconds = one.times * sending(one, topology, meshes.bandwidth(topology, inner, axis) if inner[axis] > 1 else 0.0)
         share = HIDDEN_WEIGHTS if axis in ('data', 'fsdp') else HIDDEN_STATES
         waited += (1 - share) * seconds
         hidden += share * seconds

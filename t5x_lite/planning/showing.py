@@ -17,7 +17,7 @@ def text(plan: Plan) -> str:
     """What a person reads first: does it fit, how long does it take, what stands in its way."""
     axes = ' x '.join(f'{axis}={size}' for axis, size in plan.mesh.items() if size > 1) or 'one device'
     how = '' if plan.compiled else ' (not compiled: formulas, and FLOPs of the program before its compiler)'
-    parts = [f'{plan.parameters:,} parameters on {plan.topology.text}: {plan.topology.chips:,} x {plan.topology.chip.name}, mesh {axes}{how}']
+    parts = [f'{plan.parameters:,} parameters on {plan.topology.shown}: {plan.topology.chips:,} x {plan.topology.chip.name}, mesh {axes}{how}']
     for stage in plan.stages:
         parts += ['\n'.join(lines) for lines in _stage(plan, stage) if lines]
     parts += ['\n'.join(_run(plan)), '\n'.join(['assumed:', *(f'  {line}' for line in plan.assumptions)])]
@@ -73,11 +73,15 @@ def _collectives(plan: Plan, stage: StagePlan) -> list[str]:
     title = 'collectives' if plan.compiled else 'collectives by the shapes'
     total = sum(one.times * one.sent for one in stage.collectives)
     lines = [f'{title} of a step ({total / 2**20:,.1f} MiB sent by each device):']
+    if between := sum(one.times * one.between for one in stage.collectives):
+        network = plan.topology.chip.network
+        how_long = f', {between / network:.4g} s at {network / 1e9:g} GB/s a chip' if network else ''
+        lines.append(f'  of it {between / 2**20:,.1f} MiB to other slices{how_long}: (slices) marks what crosses the data-centre network')
     lines.append(f'  {"kind":<18} {"axes":<16} {"MiB":>10} {"times":>6}  {"overlapped" if plan.compiled else "":<10}  where')
     rows: dict[tuple[Any, ...], list[float]] = {}
     for one in stage.collectives:
         overlapped = ('yes' if one.overlapped else 'no') if plan.compiled else ''
-        key = one.kind, '+'.join(one.axes), one.bytes, overlapped, _short(one.place or one.name)
+        key = one.kind, '+'.join(one.axes) + ' (slices)' * (one.slices > 1), one.bytes, overlapped, _short(one.place or one.name)
         row = rows.setdefault(key, [0, 0.0])
         row[0] += one.times
         row[1] += one.times * one.sent
@@ -126,7 +130,7 @@ def draw(plan: Plan, figure_class: Any) -> Any:
     """A row a stage: memory by kind against the chip's, and the terms of the roofline."""
     figure = figure_class(figsize=(11, 1.5 + 2.1 * len(plan.stages)), layout='constrained')
     axes = figure.subplots(len(plan.stages), 2, squeeze=False)
-    figure.suptitle(f'{plan.parameters:,} parameters on {plan.topology.text}{"" if plan.compiled else " (not compiled)"}', fontsize=10)
+    figure.suptitle(f'{plan.parameters:,} parameters on {plan.topology.shown}{"" if plan.compiled else " (not compiled)"}', fontsize=10)
     for stage, (left, right) in zip(plan.stages, axes, strict=True):
         start = 0.0
         for number, (kind, size) in enumerate((kind, size) for kind, size in stage.memory.items() if size):

@@ -13,7 +13,7 @@ _MOST_ROWS = 12  # of the table; ranking.json has all
 def text(found: Ranking) -> str:
     """The best by formulas, what the compiler says of the best few, and the flags to copy."""
     fitting = [one for one in found.choices if one.fits is not False]
-    parts = [_head(found, len(fitting)), '\n'.join(_table(fitting or found.choices))]
+    parts = [_head(found, len(fitting)), '\n'.join(_table(fitting or found.choices, found.topology.slices > 1))]
     if not fitting:
         parts.append(_too_large(found))
     if found.compiled:
@@ -21,26 +21,28 @@ def text(found: Ranking) -> str:
     if found.best is not None:
         flags = ' '.join(found.flags(found.best)) or '(the config as it is)'
         parts.append(f'best: {ranking.title(found.best)}\n  {flags}')
-    if found.topology.chip.peak:
+    if found.topology.timed:
         parts.append('\n'.join(['assumed by the formulas:', *(f'  {line}' for line in roofline.ASSUMPTIONS)]))
     return '\n\n'.join(parts)
 
 
 def _head(found: Ranking, fitting: int) -> str:
     topology = found.topology
-    head = f'{len(found.choices)} pairs of a mesh and a recomputation on {topology.text}, by formulas: '
-    if not topology.chip.peak:
+    head = f'{len(found.choices)} pairs of a mesh and a recomputation on {topology.shown}, by formulas: '
+    if not topology.timed:
         return head + 'no figures of these devices are published, so fewest FLOPs and bytes sent come first'
     return head + f'{fitting} fit into {mending.FULL:.0%} of {topology.chip.hbm / 2**30:,.0f} GiB a chip'
 
 
-def _table(choices: list[Choice]) -> list[str]:
-    lines = [f'  {"data":>5} {"fsdp":>5} {"tensor":>6} {"sequence":>8}  {"remat":<5} {"microbatches":>12} {"s/step":>9} {"GiB":>9}  why']
+def _table(choices: list[Choice], several: bool) -> list[str]:
+    across = f'{"across slices":<14}' * several
+    lines = [f'  {"data":>5} {"fsdp":>5} {"tensor":>6} {"sequence":>8}  {across}{"remat":<5} {"microbatches":>12} {"s/step":>9} {"GiB":>9}  why']
     for one in choices[:_MOST_ROWS]:
         model, sizes = one.config.model, one.sizes
+        across = f'{one.config.mesh.slices_along:<14}' * several
         seconds = '-' if one.seconds is None else f'{one.seconds:.4g}'
         lines.append(
-            f'  {sizes["data"]:>5} {sizes["fsdp"]:>5} {sizes["tensor"]:>6} {sizes["sequence"]:>8}  {model.remat.name:<5} {one.config.optim.microbatches:>12} '
+            f'  {sizes["data"]:>5} {sizes["fsdp"]:>5} {sizes["tensor"]:>6} {sizes["sequence"]:>8}  {across}{model.remat.name:<5} {one.config.optim.microbatches:>12} '
             f'{seconds:>9} {one.used / 2**30:>9,.3f}  {_why(one)}'
         )
     if len(choices) > _MOST_ROWS:
@@ -83,7 +85,9 @@ def _reading(one: Compiled) -> str:
         steps = sum(stage.steps for stage in stages)
         said.insert(0, f'{one.plan.seconds / steps:.4g} s/step' if steps else f'{stages[0].estimate.step:.4g} s/step')
     sent = max((sum(each.times * each.sent for each in stage.collectives) for stage in stages), default=0.0)
-    said += [f'{sent / 2**20:,.1f} MiB sent by a device'] * bool(sent) + ['kept from an earlier command'] * one.kept
+    between = max((sum(each.times * each.between for each in stage.collectives) for stage in stages), default=0.0)
+    said += [f'{sent / 2**20:,.1f} MiB sent by a device'] * bool(sent) + [f'{between / 2**20:,.1f} of them to other slices'] * bool(between)
+    said += ['kept from an earlier command'] * one.kept
     return ', '.join(said)
 
 

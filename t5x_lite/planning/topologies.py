@@ -30,6 +30,7 @@ class Chip:
       link: of one link to a neighbour, one way; of a GPU all of its links together, one way.
       dimensions: of the torus (0: every chip reaches every other through a switch).
       clock: of a core, in Hz; 0 where it is not known.
+      network: to other slices (GPUs: hosts), one way, of one chip's share of its host's.
       around: the shortest side of a slice whose two ends are linked.
       source: who says so.
     """
@@ -42,23 +43,26 @@ class Chip:
     dimensions: int
     around: int
     clock: float
+    network: float
     source: str
 
 
 # Chips count, not cores: v4 and v5p have two, which run as one device. The bandwidth of a link is what is published for a chip in both directions, over
 # twice its links: v5p 1,200 GB/s and 6, v5e 400 and 4, v6e 800 and 4; for v4 the paper says 50 GB/s.
 # Clocks of v5e and v5p follow from their peaks and their units for products: 4 a core, of 128 x 128, two FLOPs a cycle each.
+# The data-centre network: v5p 50 Gbit/s a chip; v5e and v6e 6.4 and 25.6 Tbit/s a pod of 256 (2 x 100 and 4 x 200 Gbit/s a host of 8); none is published of
+# v4. GPUs: an adapter of 200 (A100) or 400 Gbit/s each, in NVIDIA's DGX.
 _CLOUD = 'cloud.google.com/tpu/docs'
 _NVIDIA = "NVIDIA's data sheet"
 CHIPS = {
-    'v4': Chip('TPU v4', 32 * 2**30, 275e12, 1200e9, 50e9, 3, 4, 1.05e9, f'{_CLOUD}/v4; links and clock: Jouppi et al., 2023'),
-    'v5e': Chip('TPU v5e', 16 * 2**30, 197e12, 819e9, 50e9, 2, 16, 1.5e9, f'{_CLOUD}/v5e'),
-    'v5p': Chip('TPU v5p', 95 * 2**30, 459e12, 2765e9, 100e9, 3, 4, 1.75e9, f'{_CLOUD}/v5p'),
-    'v6e': Chip('TPU v6e', 32 * 2**30, 918e12, 1638e9, 100e9, 2, 16, 0, f'{_CLOUD}/v6e'),
-    'A100': Chip('NVIDIA A100 (SXM, 80 GB)', 80e9, 312e12, 2039e9, 300e9, 0, 0, 0, _NVIDIA),
-    'H100': Chip('NVIDIA H100 (SXM, 80 GB)', 80e9, 989e12, 3350e9, 450e9, 0, 0, 0, _NVIDIA),
-    'H200': Chip('NVIDIA H200 (SXM, 141 GB)', 141e9, 989e12, 4800e9, 450e9, 0, 0, 0, _NVIDIA),
-    'cpu': Chip('CPU', 0, 0, 0, 0, 0, 0, 0, 'none are published for fake devices'),
+    'v4': Chip('TPU v4', 32 * 2**30, 275e12, 1200e9, 50e9, 3, 4, 1.05e9, 0, f'{_CLOUD}/v4; links and clock: Jouppi et al., 2023'),
+    'v5e': Chip('TPU v5e', 16 * 2**30, 197e12, 819e9, 50e9, 2, 16, 1.5e9, 3.125e9, f'{_CLOUD}/v5e'),
+    'v5p': Chip('TPU v5p', 95 * 2**30, 459e12, 2765e9, 100e9, 3, 4, 1.75e9, 6.25e9, f'{_CLOUD}/v5p'),
+    'v6e': Chip('TPU v6e', 32 * 2**30, 918e12, 1638e9, 100e9, 2, 16, 0, 12.5e9, f'{_CLOUD}/v6e'),
+    'A100': Chip('NVIDIA A100 (SXM, 80 GB)', 80e9, 312e12, 2039e9, 300e9, 0, 0, 0, 25e9, _NVIDIA),
+    'H100': Chip('NVIDIA H100 (SXM, 80 GB)', 80e9, 989e12, 3350e9, 450e9, 0, 0, 0, 50e9, _NVIDIA),
+    'H200': Chip('NVIDIA H200 (SXM, 141 GB)', 141e9, 989e12, 4800e9, 450e9, 0, 0, 0, 50e9, _NVIDIA),
+    'cpu': Chip('CPU', 0, 0, 0, 0, 0, 0, 0, 0, 'none are published for fake devices'),
 }
 TPUS = ('v4', 'v5e', 'v5p', 'v6e')
 GPUS = ('A100', 'H100', 'H200')
@@ -71,11 +75,17 @@ class Topology:
     text: as a person wrote it.
     kind: of CHIPS.
     shape: of a TPU slice, (4, 4, 4); of others (count,).
+    slices: of this shape, over the data-centre network.
     """
 
     text: str
     kind: str
     shape: tuple[int, ...]
+    slices: int = 1
+
+    @property
+    def shown(self) -> str:
+        return f'{self.slices} x {self.text}' if self.slices > 1 else self.text
 
     @property
     def chip(self) -> Chip:
@@ -83,7 +93,13 @@ class Topology:
 
     @property
     def chips(self) -> int:
-        return math.prod(self.shape)
+        """Of all slices."""
+        return math.prod(self.shape) * self.slices
+
+    @property
+    def timed(self) -> bool:
+        """Whether the figures are published that a time follows from."""
+        return bool(self.chip.peak and (self.slices == 1 or self.chip.network))
 
     @property
     def compiled(self) -> bool:
@@ -120,8 +136,11 @@ class Topology:
         return members == size and linked
 
 
-def parse(text: str) -> Topology:
+def parse(text: str, slices: int = 1) -> Topology:
     """
+    Args:
+      slices: of that shape.
+
     Raises:
       UserError: naming the nearest kind, or what a shape looks like.
     """
@@ -132,17 +151,17 @@ def parse(text: str) -> Topology:
             raise UserError(f'--topology={text}: write how many and of which kind, gpu:8xH100 ({", ".join(GPUS)})')
         if found[2] not in GPUS:
             raise UserError(f'--topology={text}: no figures of {found[2]!r} are known, {nearest(found[2], GPUS)}')
-        return Topology(text, found[2], (int(found[1]),))
+        return Topology(text, found[2], (int(found[1]),), slices)
     if kind == 'cpu':
         if not re.fullmatch(r'[1-9]\d*', shape):
             raise UserError(f'--topology={text}: write how many devices, cpu:8')
-        return Topology(text, 'cpu', (int(shape),))
+        return Topology(text, 'cpu', (int(shape),), slices)
     if kind not in TPUS:
         raise UserError(f'--topology={text}: no such machine as {kind!r}, {nearest(kind, (*TPUS, "cpu", "gpu"))}; write v5p:4x4x4, cpu:8 or gpu:8xH100')
     sides = CHIPS[kind].dimensions
     if not re.fullmatch(r'[1-9]\d*(x[1-9]\d*)*', shape) or shape.count('x') + 1 != sides:
         raise UserError(f'--topology={text}: a slice of {kind} has {sides} sides; write {kind}:{"x".join(["4"] * sides)}')
-    return Topology(text, kind, tuple(map(int, shape.split('x'))))
+    return Topology(text, kind, tuple(map(int, shape.split('x'))), slices)
 
 
 def _described(topology: Topology) -> list[jax.Device]:
@@ -155,15 +174,16 @@ def _described(topology: Topology) -> list[jax.Device]:
         os.environ.setdefault(name, value)
     from jax.experimental import topologies  # needs nothing of TPUs, but only they need it
 
-    as_one = {'chip_config_name': 'megacore'} if topology.kind == 'v4' else {}  # its two cores
+    more = {'chip_config_name': 'megacore'} if topology.kind == 'v4' else {}  # its two cores as one device
+    more |= {'num_slices': topology.slices} if topology.slices > 1 else {}
     with _captured() as said:
         try:
-            devices = list(topologies.get_topology_desc(platform='tpu', topology_name=topology.text, **as_one).devices)
+            devices = list(topologies.get_topology_desc(platform='tpu', topology_name=topology.text, **more).devices)
         except (RuntimeError, ValueError, NotImplementedError) as error:  # JAX's own error is a RuntimeError
             line = str(error).strip().splitlines()[0]
             raise UserError(f'--topology={topology.text}: the compiler for TPUs refuses it ({line}); every side of the slice must fit hosts of 2 x 2 chips') from error
     if len(devices) != topology.chips:
-        raise UserError(f'--topology={topology.text}: the compiler describes {len(devices)} devices, not {topology.chips}; {said[-1] if said else "use another shape"}')
+        raise UserError(f'--topology={topology.text}: the compiler describes {len(devices)} devices for {topology.shown}, not {topology.chips}; {said[-1] if said else "use another shape"}')
     return devices
 
 

@@ -14,6 +14,7 @@ from t5x_lite.planning.hlo import Computation, Instruction, Module
 _MOVE_NOTHING = {
     'parameter', 'constant', 'bitcast', 'get-tuple-element', 'tuple', 'while', 'call', 'conditional', 'after-all', 'opt-barrier', 'copy-done', 'slice-done',
     'partition-id', 'replica-id', 'iota', 'async-done', 'async-update', 'all-gather-done', 'all-reduce-done', 'collective-permute-done',
+    'send', 'recv', 'send-done', 'recv-done',
 }  # fmt: skip
 _SLICES = ('dynamic-slice', 'slice', 'gather')
 _THROUGH = ('bitcast', 'reshape', 'convert', 'copy', 'transpose')

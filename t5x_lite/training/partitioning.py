@@ -12,7 +12,7 @@ from t5x_lite.config import Config, MeshConfig
 from t5x_lite.errors import UserError, nearest
 from t5x_lite.models.layers import padded_vocabulary
 from t5x_lite.models.placing import stored_spec
-from t5x_lite.training import paths
+from t5x_lite.training import paths, slices
 
 AXES = ('data', 'fsdp', 'tensor', 'sequence')
 
@@ -40,10 +40,10 @@ def make_mesh(config: Config, devices: list[jax.Device] | None = None) -> Mesh:
       UserError: naming the field that does not divide, and the mend.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = axis_sizes(config.mesh, len(devices))
+    parts, sizes = slices.apart(config.mesh, devices), axis_sizes(config.mesh, len(devices))
     check_model(config, sizes)
     try:
-        return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+        return Mesh(slices.order(sizes, parts, config.mesh.slices_along), AXES, axis_types=(AxisType.Auto,) * len(AXES))
     except NotImplementedError as error:  # a torus whose sides the axes would cut through
         shown = ' x '.join(f'{axis}={size}' for axis, size in sizes.items())
         raise UserError(f'config.mesh {shown} does not lie on the sides of this slice; make each axis a product of whole sides') from error

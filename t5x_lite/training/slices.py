@@ -1,0 +1,73 @@
+"""Which devices of a run lie close together, and the order in which a mesh takes them: one of its axes goes from slice to slice, all others stay within one.
+
+A slice is a set of TPU chips linked to each other, or the GPUs of a host (or of several that share NVLink). Between slices there is the data-centre network,
+an order of magnitude slower. Devices say which slice they are of (`slice_index`); those that do not, a CPU's, are made into as many as the config says.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jax.experimental import mesh_utils
+import numpy as np
+
+from t5x_lite.config import MeshConfig
+from t5x_lite.errors import UserError
+
+_SPLIT = ('TPU v5 lite', 'TPU v5e')  # an axis may take a part of a side of their torus, as in jax.make_mesh
+
+
+def apart(config: MeshConfig, devices: Sequence[Any]) -> list[list[Any]]:
+    """The devices of each slice, in the order of `slice_index`.
+
+    Raises:
+      UserError: config.mesh.slices is not what the devices say, or does not divide them; slices of different sizes.
+    """
+    said = [_slice_of(device) for device in devices]
+    if None in said:
+        count = max(config.slices, 1)
+        if len(devices) % count:
+            raise UserError(f'config.mesh.slices={count} does not divide {len(devices)} devices; choose a number that does, or leave it at -1')
+        return [list(devices[start : start + len(devices) // count]) for start in range(0, len(devices), len(devices) // count)]
+    found = [[device for device, number in zip(devices, said, strict=True) if number == one] for one in sorted(set(said))]
+    if config.slices not in (-1, len(found)):
+        raise UserError(f'config.mesh.slices={config.slices}, but the {len(devices)} devices say that they are of {len(found)}; leave it at -1, which takes what is there')
+    if len({len(part) for part in found}) > 1:
+        raise UserError(f'the slices of this run have {", ".join(str(len(part)) for part in found)} devices; a mesh needs as many of each')
+    return found
+
+
+def _slice_of(device: Any) -> int | None:
+    """None where a device does not say."""
+    if hasattr(device, 'slice_index'):
+        return device.slice_index
+    return 0 if device.platform == 'tpu' else None  # chips of a single slice need not
+
+
+def within(sizes: Mapping[str, int], slices: int, along: str) -> dict[str, int]:
+    """Sizes of the axes of a mesh inside one slice.
+
+    Raises:
+      UserError: the axis that goes across slices does not divide by their number.
+    """
+    if sizes[along] % slices:
+        others = [axis for axis, size in sizes.items() if size % slices == 0]
+        mend = f'--config.mesh.slices_along={others[0]} sends that one across' if others else f'one axis must be a multiple of {slices}'
+        raise UserError(f'config.mesh.{along}={sizes[along]} goes across {slices} slices, which do not divide it; {mend}')
+    return {axis: size // slices if axis == along else size for axis, size in sizes.items()}
+
+
+def order(sizes: Mapping[str, int], parts: Sequence[Sequence[Any]], along: str) -> np.ndarray:
+    """Devices in the places of a mesh [*sizes]: along the axis that goes across slices those of the first slice, then those of the second.
+
+    (The order of `jax.experimental.mesh_utils.create_hybrid_device_mesh`, also for devices that do not say which slice they are of.)
+
+    Args:
+      parts: devices of each slice, as `apart` gives.
+
+    Raises:
+      UserError: as `within`.
+      NotImplementedError: a torus whose sides the axes would cut through.
+    """
+    inner = tuple(within(sizes, len(parts), along).values())
+    blocks = [mesh_utils.create_device_mesh(inner, part, allow_split_physical_axes=part[0].device_kind in _SPLIT) for part in parts]
+    return np.concatenate(blocks, axis=list(sizes).index(along))
