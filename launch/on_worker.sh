@@ -6,7 +6,7 @@
 #   on_worker.sh stop NAME                                   asks it to save and stop
 #
 # The training is no child of the connection: one that breaks leaves it running. It writes to ~/t5x_lite/runs/NAME/log; worker 0 shows that as it comes, the
-# others its end if something went wrong.
+# others its end if something went wrong, as all workers of another slice do (QUIET=1).
 set -euo pipefail
 
 root=$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -52,8 +52,8 @@ train)
         start "$python" "$@"
     fi
     pid=$(cat "$run/pid")
-    case $(hostname) in
-    *-w-[1-9]*) tail --pid="$pid" -f /dev/null ;;
+    case ${QUIET:-0}$(hostname) in
+    1* | *-w-[1-9]*) tail --pid="$pid" -f /dev/null ;;
     *) tail --pid="$pid" -n "$shown_from" -f "$run/log" ;;
     esac
     status=$(cat "$run/status" 2>/dev/null || echo 75) # killed with the machine: nobody wrote it down

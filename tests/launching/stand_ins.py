@@ -76,6 +76,10 @@ def complaint(argv: list[str]) -> str:
         return f'{name}: {positional} positional arguments'
     if name.endswith('create') and ('--node-id' in seen) == ('--node-count' in seen):
         return 'one of --node-id and --node-count'
+    if name.endswith('create') and '--node-prefix' in seen and '--node-count' not in seen:
+        return '--node-prefix is of --node-count'
+    if name.endswith('create') and '--node-count=1' in rest:
+        return '--node-count must be above 1'
     if name.endswith('create') and not {'--runtime-version', '--accelerator-type'} <= set(seen):
         return '--runtime-version and --accelerator-type are required'
     if name.startswith('gcloud') and not {'--project', '--zone'} <= set(seen):

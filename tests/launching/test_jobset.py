@@ -189,6 +189,11 @@ def test_bad_options_are_one_line(tools, launch, option, words):
     assert words in one_error(launch(option)) and not tools.calls()
 
 
+def test_slices_of_one_host_are_refused(tools, launch):
+    said = one_error(launch('--slices=2', place=('--name=t5', '--image=r/i:1', '--topology=v5e:2x2')))
+    assert 'GKE links slices of several hosts only' in said and not tools.calls()
+
+
 def test_a_missing_cluster_is_one_line(tools, launch):
     tools.lay(STATE, {'status': 1, 'err': 'The connection to the server was refused\n'})
     assert 'kubectl cannot look for JobSets: The connection to the server was refused' in one_error(launch())

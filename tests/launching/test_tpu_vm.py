@@ -83,6 +83,59 @@ def test_asks_waits_copies_installs_and_trains_on_all_workers(tools, launch, clo
     assert 'are left as they are; to delete them: gcloud compute tpus queued-resources delete t5' in done.stdout
 
 
+def _nodes(tools, verb):
+    """The slices that a command was for."""
+    return sorted(next(word for word in argv[5:] if word.startswith('t5')).partition(':')[0] for argv in tools.calls(f'{VM} {verb}'))
+
+
+def test_several_slices_are_one_request_and_train_together(tools, launch, clone):
+    tools.lay(f'{QUEUE} describe', ABSENT, _state('WAITING_FOR_RESOURCES'), _state('ACTIVE'))
+    done = launch('--slices=3', '--delete')
+    assert done.returncode == 0, done.stderr
+    assert _verbs(tools) == ['describe', 'create', 'describe', 'describe', *['scp'] * 3, *['ssh install'] * 3, *['ssh train'] * 3, 'delete']
+    (create,) = tools.calls(f'{QUEUE} create')
+    assert {'--node-count=3', '--node-prefix=t5', '--accelerator-type=v5p-16'} <= set(create) and not any(word.startswith('--node-id') for word in create)
+    assert _nodes(tools, 'scp') == ['t5-0', 't5-1', 't5-2'] and _nodes(tools, 'ssh') == sorted(2 * ['t5-0', 't5-1', 't5-2'])
+    assert all('--worker=all' in argv for argv in tools.calls(VM))
+    commands = {argv[5]: argv[6].removeprefix('--command=') for argv in tools.calls(f'{VM} ssh') if 'on_worker.sh train' in argv[6]}
+    assert len({command.removeprefix('QUIET=1 ') for command in commands.values()}) == 1  # the same run
+    assert {node: command.startswith('QUIET=1 ') for node, command in commands.items()} == {'t5-0': False, 't5-1': True, 't5-2': True}
+
+
+def test_a_lost_slice_is_waited_for(tools, launch):
+    """The service makes it again, while the request may be ACTIVE all the time."""
+    tools.lay(f'{QUEUE} describe', _state('ACTIVE'))
+    tools.lay(f'{VM} ssh t5-0', {}, {'status': 75}, {}, {}, {})
+    tools.lay(f'{VM} ssh t5-1', {}, {'status': 255}, {'status': 1}, {}, {})
+    done = launch('--slices=2')
+    assert done.returncode == 0, done.stderr
+    assert 'the connection to a worker broke; retry 1 of 5' in done.stdout and 'a slice is not back yet; retry 2 of 5' in done.stdout
+    assert _verbs(tools).count('ssh train') == 4 and not {'create', 'delete'} & set(_verbs(tools))
+
+
+def test_a_slice_that_cannot_install_at_first_is_a_mistake(tools, launch):
+    tools.lay(f'{QUEUE} describe', _state('ACTIVE'))
+    tools.lay(f'{VM} ssh t5-1', {'status': 1})
+    assert 'a worker could not install it (exit status 1' in one_error(launch('--slices=2'))
+
+
+@pytest.mark.parametrize('statuses, found', [((0, 0), 0), ((75, 255), 255), ((2, 255), 255), ((75, 2), 2), ((0, 75), 75), ((75, 1), 1), ((0,), 0)])
+def test_the_status_of_several_slices(statuses, found):
+    assert tpu_vm.worst(statuses) == found
+
+
+def test_several_slices_stop_and_show_their_commands(tools, launch):
+    assert launch('--stop', '--slices=2', flags=()).returncode == 0
+    assert _nodes(tools, 'ssh') == ['t5-0', 't5-1'] and all('on_worker.sh' in argv[6] for argv in tools.calls())
+    done = launch('--slices=2', '--dry_run')
+    assert done.returncode == 0 and len(tools.calls()) == 2
+    commands = [line.split() for line in done.stdout.splitlines() if line.startswith('gcloud')]
+    assert [(words[4], next(word for word in words[5:] if 't5' in word and '/' not in word)[:4]) for words in commands if 'tpu-vm' in words] == [
+        ('scp', 't5-0'), ('scp', 't5-1'), *[('ssh', 't5-0'), ('ssh', 't5-1')] * 2,
+    ]  # fmt: skip
+    assert 'no whole number of at least 1' in one_error(launch('--slices=0'))
+
+
 def test_attaches_to_machines_that_are_there(tools, launch):
     tools.lay(f'{QUEUE} describe', _state('ACTIVE'))
     assert launch().returncode == 0
@@ -259,8 +312,9 @@ def test_a_worker_trains_apart_from_the_connection_and_is_attached_to(worker):
     assert words == list(TRAIN[3:])  # once, word for word
 
 
-@pytest.mark.parametrize('host, shown', [('t1v-n-1-w-0', True), ('t1v-n-1-w-12', False)])
-def test_the_first_worker_shows_its_log_the_others_what_went_wrong(worker, host, shown):
+@pytest.mark.parametrize('host, quiet, shown', [('t1v-n-1-w-0', False, True), ('t1v-n-1-w-12', False, False), ('t1v-n-1-w-0', True, False)])
+def test_the_first_worker_shows_its_log_the_others_what_went_wrong(worker, monkeypatch, host, quiet, shown):
+    monkeypatch.setenv('QUIET', str(int(quiet)))  # as in every slice but the first
     (worker / 'hostname').write_text(host)
     (worker / 'go').touch()
     out, _ = _worker(worker, *TRAIN).communicate(timeout=30)
