@@ -137,7 +137,7 @@ def on(run: Run, topology: Topology) -> Run:
         raise UserError('config.heads: a plan is made of one head at a time; give the config of the one whose step is largest')
     if config.mesh.slices not in (-1, topology.slices):
         raise UserError(f'config.mesh.slices={config.mesh.slices}, and the plan is for {topology.slices}; give --slices={config.mesh.slices}, or leave the field at -1')
-    if topology.kind not in TPUS:
+    if topology.slices > 1 and topology.kind not in TPUS:
         config = formulas.with_field(config, 'mesh', slices=topology.slices)
     if not topology.compiled and config.model.attention in (AttentionKernel.auto, AttentionKernel.cudnn):
         config = formulas.with_field(config, 'model', attention=AttentionKernel.blockwise)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from t5x_lite.planning import hlo, memory, traffic
-from t5x_lite.planning.collectives import axes_of, collectives, first_group
+from t5x_lite.planning.collectives import Collective, axes_of, collectives, first_group
 from tests.planning import fixture
 
 LAYERS, ROWS, WIDTH, HIDDEN = 5, 16, 32, 64
@@ -112,6 +112,73 @@ def test_groups_as_xla_writes_them(written, group, axes):
     instruction = hlo.Instruction('x', 'all-reduce', (), (), '', f', channel_id=1, {written}, use_global_device_ids=true', False)
     assert first_group(instruction, 8) == group
     assert axes_of(group, {'data': 2, 'fsdp': 2, 'tensor': 2, 'sequence': 1}) == axes
+
+
+# As libtpu 0.0.42 writes what one of two slices does, cut down: a sum of parts between slices while a product runs, a gather of which nothing is hidden.
+ACROSS = """HloModule m, is_scheduled=true, num_partitions=8
+
+ENTRY %main (x: bf16[256,128], w: bf16[128,128]) -> bf16[256,128] {
+  %x = bf16[256,128]{1,0} parameter(0)
+  %w = bf16[128,128]{1,0} parameter(1)
+  %after-all.1 = token[] after-all(), frontend_attributes={MegascaleRendezvousKeyName="all-reduce.6_0"}
+  %send.1 = (bf16[256,128]{1,0}, u32[], token[]) send(%x, %after-all.1), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_host_transfer_rendezvous="all-reduce.6_0",_xla_megascale_reduce_operation="SUM",_xla_megascale_target="{1,2}x{0:7}",_xla_megascale_transfer_type="ALL_REDUCE"}, backend_config={"flag_configs":[]}
+  %recv.1 = (bf16[256,128]{1,0}, u32[], token[]) recv(%after-all.1), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_host_transfer_rendezvous="all-reduce.6_0",_xla_megascale_reduce_operation="SUM",_xla_megascale_target="{1,2}x{0:7}",_xla_megascale_transfer_type="ALL_REDUCE"}, backend_config={"flag_configs":[]}
+  %dot.1 = bf16[256,128]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %send-done.1 = token[] send-done(%send.1), channel_id=2, is_host_transfer=true
+  %recv-done.1 = (bf16[256,128]{1,0}, token[]) recv-done(%recv.1), channel_id=1, is_host_transfer=true
+  %after-all.2 = token[] after-all()
+  %send.2 = (bf16[256,128]{1,0}, u32[], token[]) send(%x, %after-all.2), channel_id=4, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_host_transfer_rendezvous="all-gather.17_0",_xla_megascale_target="{1:4}x{0:7}",_xla_megascale_transfer_type="ALL_GATHER"}
+  %recv.2 = (bf16[4,256,128]{2,1,0}, u32[], token[]) recv(%after-all.2), channel_id=3, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_host_transfer_rendezvous="all-gather.17_0",_xla_megascale_target="{1:4}x{0:7}",_xla_megascale_transfer_type="ALL_GATHER"}
+  %send-done.2 = token[] send-done(%send.2), channel_id=4, is_host_transfer=true
+  %recv-done.2 = (bf16[4,256,128]{2,1,0}, token[]) recv-done(%recv.2), channel_id=3, is_host_transfer=true
+  %all-reduce.1 = bf16[256,128]{1,0} all-reduce(%dot.1), channel_id=5, replica_groups={{0,4},{1,5},{2,6},{3,7}}, use_global_device_ids=true
+  ROOT %add.1 = bf16[256,128]{1,0} add(%all-reduce.1, %dot.1)
+}
+"""
+PART = 2 * 256 * 128  # bytes
+
+
+def test_what_a_slice_exchanges_with_others():
+    module = hlo.parse(ACROSS)
+    summed, gathered, inside = collectives(module, {'data': 2, 'fsdp': 4, 'tensor': 1, 'sequence': 1})
+    assert (summed.kind, summed.axes, summed.slices, len(summed.group), summed.bytes) == ('all-reduce', ('data',), 2, 2, PART)
+    assert summed.overlapped and summed.meanwhile == 2 * 256 * 128 * 128 and summed.between == summed.sent == PART  # 2 x 1/2
+    assert (gathered.kind, gathered.slices, gathered.bytes, gathered.dims) == ('all-gather', 4, 4 * PART, (256, 128))
+    assert not gathered.overlapped and gathered.between == gathered.sent == 3 * PART
+    # Groups of the program are numbered within a slice.
+    assert (inside.kind, inside.axes, inside.slices, inside.group, inside.between) == ('all-reduce', ('data',), 1, (0, 4), 0)
+    assert {work.name for work in traffic.works(module)} == {'dot.1', 'add.1', 'all-reduce.1'}
+
+
+@pytest.mark.parametrize('target, kind, devices, slices', [
+    ('{{100000,100001,200000,200001},{100003,100002,200003,200002}}', 'ALL_TO_ALL', 4, 2),
+    ('{{100000->200000},{200003->100000}}', 'ONE_TO_ONE', 2, 2),
+])  # fmt: skip
+def test_groups_that_name_devices_of_all_slices(target, kind, devices, slices):
+    (one, *_) = collectives(hlo.parse(ACROSS.replace('"{1,2}x{0:7}"', target).replace('"ALL_REDUCE"', f'"{kind}"')), {'data': 2, 'fsdp': 4}, along='data')
+    assert (one.kind, len(one.group), one.slices) == ({'ONE_TO_ONE': 'collective-permute'}.get(kind, 'all-to-all'), devices, slices)
+    assert one.between == (PART if kind == 'ONE_TO_ONE' else PART / 2)  # half of what it has goes to the other slice
+
+
+def test_groups_over_devices_of_several_slices():
+    """XLA's compiler for CPUs writes one program for all."""
+    lines = '\n'.join((DONE, DOT))
+    sizes = {'data': 2, 'fsdp': 1, 'tensor': 1, 'sequence': 1}
+    (across,) = collectives(hlo.parse(PAIR.format(lines)), sizes, 2, 'data')
+    assert across.slices == 2 and across.between == across.sent
+    (within,) = collectives(hlo.parse(PAIR.format(lines)), {'data': 2, 'fsdp': 2, 'tensor': 1, 'sequence': 1}, 2, 'data')  # devices 0 and 1 are of the first
+    assert within.slices == 1 and within.between == 0 and within.axes == ('fsdp',)
+
+
+@pytest.mark.parametrize('slices, inside', [(2, 1), (2, 4), (4, 2)])
+def test_a_sum_in_three_steps_sends_what_a_ring_does(slices, inside):
+    """Within each slice every chip makes its part of the sum, exchanges that with the other slices, and gets the parts of its neighbours."""
+    whole = 1024
+    one = Collective('x', 'all-reduce', ('data',), tuple(range(slices * inside)), whole, 1, 0, whole, (), '', slices)
+    assert one.between == pytest.approx(2 * (whole / inside) * (slices - 1) / slices)
+    assert one.sent - one.between == pytest.approx(2 * whole * (inside - 1) / inside)
+    exchanged = Collective('x', 'all-to-all', ('data',), tuple(range(slices * inside)), whole, 1, 0, whole, (), '', slices)
+    assert exchanged.between == pytest.approx(whole * (slices - 1) / slices) and exchanged.sent - exchanged.between == pytest.approx(whole * (inside - 1) / (inside * slices))
 
 
 def test_less_than_an_axis_is_said():

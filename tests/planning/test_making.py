@@ -219,3 +219,29 @@ def test_written_and_drawn(plans, tmp_path):
     assert found['stages'][0]['flops'] == plans['bert'].stages[0].flops and found['config']['model']['d_model'] == 64
     assert len(found['stages'][0]['collectives']) == len(plans['bert'].stages[0].collectives)
     assert (tmp_path / 'plan' / 'plan.png').read_bytes().startswith(b'\x89PNG') and len(paths) == 2
+
+
+def test_slices_of_a_plan():
+    """Devices of a CPU do not say of which slice they are; --slices does."""
+    made = making.make(assemble(config('gpt', mesh={'data': 4, 'fsdp': 2}, num_layers=1)), topologies.parse('cpu:4', 2))
+    (stage,) = made.stages
+    assert made.config.mesh.slices == 2 and made.mesh['data'] == 4
+    across = [one for one in stage.collectives if one.slices > 1]
+    # Sums of gradients over data go across, weights stay within; the compiler may join the sums of what is whole on all devices over both axes.
+    assert across and all('data' in one.axes and one.kind in ('all-reduce', 'reduce-scatter') for one in across)
+    assert all(one.slices == 1 for one in stage.collectives if one.axes == ('fsdp',))
+    assert 0 < sum(one.times * one.between for one in across) < sum(one.times * one.sent for one in stage.collectives)
+    text = showing.text(made)
+    assert 'on 2 x cpu:4' in text and 'data (slices)' in text and 'MiB to other slices' in text
+    again = making.from_json(json.loads(json.dumps(made.as_json(), default=making.plain)))
+    assert showing.text(again) == text and again.as_json() == made.as_json()
+    with pytest.raises(UserError, match='config.mesh.slices=2, and the plan is for 1; give --slices=2'):
+        making.make(assemble(config('gpt', mesh={'data': 8, 'slices': 2})), topologies.parse('cpu:8'))
+
+
+def test_mends_keep_an_axis_across_slices():
+    given = assemble(config('gpt', mesh={'data': 8})).config
+    (stage,) = stages(given)
+    sizes = {'data': 8, 'fsdp': 1, 'tensor': 1, 'sequence': 1}
+    flags = ' '.join(mend for mend, _, _ in mending._candidates(given, sizes, stage, 2))
+    assert '--config.mesh.data=2 --config.mesh.fsdp=4' in flags and 'mesh.data=1 ' not in flags

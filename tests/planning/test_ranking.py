@@ -13,6 +13,7 @@ from t5x_lite.assemble import assemble
 from t5x_lite.config import AttentionKernel, Remat
 from t5x_lite.errors import UserError
 from t5x_lite.planning import batches, keeping, making, meshes, mending, ranking, roofline, showing, showing_ranks, topologies
+from t5x_lite.planning.estimate import sending
 from t5x_lite.stages import stages
 from t5x_lite.training import partitioning
 from tests.planning.test_making import config
@@ -35,7 +36,7 @@ def test_the_meshes_offered_are_those_that_training_takes():
     """Of the ways to write 8 as four factors, some are refused for the heads, some for the rows."""
     made = assemble(config('gpt', mesh={}, num_heads=2)).config
     made.batch_size = 4
-    offered = {tuple(sizes.values()) for sizes in meshes.candidates(made, CPU)}
+    offered = {tuple(sizes.values()) for sizes, _ in meshes.candidates(made, CPU)}
     every = [sizes for sizes in itertools.product((1, 2, 4, 8), repeat=4) if math.prod(sizes) == 8]
     assert len(every) == 20
     for sizes in every:
@@ -53,14 +54,14 @@ def test_the_meshes_offered_are_those_that_training_takes():
 def test_targets_of_a_decoder_are_divided_too():
     made = assemble(config('t5', mesh={})).config
     made.data.target_len = 36
-    assert max(sizes['sequence'] for sizes in meshes.candidates(made, CPU)) == 4
+    assert max(sizes['sequence'] for sizes, _ in meshes.candidates(made, CPU)) == 4
 
 
 def test_axes_lie_on_whole_sides_of_a_torus():
     made = assemble(config('gpt', mesh={})).config
     made.batch_size = 64
     torus, pod = topologies.parse('v5p:4x4x4'), topologies.parse('v5e:8x8')
-    on_torus, on_pod = ([tuple(sizes.values()) for sizes in meshes.candidates(made, topology)] for topology in (torus, pod))
+    on_torus, on_pod = ([tuple(sizes.values()) for sizes, _ in meshes.candidates(made, topology)] for topology in (torus, pod))
     assert (16, 4, 1, 1) in on_torus and (4, 16, 1, 1) in on_torus and (64, 1, 1, 1) in on_torus
     assert (8, 8, 1, 1) not in on_torus and (8, 8, 1, 1) in on_pod and (16, 4, 1, 1) in on_pod  # jax.make_mesh cuts sides of a v5e, and of no other
     with pytest.raises(UserError, match='does not lie on the sides of v5p:4x4x4'):
@@ -69,6 +70,46 @@ def test_axes_lie_on_whole_sides_of_a_torus():
     # 16 of 64 chips are two sides, which are rings: twice the links of one.
     sizes = dict(zip(partitioning.AXES, (16, 4, 1, 1), strict=True))
     assert meshes.bandwidth(torus, sizes, 'data') == 2 * meshes.bandwidth(torus, sizes, 'fsdp') == 4 * 100e9
+
+
+TWO = topologies.parse('gpu:4xH100', 2)
+
+
+def test_one_axis_goes_across_slices():
+    made = assemble(config('gpt', mesh={})).config
+    offered = [(tuple(sizes.values()), along) for sizes, along in meshes.candidates(made, TWO)]
+    assert all(sizes[meshes.AXES.index(along)] % 2 == 0 for sizes, along in offered)
+    assert {along for sizes, along in offered if sizes == (2, 2, 2, 1)} == {'data', 'fsdp', 'tensor'}
+    assert {sizes for sizes, _ in offered} == {tuple(sizes.values()) for sizes, _ in meshes.candidates(made, GPU)}
+    torus = topologies.parse('v5e:4x4', 2)
+    made.batch_size = 64
+    assert ((16, 2, 1, 1), 'data') in [(tuple(sizes.values()), along) for sizes, along in meshes.candidates(made, torus)]
+
+
+def test_what_crosses_slices_is_slow():
+    mesh = {'data': 2, 'fsdp': 2, 'tensor': 2}
+    one, two = predicted('gpt', GPU, mesh=mesh), predicted('gpt', TWO, mesh=mesh)
+    assert one.between == 0 < two.between < two.sent == one.sent and two.step > one.step and two.products == one.products
+    # Of a sum over data, one device of each slice in a group, all of it; the same bytes take longer on the network by the ratio of speeds.
+    gradients = [found for found in two.collectives if found.axes == ('data',)]
+    assert gradients and all(found.slices == 2 and found.between == found.sent for found in gradients)
+    assert not any(found.between for found in two.collectives if found.axes != ('data',))
+    chip = TWO.chip
+    (first, *_) = gradients
+    assert sending(first, TWO, chip.link) / sending(dataclasses.replace(first, slices=1), TWO, chip.link) == pytest.approx(chip.link / chip.network)
+
+
+def test_the_best_across_slices_sends_least_over_the_network():
+    given = config('gpt', mesh={})
+    found = ranking.rank(assemble(given), TWO)
+    best = found[0].predictions[0]
+    same = [one for one in found if one.sizes == found[0].sizes and one.config.model.remat == found[0].config.model.remat]
+    assert best.between == min(one.predictions[0].between for one in same)
+    across = [one for one in found if one.config.mesh.slices_along != 'data']
+    flags = ranking.Ranking(given, TWO, found, []).flags(across[0])
+    assert f'--config.mesh.slices_along={across[0].config.mesh.slices_along}' in flags
+    text = showing_ranks.text(ranking.Ranking(given, TWO, found, []))
+    assert 'on 2 x gpu:4xH100' in text and 'across slices' in text
 
 
 def test_what_does_not_fit_comes_last_with_its_reason(monkeypatch):

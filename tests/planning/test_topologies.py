@@ -22,6 +22,15 @@ def test_names(text, kind, shape, chips, compiled):
     assert (found.kind, found.shape, found.chips, found.compiled, found.text) == (kind, shape, chips, compiled, text)
 
 
+def test_several_slices():
+    found = topologies.parse('v5e:4x4', 2)
+    assert (found.chips, found.shown, found.text, found.timed) == (32, '2 x v5e:4x4', 'v5e:4x4', True) and topologies.parse('v5e:4x4').shown == 'v5e:4x4'
+    assert len(topologies.parse('cpu:4', 2).devices()) == 8
+    # 6.4 Tbit/s of a pod of 256; none is published of v4.
+    assert found.chip.network == 6.4e12 / 8 / 256 and topologies.CHIPS['v6e'].network == 25.6e12 / 8 / 256 and topologies.CHIPS['v5p'].network == 50e9 / 8
+    assert not topologies.parse('v4:2x2x4', 2).timed and topologies.parse('v4:2x2x4').timed and not topologies.parse('cpu:4').timed
+
+
 MISTAKES = [
     ('v5q:4x4x4', "no such machine as 'v5q'", "did you mean 'v5p'?"),
     ('tpu', "no such machine as 'tpu'"),

@@ -32,6 +32,22 @@ def test_a_slice_that_is_not_there(tmp_path):
     assert found['cost'] == pytest.approx(found['run_seconds'] * 4 / 3600 * 1.2)
 
 
+def test_slices_that_are_not_there(tmp_path):
+    done = plan(*TINY, '--topology=v5e:2x2', '--slices=2', '--config.mesh.fsdp=4', f'--output={tmp_path}')
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    found = json.loads((tmp_path / 'plan.json').read_text())
+    (stage,) = found['stages']
+    assert found['chips'] == 8 and found['slices'] == 2 and found['mesh'] == {'data': 2, 'fsdp': 4, 'tensor': 1, 'sequence': 1}
+    assert abs(stage['flops'] / stage['model_flops'] - 1) < 0.02
+    across = [one for one in stage['collectives'] if one['slices'] > 1]
+    assert {axis for one in across for axis in one['axes']} == {'data'} and {one['devices'] for one in across} == {2}
+    # Gradients alone, of which each chip has a quarter: what is small is whole on each.
+    sent = sum(one['times'] * one['sent_between_slices'] for one in across)
+    assert 4 * found['parameters'] / 4 < sent < 4 * found['parameters'] / 4 * 1.1
+    assert {axis for one in stage['collectives'] if one['slices'] == 1 for axis in one['axes']} == {'fsdp'}
+    assert 'MiB to other slices' in done.stdout and stage['estimate']['step'] > sent / 3.125e9 / 2
+
+
 def test_what_does_not_fit_is_said_with_what_would():
     done = plan(*TINY, '--topology=v5e:2x2', '--config.batch_size=262144')
     assert done.returncode == 0 and 'Traceback' not in done.stderr, done.stderr
@@ -41,6 +57,8 @@ def test_what_does_not_fit_is_said_with_what_would():
 @pytest.mark.parametrize('flag, said', [
     ('--topology=v5e:3x5', 'refuses it'),
     ('--topology=v5e:4x4 --config.mesh.data=3', 'does not fit 16 devices'),
+    ('--topology=v5e:4x4 --slices=2 --config.mesh.data=1 --config.mesh.fsdp=32', 'slices_along=fsdp'),
+    ('--topology=v5e:4x4 --slices=2 --config.mesh.slices=4', 'the plan is for 2'),
     ('--topology=v5e:4x4 --config.batch_size=24', 'data x fsdp = 16 do not divide'),
 ])  # fmt: skip
 def test_mistakes(flag, said):

@@ -54,6 +54,13 @@ def test_every_mesh_of_eight_devices_gives_the_numbers_of_one(single, data, fsdp
     assert_equal_gradients(single, sharded)
 
 
+@pytest.mark.parametrize('along', ['data', 'fsdp', 'tensor'])
+def test_two_slices_of_four_devices_give_the_numbers_of_one_device(single, along):
+    sharded = small.train(small.config(mesh={'data': 2, 'fsdp': 2, 'tensor': 2, 'slices': 2, 'slices_along': along}))
+    assert_equal(single, sharded)
+    assert_equal_gradients(single, sharded)
+
+
 @pytest.mark.parametrize('mesh', [{'data': 2, 'fsdp': 2, 'tensor': 2}, {'fsdp': 2, 'tensor': 2, 'sequence': 2}], ids=str)
 @pytest.mark.parametrize('optimizer', [Optimizer.lamb, Optimizer.adafactor])
 def test_norms_over_layers_do_not_depend_on_the_mesh(optimizer, mesh):

@@ -58,9 +58,10 @@ def single():
 
 
 MESHES = [{'data': 2, 'fsdp': 2, 'tensor': 2}, {'fsdp': 2, 'tensor': 2, 'sequence': 2}]
+SLICES = {'data': 2, 'fsdp': 4, 'slices': 2, 'slices_along': 'fsdp'}
 
 
-@pytest.mark.parametrize('mesh', MESHES, ids=str)
+@pytest.mark.parametrize('mesh', [*MESHES, SLICES], ids=str)
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_mesh_of_eight_devices_gives_the_numbers_of_one(single, kind, mesh):
     sharded = train(kind, mesh=mesh)
