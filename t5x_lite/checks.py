@@ -160,8 +160,8 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
     sizes = {name: getattr(config.mesh, name) for name in ('data', 'fsdp', 'tensor', 'sequence')}
     yield all(size == -1 or size > 0 for size in sizes.values()), f'config.mesh is {sizes}; an axis is -1 or above 0'
     yield list(sizes.values()).count(-1) <= 1, f'config.mesh is {sizes}; only one axis can take what is left (-1)'
-    yield config.mesh.slices == -1 or config.mesh.slices > 0, f'config.mesh.slices is {config.mesh.slices}; it is above 0, or -1 for as many as there are'
-    along = config.mesh.slices_along
+    count, along = config.mesh.slices, config.mesh.slices_along
+    yield count == -1 or count > 0, f'config.mesh.slices is {count}; it is above 0, or -1 for as many as there are'
     yield along in sizes, f'config.mesh.slices_along is {along!r}, which is no mesh axis; {nearest(along, sizes)}'
     profile = config.log.profile_steps
     yield (

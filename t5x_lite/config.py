@@ -456,7 +456,7 @@ class MeshConfig:
     tensor: int = 1
     sequence: int = 1
     # TPU slices, or hosts of GPUs: fast links within, the data-centre network between. -1: as many as the devices say, so that one config runs on any number;
-    # another number must be theirs. Devices that do not say (a CPU's) are made into so many, in their order. One axis goes across slices, the others stay within.
+    # another number must be theirs. Devices that do not say (a CPU's) are made into so many, in their order. One axis goes across, the others stay within.
     slices: int = -1
     slices_along: str = 'data'
     # In which devices add up the parts of a product that each has made (activations over `tensor`, gradients of weights over `data` and `fsdp`). bfloat16, with

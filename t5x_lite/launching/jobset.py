@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument('--name', required=True, help='of the JobSet: lower case letters, digits, dashes')
     options.add_argument('--image', required=True, help='with the code and its libraries; launch/gke/Dockerfile makes one')
     options.add_argument('--topology', required=True, help='of a slice, such as v5p:4x4x4 or v6e:16x16')
-    options.add_argument('--slices', type=command_lines.at_least(1), default=1, help='slices of it (1), which the data-centre network links; config.mesh.slices_along says which axis of the mesh goes across')
+    options.add_argument('--slices', type=command_lines.at_least(1), default=1, help='slices of it (1); config.mesh.slices_along goes from one to the next')
     options.add_argument('--spot', action='store_true', help='on nodes that can be taken away at any time')
     options.add_argument('--mount', action='append', default=[], help='gs://BUCKET:/FOLDER, by Cloud Storage FUSE; may be repeated')
     options.add_argument('--service_account', default='', help='Kubernetes service account, which may read and write the buckets')
@@ -174,7 +174,7 @@ def manifest(given: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any]:
     if chips % on_host:
         raise UserError(f'--topology={given.topology}: {chips} chips are no whole number of hosts with {on_host} each')
     if given.slices > 1 and hosts == 1:  # https://cloud.google.com/kubernetes-engine/docs/how-to/tpu-multislice
-        raise UserError(f'--slices={given.slices} --topology={given.topology}: GKE links slices of several hosts only, and this one has a single host; take a larger topology')
+        raise UserError(f'--slices={given.slices} --topology={given.topology}: GKE links slices of several hosts only, and this has one; take a larger topology')
     mounts = [_bucket(mount) for mount in given.mount]
     selector = {'cloud.google.com/gke-tpu-accelerator': generation.gke, 'cloud.google.com/gke-tpu-topology': shape}
     if given.spot:

@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def worst(statuses: Sequence[int]) -> int:
-    """Of the exit statuses of several slices the one to act upon: of a lost slice, whose others end with whatever they make of it; of a mistake; of anything else."""
+    """Of the exit statuses of several slices the one to act upon: of a lost slice (the others end with what they make of it), a mistake, anything else."""
     failed = [status for status in statuses if status]
     known = [status for status in (_CUT, command_lines.MISTAKE) if status in failed]
     return known[0] if known else next((status for status in failed if status != command_lines.GONE), max(failed, default=0))
@@ -124,8 +124,8 @@ class Launch:
         own = ['--internal-ip'] * given.internal_ip
         return ['gcloud', 'compute', 'tpus', 'tpu-vm', verb, *rest, f'--project={given.project}', f'--zone={given.zone}', '--worker=all', *own]
 
-    # On every worker: a command for each slice, which run at the same time. (`queued-resources ssh --node=all` reaches 64 workers at a time, and goes on without
-    # those that it does not reach; a run begins on all or on none.)
+    # On every worker: a command for each slice, at the same time. (`queued-resources ssh --node=all` reaches 64 workers at a time, and goes on without slices that
+    # it does not reach; a run begins on all or on none.)
 
     def ssh(self, command: str) -> list[list[str]]:
         return [self._on_workers('ssh', node, f'--command={command}') for node in self._nodes]

@@ -45,7 +45,8 @@ class Cache:
         config = run.config
         shapes = [{name: [value.shape, str(value.dtype)] for name, value in batches.shapes(run, config, stage).items()} for stage in stages(config)]
         what = {
-            'config': sharing.fixed(config), 'stages': stages(config), 'batches': shapes, 'topology': topology.text, 'slices': topology.slices, 'versions': _versions(topology),
+            'config': sharing.fixed(config), 'stages': stages(config), 'batches': shapes, 'topology': topology.text, 'slices': topology.slices,
+            'versions': _versions(topology),
             'code': _code(config), 'environment': {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         }  # fmt: skip
         return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:32]

@@ -96,8 +96,8 @@ class Plan:
             each.append(plain)
         hours = self.chip_hours
         return {
-            'topology': self.topology.text, 'slices': self.topology.slices, 'chips': self.topology.chips, 'chip': dataclasses.asdict(self.topology.chip), 'mesh': self.mesh,
-            'compiled': self.compiled, 'parameters': self.parameters, 'stages': each, 'run_seconds': self.seconds, 'chip_hours': hours,
+            'topology': self.topology.text, 'slices': self.topology.slices, 'chips': self.topology.chips, 'chip': dataclasses.asdict(self.topology.chip),
+            'mesh': self.mesh, 'compiled': self.compiled, 'parameters': self.parameters, 'stages': each, 'run_seconds': self.seconds, 'chip_hours': hours,
             'cost': hours * self.price if hours is not None and self.price else None, 'price_per_chip_hour': self.price or None,
             'assumptions': list(self.assumptions), 'config': to_dict(self.config),
         }  # fmt: skip
@@ -136,7 +136,8 @@ def on(run: Run, topology: Topology) -> Run:
     if config.heads:
         raise UserError('config.heads: a plan is made of one head at a time; give the config of the one whose step is largest')
     if config.mesh.slices not in (-1, topology.slices):
-        raise UserError(f'config.mesh.slices={config.mesh.slices}, and the plan is for {topology.slices}; give --slices={config.mesh.slices}, or leave the field at -1')
+        count = config.mesh.slices
+        raise UserError(f'config.mesh.slices={count}, and the plan is for {topology.slices}; give --slices={count}, or leave the field at -1')
     if topology.slices > 1 and topology.kind not in TPUS:
         config = formulas.with_field(config, 'mesh', slices=topology.slices)
     if not topology.compiled and config.model.attention in (AttentionKernel.auto, AttentionKernel.cudnn):

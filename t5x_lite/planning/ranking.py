@@ -57,7 +57,8 @@ class Choice:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            'mesh': self.sizes, 'slices_along': self.config.mesh.slices_along, 'remat': self.config.model.remat.name, 'microbatches': self.config.optim.microbatches, 'fits': self.fits,
+            'mesh': self.sizes, 'slices_along': self.config.mesh.slices_along, 'remat': self.config.model.remat.name,
+            'microbatches': self.config.optim.microbatches, 'fits': self.fits,
             'step': self.seconds, 'used': self.used, 'memory': max(self.predictions, key=lambda one: one.used).memory,
             'flops': [one.flops for one in self.predictions], 'sent': [one.sent for one in self.predictions],
             'sent_between_slices': [one.between for one in self.predictions],

@@ -42,8 +42,8 @@ def _table(choices: list[Choice], several: bool) -> list[str]:
         across = f'{one.config.mesh.slices_along:<14}' * several
         seconds = '-' if one.seconds is None else f'{one.seconds:.4g}'
         lines.append(
-            f'  {sizes["data"]:>5} {sizes["fsdp"]:>5} {sizes["tensor"]:>6} {sizes["sequence"]:>8}  {across}{model.remat.name:<5} {one.config.optim.microbatches:>12} '
-            f'{seconds:>9} {one.used / 2**30:>9,.3f}  {_why(one)}'
+            f'  {sizes["data"]:>5} {sizes["fsdp"]:>5} {sizes["tensor"]:>6} {sizes["sequence"]:>8}  {across}{model.remat.name:<5} '
+            f'{one.config.optim.microbatches:>12} {seconds:>9} {one.used / 2**30:>9,.3f}  {_why(one)}'
         )
     if len(choices) > _MOST_ROWS:
         lines.append(f'  and {len(choices) - _MOST_ROWS} more ({JSON} has all)')

@@ -183,7 +183,8 @@ def _described(topology: Topology) -> list[jax.Device]:
             line = str(error).strip().splitlines()[0]
             raise UserError(f'--topology={topology.text}: the compiler for TPUs refuses it ({line}); every side of the slice must fit hosts of 2 x 2 chips') from error
     if len(devices) != topology.chips:
-        raise UserError(f'--topology={topology.text}: the compiler describes {len(devices)} devices for {topology.shown}, not {topology.chips}; {said[-1] if said else "use another shape"}')
+        why = said[-1] if said else 'use another shape'
+        raise UserError(f'--topology={topology.text}: the compiler describes {len(devices)} devices for {topology.shown}, not {topology.chips}; {why}')
     return devices
 
 

@@ -30,7 +30,8 @@ def apart(config: MeshConfig, devices: Sequence[Any]) -> list[list[Any]]:
         return [list(devices[start : start + len(devices) // count]) for start in range(0, len(devices), len(devices) // count)]
     found = [[device for device, number in zip(devices, said, strict=True) if number == one] for one in sorted(set(said))]
     if config.slices not in (-1, len(found)):
-        raise UserError(f'config.mesh.slices={config.slices}, but the {len(devices)} devices say that they are of {len(found)}; leave it at -1, which takes what is there')
+        there = f'the {len(devices)} devices say that they are of {len(found)}'
+        raise UserError(f'config.mesh.slices={config.slices}, but {there}; leave it at -1, which takes what is there')
     if len({len(part) for part in found}) > 1:
         raise UserError(f'the slices of this run have {", ".join(str(len(part)) for part in found)} devices; a mesh needs as many of each')
     return found

@@ -17,7 +17,7 @@ VM = 'gcloud compute tpus tpu-vm'
 ABSENT = {'status': 1, 'err': 'ERROR: (gcloud.compute.tpus.queued-resources.describe) NOT_FOUND: Resource was not found\n'}
 
 
-def _state(name):
+def state(name):
     return {'out': f'{name}\n'}
 
 
@@ -54,7 +54,7 @@ def launch(tools, clone):
     return run
 
 
-def _verbs(tools):
+def verbs(tools):
     """What was done, in order: 'describe', 'create', 'scp', 'ssh install', ..."""
     verbs = []
     for argv in tools.calls():
@@ -64,10 +64,10 @@ def _verbs(tools):
 
 
 def test_asks_waits_copies_installs_and_trains_on_all_workers(tools, launch, clone):
-    tools.lay(f'{QUEUE} describe', ABSENT, _state('CREATING'), _state('WAITING_FOR_RESOURCES'), _state('PROVISIONING'), _state('ACTIVE'))
+    tools.lay(f'{QUEUE} describe', ABSENT, state('CREATING'), state('WAITING_FOR_RESOURCES'), state('PROVISIONING'), state('ACTIVE'))
     done = launch('--spot', '--service_account=s@p.iam', '--network=n')
     assert done.returncode == 0, done.stderr
-    assert _verbs(tools) == ['describe', 'create', *['describe'] * 4, 'scp', 'ssh install', 'ssh train']
+    assert verbs(tools) == ['describe', 'create', *['describe'] * 4, 'scp', 'ssh install', 'ssh train']
     create = tools.calls(f'{QUEUE} create')[0]
     assert create[5:] == [
         't5', '--project=p', '--zone=us-east5-a', '--node-id=t5', '--accelerator-type=v5p-16', '--runtime-version=v2-alpha-tpuv5', '--spot', '--network=n',
@@ -83,73 +83,20 @@ def test_asks_waits_copies_installs_and_trains_on_all_workers(tools, launch, clo
     assert 'are left as they are; to delete them: gcloud compute tpus queued-resources delete t5' in done.stdout
 
 
-def _nodes(tools, verb):
-    """The slices that a command was for."""
-    return sorted(next(word for word in argv[5:] if word.startswith('t5')).partition(':')[0] for argv in tools.calls(f'{VM} {verb}'))
-
-
-def test_several_slices_are_one_request_and_train_together(tools, launch, clone):
-    tools.lay(f'{QUEUE} describe', ABSENT, _state('WAITING_FOR_RESOURCES'), _state('ACTIVE'))
-    done = launch('--slices=3', '--delete')
-    assert done.returncode == 0, done.stderr
-    assert _verbs(tools) == ['describe', 'create', 'describe', 'describe', *['scp'] * 3, *['ssh install'] * 3, *['ssh train'] * 3, 'delete']
-    (create,) = tools.calls(f'{QUEUE} create')
-    assert {'--node-count=3', '--node-prefix=t5', '--accelerator-type=v5p-16'} <= set(create) and not any(word.startswith('--node-id') for word in create)
-    assert _nodes(tools, 'scp') == ['t5-0', 't5-1', 't5-2'] and _nodes(tools, 'ssh') == sorted(2 * ['t5-0', 't5-1', 't5-2'])
-    assert all('--worker=all' in argv for argv in tools.calls(VM))
-    commands = {argv[5]: argv[6].removeprefix('--command=') for argv in tools.calls(f'{VM} ssh') if 'on_worker.sh train' in argv[6]}
-    assert len({command.removeprefix('QUIET=1 ') for command in commands.values()}) == 1  # the same run
-    assert {node: command.startswith('QUIET=1 ') for node, command in commands.items()} == {'t5-0': False, 't5-1': True, 't5-2': True}
-
-
-def test_a_lost_slice_is_waited_for(tools, launch):
-    """The service makes it again, while the request may be ACTIVE all the time."""
-    tools.lay(f'{QUEUE} describe', _state('ACTIVE'))
-    tools.lay(f'{VM} ssh t5-0', {}, {'status': 75}, {}, {}, {})
-    tools.lay(f'{VM} ssh t5-1', {}, {'status': 255}, {'status': 1}, {}, {})
-    done = launch('--slices=2')
-    assert done.returncode == 0, done.stderr
-    assert 'the connection to a worker broke; retry 1 of 5' in done.stdout and 'a slice is not back yet; retry 2 of 5' in done.stdout
-    assert _verbs(tools).count('ssh train') == 4 and not {'create', 'delete'} & set(_verbs(tools))
-
-
-def test_a_slice_that_cannot_install_at_first_is_a_mistake(tools, launch):
-    tools.lay(f'{QUEUE} describe', _state('ACTIVE'))
-    tools.lay(f'{VM} ssh t5-1', {'status': 1})
-    assert 'a worker could not install it (exit status 1' in one_error(launch('--slices=2'))
-
-
-@pytest.mark.parametrize('statuses, found', [((0, 0), 0), ((75, 255), 255), ((2, 255), 255), ((75, 2), 2), ((0, 75), 75), ((75, 1), 1), ((0,), 0)])
-def test_the_status_of_several_slices(statuses, found):
-    assert tpu_vm.worst(statuses) == found
-
-
-def test_several_slices_stop_and_show_their_commands(tools, launch):
-    assert launch('--stop', '--slices=2', flags=()).returncode == 0
-    assert _nodes(tools, 'ssh') == ['t5-0', 't5-1'] and all('on_worker.sh' in argv[6] for argv in tools.calls())
-    done = launch('--slices=2', '--dry_run')
-    assert done.returncode == 0 and len(tools.calls()) == 2
-    commands = [line.split() for line in done.stdout.splitlines() if line.startswith('gcloud')]
-    assert [(words[4], next(word for word in words[5:] if 't5' in word and '/' not in word)[:4]) for words in commands if 'tpu-vm' in words] == [
-        ('scp', 't5-0'), ('scp', 't5-1'), *[('ssh', 't5-0'), ('ssh', 't5-1')] * 2,
-    ]  # fmt: skip
-    assert 'no whole number of at least 1' in one_error(launch('--slices=0'))
-
-
 def test_attaches_to_machines_that_are_there(tools, launch):
-    tools.lay(f'{QUEUE} describe', _state('ACTIVE'))
+    tools.lay(f'{QUEUE} describe', state('ACTIVE'))
     assert launch().returncode == 0
-    assert _verbs(tools) == ['describe', 'scp', 'ssh install', 'ssh train']
+    assert verbs(tools) == ['describe', 'scp', 'ssh install', 'ssh train']
 
 
 @pytest.mark.parametrize('dead', ['SUSPENDED', 'FAILED'])
 def test_asks_again_after_a_preemption(tools, launch, dead):
-    states = [_state('ACTIVE'), _state('SUSPENDING'), _state('SUSPENDING'), _state(dead), ABSENT, _state('ACTIVE')]
+    states = [state('ACTIVE'), state('SUSPENDING'), state('SUSPENDING'), state(dead), ABSENT, state('ACTIVE')]
     tools.lay(f'{QUEUE} describe', *states)
     tools.lay(f'{VM} ssh', {}, {'status': 255}, {})
     done = launch('--spot')
     assert done.returncode == 0, done.stderr
-    assert _verbs(tools) == [
+    assert verbs(tools) == [
         'describe', 'scp', 'ssh install', 'ssh train', 'describe',  # SUSPENDING: preempted
         'describe', 'describe', 'delete', 'describe', 'create', 'describe', 'scp', 'ssh install', 'ssh train',
     ]  # fmt: skip
@@ -157,21 +104,21 @@ def test_asks_again_after_a_preemption(tools, launch, dead):
 
 
 def test_a_lost_process_is_started_again_on_the_same_machines(tools, launch):
-    tools.lay(f'{QUEUE} describe', _state('ACTIVE'))
+    tools.lay(f'{QUEUE} describe', state('ACTIVE'))
     tools.lay(f'{VM} ssh', {}, {'status': 75}, {})
     done = launch()
     assert done.returncode == 0 and 'a process of the run was lost; retry 1 of 5' in done.stdout
-    assert not {'create', 'delete'} & set(_verbs(tools))
+    assert not {'create', 'delete'} & set(verbs(tools))
 
 
 def test_retries_end(tools, launch):
-    tools.lay(f'{QUEUE} describe', _state('ACTIVE'))
+    tools.lay(f'{QUEUE} describe', state('ACTIVE'))
     tools.lay(f'{VM} ssh', {'status': 255})
     done = launch('--retries=3')
     assert 'the connection broke; given up after 3 retries' in one_error(done)
-    assert _verbs(tools).count('ssh install') == 4 and 'ssh train' not in _verbs(tools)
+    assert verbs(tools).count('ssh install') == 4 and 'ssh train' not in verbs(tools)
     # A request that fails as soon as it is made is no better the next time, but for want of capacity.
-    tools.lay(f'{QUEUE} describe', ABSENT, _state('FAILED'), _state('FAILED'), ABSENT, _state('FAILED'))
+    tools.lay(f'{QUEUE} describe', ABSENT, state('FAILED'), state('FAILED'), ABSENT, state('FAILED'))
     done = launch('--retries=1')
     assert 't5 is FAILED; given up after 1 retries' in one_error(done)
 
@@ -182,15 +129,15 @@ def test_waits_double_and_are_bounded():
 
 @pytest.mark.parametrize('status', [1, 2])
 def test_a_mistake_is_not_repeated(tools, launch, status):
-    tools.lay(f'{QUEUE} describe', _state('ACTIVE'))
+    tools.lay(f'{QUEUE} describe', state('ACTIVE'))
     tools.lay(f'{VM} ssh', {}, {'status': status})
     assert launch().returncode == status
-    assert _verbs(tools).count('ssh train') == 1
+    assert verbs(tools).count('ssh train') == 1
 
 
 @pytest.mark.parametrize('status', [0, 2])
 def test_deletes_at_the_end_if_asked(tools, launch, status):
-    tools.lay(f'{QUEUE} describe', _state('ACTIVE'))
+    tools.lay(f'{QUEUE} describe', state('ACTIVE'))
     tools.lay(f'{VM} ssh', {}, {'status': status})
     assert launch('--delete').returncode == status
     assert tools.calls()[-1][4:] == ['delete', 't5', '--project=p', '--zone=us-east5-a', '--force', '--quiet']
@@ -238,7 +185,7 @@ def test_bad_options_are_one_line(tools, launch, options, flags, words):
 def test_only_committed_code_is_launched(tools, launch, clone):
     (clone / 'new.py').write_text('')
     assert 'uncommitted changes in new.py would not be launched; commit them, or name what to launch: --commit=HEAD' in one_error(launch())
-    tools.lay(f'{QUEUE} describe', _state('ACTIVE'))
+    tools.lay(f'{QUEUE} describe', state('ACTIVE'))
     assert launch('--commit=HEAD').returncode == 0
     shutil.rmtree(clone / '.git')
     assert 'is not a git checkout' in one_error(launch())

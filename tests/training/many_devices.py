@@ -1,4 +1,4 @@
-"""On 64 fake devices: the numbers of a step, and the tokens of a generation, against those of one of them. A process of its own has as many devices as it needs.
+"""On 64 fake devices: the numbers of a step, and the tokens of a generation, against those of one. (test_many_devices.py runs it in a process of its own.)
 
     XLA_FLAGS=--xla_force_host_platform_device_count=64 python -m pytest tests/training/many_devices.py
 """
