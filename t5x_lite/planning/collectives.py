@@ -71,8 +71,10 @@ class Collective:
     @property
     def between(self) -> float:
         """The part of `sent` that goes to other slices: each device exchanges its part of what its slice has."""
-        if self.slices == 1 or self.kind == 'collective-permute':
-            return self.sent if self.slices > 1 else 0.0
+        if self.slices == 1:
+            return 0.0
+        if self.slices == len(self.group) or self.kind == 'collective-permute':
+            return self.sent
         whole = self.bytes * (self.slices - 1) / self.slices
         if 'all-to-all' in self.kind:
             return whole
