@@ -36,6 +36,8 @@ def test_ranked_compiled_and_kept(tmp_path):
 @pytest.mark.parametrize('flags, said', [
     ('--topology=cpu:2 --mesh=best', 'mesh'),
     ('--topology=cpu:2 --mesh=auto --compile=-1', 'compile'),
+    ('--topology=cpu:2 --slices=0', 'slices'),
+    ('--topology=cpu:2 --config.mesh.slices=2', 'config.mesh.slices=2, and the plan is for 1; give --slices=2'),
     ('--topology=cpu:2 --compile=2', '--compile is for --mesh=auto; add that, or leave it out'),
     ('--topology=cpu:2 --mesh=auto --cache_dir=setup.cfg', '--cache_dir=setup.cfg'),
 ])  # fmt: skip
