@@ -165,7 +165,7 @@ def test_what_does_not_fit_says_what_would():
     def given(room: float) -> list[str]:
         v5e = topologies.parse('v5e:2x4')
         chip = dataclasses.replace(v5e.chip, hbm=room / mending.FULL)
-        smaller = type('Smaller', (), {'chip': chip, 'chips': 8, 'text': v5e.text})
+        smaller = type('Smaller', (), {'chip': chip, 'chips': 8, 'slices': 1, 'shown': v5e.shown})
         return mending.mends(made, state, sizes, stage, smaller)
 
     assert given(0.999 * needed)[0] == '--config.optim.microbatches=2'
