@@ -189,7 +189,8 @@ def _assumptions(topology: Topology) -> tuple[str, ...]:
         return ASSUMPTIONS
     return (
         'not compiled: there is no compiler for GPUs without one; FLOPs are those of the program as it is handed to a compiler',
-        'activations by the formula of Korthikanti et al. (2022), collectives by the shapes; all GPUs of a host linked by NVLink, several hosts (--slices) by an adapter for each GPU',
+        'activations by the formula of Korthikanti et al. (2022), collectives by the shapes',
+        'all GPUs of a host linked by NVLink; several hosts (--slices) by an adapter for each GPU, at chip.network of plan.json',
         'attention=auto and cudnn count as blockwise: they keep no scores, and make them again in the backward pass',
         'a step takes the longer of its products at the peak of bf16 and its communication; what else reads and writes memory is left out',
     )
