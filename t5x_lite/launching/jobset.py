@@ -174,7 +174,7 @@ def manifest(given: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any]:
     if chips % on_host:
         raise UserError(f'--topology={given.topology}: {chips} chips are no whole number of hosts with {on_host} each')
     if given.slices > 1 and hosts == 1:  # https://cloud.google.com/kubernetes-engine/docs/how-to/tpu-multislice
-        raise UserError(f'--slices={given.slices} --topology={given.topology}: GKE links slices of several hosts only, and this has one; take a larger topology')
+        raise UserError(f'--slices={given.slices} --topology={given.topology}: GKE links slices of several hosts only; take a larger topology')
     mounts = [_bucket(mount) for mount in given.mount]
     selector = {'cloud.google.com/gke-tpu-accelerator': generation.gke, 'cloud.google.com/gke-tpu-topology': shape}
     if given.spot:

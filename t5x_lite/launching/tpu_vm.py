@@ -124,8 +124,8 @@ class Launch:
         own = ['--internal-ip'] * given.internal_ip
         return ['gcloud', 'compute', 'tpus', 'tpu-vm', verb, *rest, f'--project={given.project}', f'--zone={given.zone}', '--worker=all', *own]
 
-    # On every worker: a command for each slice, at the same time. (`queued-resources ssh --node=all` reaches 64 workers at a time, and goes on without slices that
-    # it does not reach; a run begins on all or on none.)
+    # On every worker: a command for each slice, at the same time. (`queued-resources ssh --node=all` reaches 64 workers at a time, and goes on without slices
+    # that it does not reach; a run begins on all or on none.)
 
     def ssh(self, command: str) -> list[list[str]]:
         return [self._on_workers('ssh', node, f'--command={command}') for node in self._nodes]

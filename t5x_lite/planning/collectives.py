@@ -191,7 +191,7 @@ def _between_slices(computation: Computation, received: Instruction, times: int,
 
 def _target(attributes: str) -> tuple[int, int]:
     """(devices of a group, slices that they are of) of a transfer: `{1,2}x{0:7}` are slices, each of whose devices exchanges with the same of the others;
-    `{{100000,100001,200000,200001},...}` are devices of several slices, numbered from a hundred thousand times the slice; `{{100000->200000},...}` are pairs."""
+    `{{100000,100001,200000,200001},...}` are devices of several slices, numbered from a hundred thousand times the slice; `{{100000->200000},...}` pairs."""
     text = re.search(r'_xla_megascale_target="?(\{.*?\}(?:x\{[^}]*\}|\})?)"?(?:,_xla|\}|$)', attributes)[1]
     if product := re.match(r'\{([\d,:]+)\}x', text):
         ends = [part.split(':') for part in product[1].split(',')]
