@@ -139,6 +139,13 @@ class AttentionKernel(enum.Enum):
     auto = 'auto'  # by device, shape and features (t5x_lite/models/kernels.py); train says which
 
 
+class SequenceAttention(enum.Enum):
+    """How attention meets the keys and values of a row that is divided over the mesh's sequence axis."""
+
+    gather = 'gather'  # each device has those of the whole row
+    ring = 'ring'  # each device has its own, and sees the others' one after another (Liu et al., 2023)
+
+
 class DropoutBits(enum.Enum):
     """What draws dropout: a function of seed, step, layer, row and position, made where it is used. The mesh, and how a step is cut up, change nothing."""
 
@@ -453,6 +460,7 @@ class MeshConfig:
     fsdp: int = 1
     tensor: int = 1
     sequence: int = 1
+    sequence_attention: SequenceAttention = SequenceAttention.gather
     # In which devices add up the parts of a product that each has made (activations over `tensor`, gradients of weights over `data` and `fsdp`). bfloat16, with
     # model.dtype=bfloat16, sends half the bytes. Weights are sent in model.dtype in any case: that changes no number.
     collective_dtype: DType = DType.float32
