@@ -251,7 +251,7 @@ def _ring(mesh: Mapping[str, int], rows: int, queries: int, keys: int, cached: b
         return 1, ''
     count = ring_attention.devices()
     lacks = {
-        'no axis of config.mesh divides a row': count == 1,
+        'config.mesh.sequence=1 divides no row': count == 1,
         'each device has all of a cache': cached,
         'keys stand in front of the row': in_front,
         f'{count} devices do not divide {queries:,} queries and {keys:,} keys': queries % count > 0 or keys % count > 0,

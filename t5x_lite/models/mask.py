@@ -142,7 +142,7 @@ class Mask:
 
 
 class _Tiles:
-    """An axis of `length`, the first `before` of which stand before the row, divided into `parts`, each in tiles of `size`; the tiles `numbers` of it, or all."""
+    """An axis of `length`, the first `before` of which stand before the row, in `parts`, each in tiles of `size`; the tiles `numbers` of it, or all."""
 
     def __init__(self, length: int, size: int, before: int, parts: int = 1, numbers: jax.Array | None = None):
         self.part, self.size, self.before, self.parts, self.numbers = length // parts, size, before, parts, numbers

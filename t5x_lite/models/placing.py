@@ -88,7 +88,7 @@ SEQUENCE_ATTENTION = contextvars.ContextVar('how a divided row meets its keys an
 
 @contextlib.contextmanager
 def placed_by(mesh: MeshConfig) -> Iterator[None]:
-    """While a model is traced: logical axes are those of a mesh, devices add up products in its `collective_dtype`, rows meet keys by its `sequence_attention`."""
+    """While a model is traced: logical axes are those of a mesh, devices add up products in its `collective_dtype`, and `sequence_attention` is its."""
     token, of_rows = _SUMS.set(jnp.dtype(mesh.collective_dtype.value)), SEQUENCE_ATTENTION.set(mesh.sequence_attention)
     try:
         with nn.logical_axis_rules(mesh.rules):

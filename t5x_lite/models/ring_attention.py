@@ -144,8 +144,7 @@ class _Ring:
         """A device's parts [B, L / n, H, K] of an array that is divided in order."""
         if not self.zigzag:
             return x_BLHK
-        halves = [jax.lax.ppermute(half, self.row, pairs) for half, pairs in zip(jnp.split(x_BLHK, 2, axis=1), self._moves(), strict=True)]
-        return self._ordered(halves)
+        return self._ordered([self._moved(half, pairs) for half, pairs in zip(jnp.split(x_BLHK, 2, axis=1), self._moves(), strict=True)])
 
     def dealt_back(self, x_BLHK: jax.Array) -> jax.Array:
         """The inverse of `dealt`."""
@@ -153,7 +152,10 @@ class _Ring:
             return x_BLHK
         halves = jnp.split(self._ordered(jnp.split(x_BLHK, 2, axis=1)), 2, axis=1)
         back = [[(to, source) for source, to in pairs] for pairs in self._moves()]
-        return jnp.concatenate([jax.lax.ppermute(half, self.row, pairs) for half, pairs in zip(halves, back, strict=True)], axis=1)
+        return jnp.concatenate([self._moved(half, pairs) for half, pairs in zip(halves, back, strict=True)], axis=1)
+
+    def _moved(self, half: jax.Array, pairs: list[tuple[int, int]]) -> jax.Array:
+        return half if all(source == to for source, to in pairs) else jax.lax.ppermute(half, self.row, pairs)
 
     def _moves(self) -> list[list[tuple[int, int]]]:
         """(from, to) of the parts with even numbers, and of those with odd ones: device d has parts 2 d and 2 d + 1 before, d and 2 n - 1 - d after."""

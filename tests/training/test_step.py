@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from t5x_lite.config import Activation, DropoutBits, DType, NormPlace, Optimizer, Remat
+from t5x_lite.config import Activation, DropoutBits, DType, NormPlace, Optimizer, Remat, SequenceAttention
 from t5x_lite.errors import UserError
 from t5x_lite.training import partitioning, paths
 from t5x_lite.training.step import make_program, make_train_step
@@ -49,6 +49,13 @@ def test_training_moves_the_loss():
 def test_every_mesh_of_eight_devices_gives_the_numbers_of_one(single, data, fsdp, tensor, sequence):
     mesh = {'data': data, 'fsdp': fsdp, 'tensor': tensor, 'sequence': sequence}
     sharded = small.train(small.config(mesh=mesh))
+    assert_equal(single, sharded)
+    assert_equal_gradients(single, sharded)
+
+
+@pytest.mark.parametrize('mesh', [{'data': 1, 'sequence': 8}, {'fsdp': 2, 'tensor': 2, 'sequence': 2}], ids=str)
+def test_keys_and_values_that_go_round_change_nothing(single, mesh):
+    sharded = small.train(small.config(mesh=mesh | {'sequence_attention': SequenceAttention.ring}))
     assert_equal(single, sharded)
     assert_equal_gradients(single, sharded)
 
