@@ -1,13 +1,15 @@
 """Exact attention of a row that is divided over devices: keys and values go round (ring attention: Liu et al., 2023).
 
-Each of n devices has a part of the queries, keys and values, and reads its own keys first, then, step by step, those that its neighbour has read: after n steps
-its queries have seen all of the row. The tiles, and how what they give is put together, are those of attention_tiles.py. In the backward pass the gradients of
-keys and values go round behind them, a step later, and end where they belong. What a step sends is known before it computes, so that devices can compute
-meanwhile. A device holds keys and values of two parts, and nothing that grows with the whole row but the mask's fields, [B, L] integers.
+Each of n devices has a part of the queries, keys and values. It reads its own keys first, then, a step after the other, those that its neighbour has read:
+after n steps its queries have seen the whole row. Tiles, and how what they give is put together, are those of attention_tiles.py. In the backward pass the
+gradients of keys and values go round too, a step behind them, and end where they belong. Nothing that a step sends waits for what it computes, so that a
+compiler can do both at once. A device holds two parts of keys and values, and of the whole row the fields of the mask alone: [B, L] integers.
 
-In a causal row the last part sees all others and the first none: with parts in order, most devices would wait for one in each step. There each device takes two
-smaller parts instead, one as far from the row's beginning as the other from its end (zigzag, as Brandon et al., 2023, balance it with stripes), and all compute
-as much in each step. Queries, keys and values are dealt out so before, and what comes of them is dealt back.
+A mask hides tiles, which are not computed. In a causal row the first part of the queries sees one part of the keys and the last sees all: with parts in
+order, all devices would wait in each step for the one that has most to do, and hidden tiles would save nothing. So a device takes two smaller parts there,
+one as far from the row's beginning as the other from its end (zigzag: Dubey et al., 2024, section 3.3.2), and all have as much to do in each step: queries,
+keys and values are dealt out before, and what comes of them is dealt back. A causal row that 2 n does not divide keeps its order; and what packed sequences
+hide is not balanced.
 """
 
 import dataclasses
