@@ -139,6 +139,13 @@ class AttentionKernel(enum.Enum):
     auto = 'auto'  # by device, shape and features (t5x_lite/models/kernels.py); train says which
 
 
+class SequenceAttention(enum.Enum):
+    """How attention meets the keys and values of a row that is divided over the mesh's sequence axis."""
+
+    gather = 'gather'  # each device has those of the whole row
+    ring = 'ring'  # each device has its own, and sees the others' one after another (Liu et al., 2023)
+
+
 class DropoutBits(enum.Enum):
     """What draws dropout: a function of seed, step, layer, row and position, made where it is used. The mesh, and how a step is cut up, change nothing."""
 
@@ -455,6 +462,7 @@ class MeshConfig:
     fsdp: int = 1
     tensor: int = 1
     sequence: int = 1
+    sequence_attention: SequenceAttention = SequenceAttention.gather
     # TPU slices, or hosts of GPUs: fast links within, the data-centre network between. -1: as many as the devices say, so that one config runs on any number;
     # another number must be theirs. Devices that do not say (a CPU's) are made into so many, in their order. One axis goes across, the others stay within.
     slices: int = -1

@@ -1,15 +1,15 @@
 """Multi-head attention (Vaswani et al., 2017) with its projections, and one cache of its keys and values."""
 
-import dataclasses
+import functools
 
 import flax.linen as nn
 from flax import struct
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.config import AttentionKernel, ModelConfig
+from t5x_lite.config import ModelConfig
 from t5x_lite.models.dropout import DropoutKey
-from t5x_lite.models.kernels import attend
+from t5x_lite.models.kernels import attend, dense_attention
 from t5x_lite.models.layers import Einsum, added, compute_dtype, head_size, initializer
 from t5x_lite.models.mask import Mask
 from t5x_lite.models.placing import constrain
@@ -65,19 +65,10 @@ class Attention(nn.Module):
             if cache is not None:
                 k_BMHK, v_BMHK = self._remember(k_BMHK, v_BMHK, cache)
         k_BMHK, v_BMHK, mask = self._with_prefix(k_BMHK, v_BMHK, mask)
-        if self.is_initializing():  # shapes of parameters, of whatever batch on whatever device
-            config = dataclasses.replace(config, attention=AttentionKernel.dense)
-        out_BLHK = attend(
-            config,
-            q_BLHK,
-            k_BMHK,
-            v_BMHK,
-            mask,
-            scale=size**-0.5 if config.scale_attention else 1.0,
-            bias=bias,
-            key=key,
-            site=site,
-        )
+        # Of parameters that begin, shapes alone count, of whatever batch on whatever device.
+        attention = dense_attention if self.is_initializing() else functools.partial(attend, config)
+        scale = size**-0.5 if config.scale_attention else 1.0
+        out_BLHK = attention(q_BLHK, k_BMHK, v_BMHK, mask, scale=scale, bias=bias, key=key, site=site)
         out_BLE = out_BLHK.reshape(out_BLHK.shape[:2] + (heads * size,))
         init = initializer(config, heads * size, residual=True)
         return Einsum((heads * size, width), ('heads', 'embed'), dtype, init, config.use_bias, name='output')('BLE,ED->BLD', out_BLE)

@@ -4,18 +4,19 @@ from collections.abc import Callable, Iterator, Mapping
 import contextlib
 from contextvars import ContextVar
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.config import AttentionKernel, ModelConfig
+from t5x_lite.config import AttentionKernel, ModelConfig, SequenceAttention
 from t5x_lite.errors import UserError
-from t5x_lite.models import splash_attention
+from t5x_lite.models import ring_attention, splash_attention
 from t5x_lite.models.blockwise_attention import blockwise_attention
 from t5x_lite.models.dropout import DropoutKey, dropout
 from t5x_lite.models.layers import compute_dtype, head_size
 from t5x_lite.models.mask import Mask
+from t5x_lite.models.placing import SEQUENCE_ATTENTION
 from t5x_lite.models.positions import DistanceBias
 
 # Bytes of a layer's scores on a device up to which `auto` is dense. On a CPU, scores that leave its caches cost more than tiles do, the more the longer
@@ -61,6 +62,9 @@ def cudnn_attention(q_BLHK: jax.Array, k_BMHK: jax.Array, v_BMHK: jax.Array, mas
     return jnp.where(some_BL[:, :, None, None], out_BLHK, jnp.zeros((), out_BLHK.dtype))
 
 
+_NO_RING = 'config.mesh.sequence_attention=ring puts together what parts of a row give, by their sums of exponentials, and it does not tell them'
+
+
 def _cudnn_lacks(asked: 'Asked') -> str:
     """By jax.nn.dot_product_attention and the support matrix of cuDNN's flash attention."""
     lacks = {
@@ -68,6 +72,7 @@ def _cudnn_lacks(asked: 'Asked') -> str:
         f'it multiplies bfloat16 and float16, not {asked.dtype}': asked.dtype not in ('bfloat16', 'float16'),
         'it has no gradient for a bias of relative positions in memory that grows with the length': asked.bias,
         'its dropout is not ours': asked.dropout,
+        _NO_RING: asked.ring > 1,
         f'heads of {asked.size}, not a multiple of 8 up to 128': asked.size % 8 > 0 or asked.size > 128,
         f'{asked.queries} queries and {asked.keys} keys, not multiples of 64': asked.queries % 64 > 0 or asked.keys % 64 > 0,
         f'a mask of {asked.rows} x {asked.queries} x {asked.keys}': 2 * asked.rows * asked.queries * asked.keys > MOST_ELSEWHERE,
@@ -80,6 +85,7 @@ def _splash_lacks(asked: 'Asked') -> str:
         f'splash attention is for TPUs, and this is {asked.platform}': asked.platform != 'tpu',
         'it has no bias of relative positions': asked.bias,
         'it has no dropout': asked.dropout,
+        _NO_RING: asked.ring > 1,
         f'it knows padding, packing and causality, and not {asked.mask}': bool(asked.mask),
         f'{asked.queries} queries and {asked.keys} keys, not multiples of {min(splash_attention.TILES)}': any(
             length % min(splash_attention.TILES) for length in (asked.queries, asked.keys)
@@ -90,7 +96,7 @@ def _splash_lacks(asked: 'Asked') -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What is asked of attention, on one device: [rows, queries or keys, heads, size], and what comes with it.
+    """What is asked of attention, on one device at a time: [rows, queries or keys, heads, size], and what comes with it.
 
     Attributes:
       platform: 'cpu', 'tpu', 'cuda', 'rocm' or another.
@@ -99,6 +105,7 @@ class Asked:
       dropout: of weights.
       mask: what it has beside padding, packing and causality, in words.
       cached: keys and values are a decoding pass's.
+      ring: over so many devices a row is divided, with keys and values that go round; queries and keys are a part of it.
     """
 
     platform: str
@@ -112,6 +119,7 @@ class Asked:
     dropout: bool
     mask: str = ''
     cached: bool = False
+    ring: int = 1
 
     @property
     def score_bytes(self) -> int:
@@ -129,13 +137,14 @@ def platform() -> str:
 
 
 def asked_of(
-    config: ModelConfig, mesh: Mapping[str, int], rows: int, queries: int, keys: int, *, bias: bool, dropout: bool, mask: str = '', cached: bool = False
+    config: ModelConfig, mesh: Mapping[str, int], rows: int, queries: int, keys: int, *, bias: bool, dropout: bool, mask: str = '', cached: bool = False,
+    ring: int = 1,
 ) -> Asked:
     """Of a call with so many rows over all devices; `mesh` has the sizes of its axes, {} for one device."""
     shards, tensor = (mesh['data'] * mesh['fsdp'], mesh['tensor']) if mesh else (1, 1)
     return Asked(
-        platform(), -(-rows // shards), queries, keys, -(-config.num_heads // tensor), head_size(config), compute_dtype(config).name, bias,
-        dropout and config.attention_dropout > 0, mask, cached,
+        platform(), -(-rows // shards), queries // ring, keys // ring, -(-config.num_heads // tensor), head_size(config), compute_dtype(config).name, bias,
+        dropout and config.attention_dropout > 0, mask, cached, ring,
     )  # fmt: skip
 
 
@@ -188,7 +197,7 @@ _tell: ContextVar[Callable[[str], None] | None] = ContextVar('_tell', default=No
 
 @contextlib.contextmanager
 def telling(tell: Callable[[str], None]) -> Iterator[None]:
-    """Within it, what `auto` picks while a step is traced is told in lines, each once."""
+    """Within it, what `auto` picks while a step is traced, and where there is no ring though one is asked for, is told in lines, each once."""
     told = set()
 
     def once(line: str) -> None:
@@ -203,19 +212,66 @@ def telling(tell: Callable[[str], None]) -> Iterator[None]:
         _tell.reset(token)
 
 
-def picked(config: ModelConfig, rows: int, queries: int, keys: int, **given: Any) -> tuple[AttentionKernel, str]:
-    """(the implementation of a call on the mesh that is set, what there is to say of it); `given` as `asked_of` has it."""
-    asked = asked_of(config, jax.sharding.get_abstract_mesh().shape, rows, queries, keys, **given)
+class Picked(NamedTuple):
+    """Attributes:
+    ring: of so many devices; 1: none.
+    said: what there is to say of it, a line.
+    """
+
+    kernel: AttentionKernel
+    ring: int
+    said: str
+
+    @property
+    def holds_scores(self) -> bool:
+        """Of all queries and keys of a row."""
+        return self.kernel is AttentionKernel.dense and self.ring == 1
+
+
+def picked(config: ModelConfig, rows: int, queries: int, keys: int, *, cached: bool, in_front: bool = False, **given: Any) -> Picked:
+    """The implementation of a call on the mesh that is set.
+
+    Args:
+      in_front: keys stand before the row's.
+      given: the rest, as `asked_of` has it.
+    """
+    mesh = jax.sharding.get_abstract_mesh().shape
+    ring, no_ring = _ring(mesh, rows, queries, keys, cached, in_front)
+    asked = asked_of(config, mesh, rows, queries, keys, cached=cached, ring=ring, **given)
     kernel, why = choose(config.attention, asked)
-    return kernel, f'attention: {kernel.name} on {asked.platform} for {asked.rows:,} x {queries:,} queries and {keys:,} keys a device ({why})'
+    said = f'attention: {kernel.name} on {asked.platform} for {asked.rows:,} x {asked.queries:,} queries and {asked.keys:,} keys a device ({why})'
+    if ring > 1:
+        said += f', in a ring of {ring}'
+    return Picked(kernel, ring, f'{said}; no ring: {no_ring}' if no_ring else said)
+
+
+def _ring(mesh: Mapping[str, int], rows: int, queries: int, keys: int, cached: bool, in_front: bool) -> tuple[int, str]:
+    """(of how many devices, why it is none where one is asked for)."""
+    if SEQUENCE_ATTENTION.get() is not SequenceAttention.ring:
+        return 1, ''
+    count = ring_attention.devices()
+    lacks = {
+        'config.mesh.sequence=1 divides no row': count == 1,
+        'each device has all of a cache': cached,
+        'keys stand in front of the row': in_front,
+        f'{count} devices do not divide {queries:,} queries and {keys:,} keys': queries % count > 0 or keys % count > 0,
+        f'the mesh does not divide {rows:,} rows': bool(mesh) and rows % (mesh['data'] * mesh['fsdp']) > 0,
+    }
+    why_not = next((text for text, found in lacks.items() if found), '')
+    return 1 if why_not else count, why_not
 
 
 def attend(config: ModelConfig, q_BLHK: jax.Array, k_BMHK: jax.Array, v_BMHK: jax.Array, mask: Mask, *, key: DropoutKey | None, **given) -> jax.Array:
     """`dense_attention`, by the implementation that the config names or that is picked for this call."""
     rows, queries, keys = q_BLHK.shape[0], q_BLHK.shape[1], k_BMHK.shape[1]
-    kernel, said = picked(
-        config, rows, queries, keys, bias=given['bias'] is not None, dropout=key is not None, mask=splash_attention.lacks(mask), cached=mask.first is not None
-    )
-    if config.attention == AttentionKernel.auto and (tell := _tell.get()):
-        tell(said)
-    return KERNELS[kernel].attend(q_BLHK, k_BMHK, v_BMHK, mask, dropout_rate=config.attention_dropout, key=key, **given)
+    found = picked(
+        config, rows, queries, keys, bias=given['bias'] is not None, dropout=key is not None, mask=splash_attention.lacks(mask), cached=mask.first is not None,
+        in_front=bool(mask.before or mask.asking),
+    )  # fmt: skip
+    asked_for = config.attention is AttentionKernel.auto or SEQUENCE_ATTENTION.get() is SequenceAttention.ring
+    if asked_for and (tell := _tell.get()):
+        tell(found.said)
+    given |= {'dropout_rate': config.attention_dropout, 'key': key}
+    if found.ring > 1:
+        return ring_attention.ring_attention(q_BLHK, k_BMHK, v_BMHK, mask, whole=found.kernel is AttentionKernel.dense, **given)
+    return KERNELS[found.kernel].attend(q_BLHK, k_BMHK, v_BMHK, mask, **given)

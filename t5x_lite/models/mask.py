@@ -81,19 +81,23 @@ class Mask:
             return None
         return (queries.numbers(self.asking) >= 0)[:, None] & (keys.numbers(self.before) >= 0)[None, :]
 
-    def needed(self, queries: int, keys: int, rows: int, columns: int) -> jax.Array | None:
+    def needed(self, queries: int, keys: int, rows: int, columns: int, parts: int = 1, numbers: jax.Array | None = None) -> jax.Array | None:
         """bool [tiles of queries, tiles of keys], False where a tile of rows x columns hides all of itself for certain; None: no tile does.
 
         Found from the extremes of each tile: of places for `causal` and `window`, of ids for packed sequences.
+
+        Args:
+          parts: that queries and keys are divided into, equally; no tile reaches from one into another.
+          numbers: int32, of the tiles of queries that are asked for; None: all.
         """
-        of_queries, of_keys = _Tiles(queries, rows, self.asking), _Tiles(keys, columns, self.before)
-        parts = []
+        of_queries, of_keys = _Tiles(queries, rows, self.asking, parts, numbers), _Tiles(keys, columns, self.before, parts)
+        shown = []
         if self.keys_BM is not None:
-            parts.append(of_keys.any(self.keys_BM).any(axis=0)[None, :])
+            shown.append(of_keys.any(self.keys_BM).any(axis=0)[None, :])
         if self.packed_BL is not None:
             low, high = of_queries.extremes(self.packed_BL)
             lowest, highest = of_keys.extremes(self.packed_BL if self.packed_BM is None else self.packed_BM)
-            parts.append(((low[:, :, None] <= highest[:, None, :]) & (lowest[:, None, :] <= high[:, :, None])).any(axis=0))
+            shown.append(((low[:, :, None] <= highest[:, None, :]) & (lowest[:, None, :] <= high[:, :, None])).any(axis=0))
         (low, high), (lowest, highest) = of_queries.places(), of_keys.places()
         if self.first is not None:
             low, high = low + self.first, high + self.first
@@ -102,13 +106,13 @@ class Mask:
             if self.prefix_BM is not None:
                 asking = of_queries.any(Span(0 if self.first is None else self.first, queries - self.asking).part(self.prefix_BM))
                 seen = seen | (asking[:, :, None] & of_keys.any(self.prefix_BM)[:, None, :]).any(axis=0)
-            parts.append(seen)
+            shown.append(seen)
         if self.window is not None:
-            parts.append(highest[None, :] > low[:, None] - self.window)
-        if not parts:
+            shown.append(highest[None, :] > low[:, None] - self.window)
+        if not shown:
             return None
         # Keys in front are seen by all.
-        found = functools.reduce(jnp.logical_and, parts) | (lowest < 0)[None, :]
+        found = functools.reduce(jnp.logical_and, shown) | (lowest < 0)[None, :]
         return jnp.broadcast_to(found, (of_queries.count, of_keys.count))
 
     def _of_row(self, queries: Span, keys: Span) -> jax.Array | None:
@@ -138,25 +142,33 @@ class Mask:
 
 
 class _Tiles:
-    """An axis of `length`, the first `before` of which stand before the row, in tiles of `size`."""
+    """An axis of `length`, the first `before` of which stand before the row, in `parts`, each in tiles of `size`; the tiles `numbers` of it, or all."""
 
-    def __init__(self, length: int, size: int, before: int):
-        self.count, self.size, self.before = -(-length // size), size, before
+    def __init__(self, length: int, size: int, before: int, parts: int = 1, numbers: jax.Array | None = None):
+        self.part, self.size, self.before, self.parts, self.numbers = length // parts, size, before, parts, numbers
+        self.each = -(-self.part // size)
+        self.count = self.each * parts if numbers is None else len(numbers)
 
     def places(self) -> tuple[jax.Array, jax.Array]:
         """int32 [tiles], of the first and of the last of each, without `Mask.first`."""
-        first = jnp.arange(self.count, dtype=jnp.int32) * self.size - self.before
+        first = jnp.arange(self.parts, dtype=jnp.int32)[:, None] * self.part + jnp.arange(self.each, dtype=jnp.int32)[None, :] * self.size
+        first = self._asked(first.reshape(-1) - self.before)
         return first, first + (self.size - 1)
 
     def any(self, x_BN: jax.Array) -> jax.Array:
         """bool [B, tiles]: is there one in the tile?"""
-        return self._split(x_BN, False).any(axis=-1)
+        return self._asked(self._split(x_BN, False).any(axis=-1))
 
     def extremes(self, ids_BN: jax.Array) -> tuple[jax.Array, jax.Array]:
         """int32 [B, tiles], the smallest and largest id of each tile, 0 left out; of a tile without ids they meet no others."""
         ids, most = self._split(ids_BN, 0), jnp.iinfo(jnp.int32).max
-        return jnp.where(ids > 0, ids, most).min(axis=-1), jnp.where(ids > 0, ids, -1).max(axis=-1)
+        return self._asked(jnp.where(ids > 0, ids, most).min(axis=-1)), self._asked(jnp.where(ids > 0, ids, -1).max(axis=-1))
+
+    def _asked(self, x: jax.Array) -> jax.Array:
+        return x if self.numbers is None else jnp.take(x, self.numbers, axis=-1)
 
     def _split(self, x_BN: jax.Array, nothing: bool | int) -> jax.Array:
-        after = self.count * self.size - self.before - x_BN.shape[1]
-        return jnp.pad(x_BN, ((0, 0), (self.before, after)), constant_values=nothing).reshape(x_BN.shape[0], self.count, self.size)
+        rows, length = x_BN.shape[0], self.part * self.parts
+        x = jnp.pad(x_BN, ((0, 0), (self.before, length - self.before - x_BN.shape[1])), constant_values=nothing).reshape(rows, self.parts, self.part)
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, self.each * self.size - self.part)), constant_values=nothing)
+        return x.reshape(rows, self.parts * self.each, self.size)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from t5x_lite.config import MeshConfig
+from t5x_lite.config import MeshConfig, SequenceAttention
 
 Axes = tuple[str | None, ...]  # logical ones
 
@@ -83,16 +83,18 @@ def stored_spec(axes: Axes, shape: tuple[int, ...], rules: Mapping[str, Any], me
 
 
 _SUMS: contextvars.ContextVar[Any] = contextvars.ContextVar('sums over devices', default=jnp.float32)
+SEQUENCE_ATTENTION = contextvars.ContextVar('how a divided row meets its keys and values', default=SequenceAttention.gather)
 
 
 @contextlib.contextmanager
 def placed_by(mesh: MeshConfig) -> Iterator[None]:
-    """While a model is traced: logical axes are those of a mesh, and devices add up products in its `collective_dtype`."""
-    token = _SUMS.set(jnp.dtype(mesh.collective_dtype.value))
+    """While a model is traced: logical axes are those of a mesh, devices add up products in its `collective_dtype`, and `sequence_attention` is its."""
+    token, of_rows = _SUMS.set(jnp.dtype(mesh.collective_dtype.value)), SEQUENCE_ATTENTION.set(mesh.sequence_attention)
     try:
         with nn.logical_axis_rules(mesh.rules):
             yield
     finally:
+        SEQUENCE_ATTENTION.reset(of_rows)
         _SUMS.reset(token)
 
 

@@ -7,7 +7,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.config import AttentionKernel, ModelConfig, NormPlace, Positions, Remat
+from t5x_lite.config import ModelConfig, NormPlace, Positions, Remat
 from t5x_lite.models.attention import Attention, Cache, Mask
 from t5x_lite.models.dropout import DropoutKey, dropout
 from t5x_lite.models.kernels import picked
@@ -168,7 +168,7 @@ class Stack(nn.Module):
         if config.positions == Positions.relative:
             bias = self.relative_bias()
             asked = {'bias': True, 'dropout': context.key is not None, 'cached': first is not None}
-            if self.is_initializing() or AttentionKernel.dense in picked(config, x_BLD.shape[0], length, keys, **asked):
+            if self.is_initializing() or picked(config, x_BLD.shape[0], length, keys, **asked).holds_scores:
                 bias = bias.made(length, keys, 0 if first is None else first)
             context = context.replace(bias=bias)
         x_BLD, context, asking = self._prompted(x_BLD, context)

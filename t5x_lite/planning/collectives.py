@@ -227,11 +227,16 @@ def first_group(instruction: Instruction, devices: int) -> tuple[int, ...]:
 
 
 def _chain(pairs: list[tuple[int, int]]) -> tuple[int, ...]:
-    """The devices that a permutation carries something around, from the first on."""
-    after, chain = dict(pairs), [pairs[0][0]]
-    while (following := after.get(chain[-1])) is not None and following not in chain:
-        chain.append(following)
-    return tuple(chain)
+    """The devices that a permutation carries something around, from the first on; of several such rings the longest."""
+    after = dict(pairs)
+
+    def ring(first: int) -> tuple[int, ...]:
+        chain = [first]
+        while (following := after.get(chain[-1])) is not None and following not in chain:
+            chain.append(following)
+        return tuple(chain)
+
+    return max((ring(source) for source, _ in pairs), key=len)
 
 
 def _tiled(sizes: str, transposed: str | None) -> np.ndarray:

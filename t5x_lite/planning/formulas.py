@@ -5,8 +5,9 @@ import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
 
-from t5x_lite.config import AttentionKernel, Config, Layout, NormPlace, Remat
+from t5x_lite.config import AttentionKernel, Config, Layout, NormPlace, Remat, SequenceAttention
 from t5x_lite.dotted_names import resolve
 from t5x_lite.models.layers import compute_dtype, head_size, padded_vocabulary
 from t5x_lite.planning.batches import Stage
@@ -38,6 +39,16 @@ def largest_exchanged(config: Config, sizes: Mapping[str, int], stage: Stage) ->
     return tokens * config.model.d_model * 4  # a compiler may widen them
 
 
+def in_ring(config: Config, sizes: Mapping[str, int]) -> bool:
+    """Whether keys and values go round (models/ring_attention.py)."""
+    return config.mesh.sequence_attention is SequenceAttention.ring and sizes['sequence'] > 1
+
+
+def keeps_scores(config: Config, sizes: Mapping[str, int]) -> bool:
+    """Whether attention keeps those of whole rows."""
+    return config.model.attention == AttentionKernel.dense and not in_ring(config, sizes)
+
+
 def activations(config: Config, sizes: Mapping[str, int], stage: Stage) -> int:
     """Bytes that one device keeps for the backward pass, by the formula of Korthikanti et al. (2022, equations 1 and 2), in the type that is computed in.
 
@@ -56,7 +67,7 @@ def activations(config: Config, sizes: Mapping[str, int], stage: Stage) -> int:
         inputs = positions * model.d_model * item
         crossed = 2 * (attentions - 1) * rows * stage[1] / sizes['sequence'] * item * joined / tensor  # keys and values of what was read
         kept = positions * item * ((2 + attentions) * joined + (2 if model.gated else 1) * model.d_ff) / tensor + crossed + (attentions + 1) * inputs
-        scores = 2.5 * item * positions * attended * model.num_heads / tensor if model.attention == AttentionKernel.dense else 0.0
+        scores = 2.5 * item * positions * attended * model.num_heads / tensor if keeps_scores(config, sizes) else 0.0
         total += layers * {Remat.full: inputs, Remat.dots: kept + inputs, Remat.none: 2.5 * (attentions + 1) * inputs + 12 / 7 * kept + scores}[model.remat]
     return math.ceil(total)
 
@@ -147,10 +158,38 @@ def _planned(program: Program, stage: Stage, added_first: bool) -> Iterator[Coll
         if attentions == 2:  # cross-attention's keys and values, back to what the encoder gave
             yield from one('all-reduce', 'tensor', states(stage[1]), (1 if added_first else 2) * layers * parts, 'gradients of memory')
         yield from one('all-reduce', 'tensor', states(length), parts, 'embeddings of a divided vocabulary')
+        forward = 2 if model.remat != Remat.none else 1
+        if in_ring(config, sizes):
+            of_keys = [length] if attentions == 1 else [length, stage[1]]
+            causal = attentions == 2 or config.data.layout == Layout.decoder
+            for size, times, place in _round(config, sizes, rows, length, of_keys, causal, forward):
+                yield from one('collective-permute', 'sequence', size, layers * times * parts, place)
+            continue
         keys = 2 * rows * length * model.num_heads * head_size(model) / sizes['tensor'] * item
-        yield from one('all-gather', 'sequence', keys, layers * attentions * (3 if model.remat != Remat.none else 2) * parts, 'keys and values')
+        yield from one('all-gather', 'sequence', keys, layers * attentions * (forward + 1) * parts, 'keys and values')
     predicted = stage[3] if config.data.layout != Layout.decoder else stage[1]
     yield from one('all-reduce', 'tensor', states(predicted), parts, 'gradients behind the output layer')
+
+
+def _round(config: Config, sizes: Mapping[str, int], rows: float, length: int, of_keys: list[int], causal: bool, forward: int) -> Iterator:
+    """(bytes, times in a layer, what) that each device passes on, where keys and values go round: n - 1 times in each pass, and n times their gradients.
+
+    Args:
+      rows: of a device.
+      of_keys: how many keys self-attention has, and cross-attention where there is one.
+      forward: passes, of recomputation too.
+    """
+    count, model = sizes['sequence'], config.model
+    position = rows * model.num_heads * head_size(model) / sizes['tensor'] / count
+    item, sums = compute_dtype(model).itemsize, jnp.dtype(config.mesh.collective_dtype.value).itemsize
+    for keys in of_keys:
+        yield 2 * keys * position * item, (forward + 1) * (count - 1), 'keys and values'
+        yield 2 * keys * position * sums, count, 'gradients of keys and values'
+    if causal and length % (2 * count) == 0:
+        # A causal row is dealt out and back: q, k, v and what comes of them; its gradient (and a number of each head), theirs. Of two devices, one part stays.
+        share = 0.5 if count == 2 else 1.0
+        yield share * length * position * item, 4 * forward + 4, 'a causal row, dealt out and back'
+        yield share * length * rows * model.num_heads / sizes['tensor'] / count * 4, 1, 'a causal row, dealt out and back'
 
 
 def _uses(config: Config, leaf: jax.ShapeDtypeStruct) -> int:

@@ -9,7 +9,7 @@ import dataclasses
 
 import jax
 
-from t5x_lite.config import AttentionKernel, Config, Layout, NormPlace, Remat
+from t5x_lite.config import Config, Layout, NormPlace, Remat
 from t5x_lite.models.layers import compute_dtype, head_size
 from t5x_lite.planning import formulas, memory, meshes
 from t5x_lite.planning.batches import Stage
@@ -86,7 +86,7 @@ def predict(program: Program, batch: dict[str, jax.ShapeDtypeStruct], stage: Sta
     state = memory.of_state(program, batch)
     gathered = 2 * formulas.largest_gathered(program) * compute_dtype(config.model).itemsize // sizes['tensor'] if sizes['fsdp'] > 1 else 0
     kinds = state | {'activations': formulas.activations(config, sizes, stage), 'temporaries': formulas.working(config, sizes, stage) + gathered}
-    flops = device_flops(config, stage, topology.chips, pairs)
+    flops = device_flops(config, stage, topology.chips, pairs, formulas.keeps_scores(config, sizes))
     traffic = _traffic(config, sizes, stage) + 2 * (state['parameters'] + state['optimiser'] + config.optim.microbatches * state['gradients'])
     sent = tuple(formulas.planned(program, stage, topology.kind != 'cpu', topology.slices))
     if not topology.timed:
@@ -116,7 +116,7 @@ def stacks(config: Config, stage: Stage) -> list[tuple[int, int, int, int]]:
     return found
 
 
-def device_flops(config: Config, stage: Stage, devices: int, pairs: float = 1.0) -> float:
+def device_flops(config: Config, stage: Stage, devices: int, pairs: float = 1.0, keeps_scores: bool = True) -> float:
     """Of products of one device in a step, those of recomputation included: what `products.total` counts in a compiled step.
 
     Forward once and two products for each in the backward pass. With remat=full layers run once more, but for the last product of each where no norm
@@ -126,7 +126,7 @@ def device_flops(config: Config, stage: Stage, devices: int, pairs: float = 1.0)
     forward = formulas.model_flops(config, stage) / 3
     attention = rows * sum(4.0 * layers * length * attended * model.num_heads * head_size(model) for layers, length, attended, _ in stacks(config, stage))
     again = {Remat.none: 0.0, Remat.dots: attention * pairs, Remat.full: _layers(config, stage) - (1 - pairs) * attention}[model.remat]
-    if model.attention != AttentionKernel.dense:
+    if not keeps_scores:
         again += attention * pairs / 2
     return (3 * (forward - (1 - pairs) * attention) + again) / devices
 
@@ -158,7 +158,7 @@ def _traffic(config: Config, sizes: meshes.Sizes, stage: Stage) -> float:
         positions = rows * length / sizes['sequence']
         wide = 4 * (attentions + 1) * model.d_model
         narrow = (8 * attentions * joined + (3 if model.gated else 2) * model.d_ff) / sizes['tensor']
-        scores = 12 * attended * model.num_heads / sizes['tensor'] if model.attention == AttentionKernel.dense else 0  # float32 and then narrower, out and in
+        scores = 12 * attended * model.num_heads / sizes['tensor'] if formulas.keeps_scores(config, sizes) else 0  # float32 and then narrower, out and in
         total += passes * layers * positions * (item * (wide + narrow) + scores)
     predicted = stage[1] if config.data.layout == Layout.decoder else stage[3]
     logits = 4 * rows * predicted / sizes['sequence'] * model.vocab_size / sizes['tensor']

@@ -10,7 +10,7 @@ import pytest
 
 from t5x_lite import dry_run
 from t5x_lite.assemble import assemble, load_for_use
-from t5x_lite.config import Activation, Config, DataConfig, ModelConfig, NormPlace
+from t5x_lite.config import Activation, AttentionKernel, Config, DataConfig, ModelConfig, NormPlace, SequenceAttention
 from t5x_lite.config_values import from_json
 from t5x_lite.data import tokenizers
 from t5x_lite.data.corpus import Corpus
@@ -116,6 +116,12 @@ def test_batches_that_the_mesh_does_not_divide(stock):
         ({'mesh__sequence': 8, 'mesh__data': 1, 'data__seq_len': 30}, 'config.mesh.sequence=8', 'sequences of 30'),
     ):
         refused(tuple(words), dry_run.check, assemble(config_of(stock, **fields)))
+
+
+@pytest.mark.parametrize('attention', [AttentionKernel.cudnn, AttentionKernel.splash])
+def test_kernels_that_do_not_go_round(stock, attention):
+    config = config_of(stock, mesh__sequence=2, mesh__sequence_attention=SequenceAttention.ring, model__attention=attention)
+    refused((f'config.model.attention={attention.name}', 'config.mesh.sequence_attention=ring', 'take --config.model.attention=auto'), dry_run.check, assemble(config))
 
 
 # Corpora.

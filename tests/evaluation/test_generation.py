@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite.config import Config, DataConfig, DecodeConfig, Decoding, MeshConfig, ModelConfig, TaskConfig
+from t5x_lite.config import Config, DataConfig, DecodeConfig, Decoding, MeshConfig, ModelConfig, SequenceAttention, TaskConfig
 from t5x_lite.data import tokenizers
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation.evaluator import Evaluator
@@ -119,10 +119,11 @@ def test_beams_find_what_enumeration_finds(kind, tokenizer):
         assert (answer.score, answer.log_prob) == pytest.approx((score, total), abs=1e-3)
 
 
+@pytest.mark.parametrize('sizes', [{'data': 2, 'fsdp': 2, 'tensor': 2}, {'data': 2, 'sequence': 4, 'sequence_attention': SequenceAttention.ring}], ids=str)
 @pytest.mark.parametrize('kind', ['decoder', 'encoder_decoder'])
-def test_a_mesh_gives_the_tokens_of_one_device(kind, tokenizer):
+def test_a_mesh_gives_the_tokens_of_one_device(kind, sizes, tokenizer):
     single = generator(kind, tokenizer, batch_size=4)
-    config = config_of(kind, data=2, fsdp=2, tensor=2)
+    config = config_of(kind, **sizes)
     mesh = partitioning.make_mesh(config)
     params = Evaluator.place_on(make_program(config, mesh), jax.tree.map(np.asarray, single.params))
     sharded = Generator(config, params, tokenizer, mesh, batch_size=4)

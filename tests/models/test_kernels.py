@@ -8,13 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_lite.config import AttentionKernel, DType, ModelConfig
+from t5x_lite.config import AttentionKernel, DType, MeshConfig, ModelConfig, SequenceAttention
 from t5x_lite.errors import UserError
 from t5x_lite.models import kernels
 from t5x_lite.models.kernels import Asked, asked_of, choose, cudnn_attention, dense_attention
 from t5x_lite.models.language_model import Decoder
+from t5x_lite.models.placing import placed_by
+from t5x_lite.training import partitioning
 from tests.models import test_blockwise_attention as blockwise
 from tests.models import test_language_model as language
+from tests.training import small
 
 SHORT = Asked('cpu', rows=8, queries=128, keys=128, heads=12, size=64, dtype='float32', bias=False, dropout=True)
 LONG = dataclasses.replace(SHORT, rows=1, queries=16_384, keys=16_384)
@@ -37,7 +40,7 @@ def test_short_rows_are_dense_and_long_ones_blockwise():
     [
         ({'platform': 'cpu'}, 'this is cpu'), ({'platform': 'rocm'}, 'this is rocm'), ({'dtype': 'float32'}, 'not float32'), ({'bias': True}, 'bias'),
         ({'dropout': True}, 'dropout'), ({'size': 36}, 'heads of 36'), ({'size': 256}, 'heads of 256'), ({'keys': 100}, '128 queries and 100 keys'),
-        ({'queries': 16_384, 'keys': 16_384}, 'a mask of 8 x 16384 x 16384'),
+        ({'queries': 16_384, 'keys': 16_384}, 'a mask of 8 x 16384 x 16384'), ({'ring': 2}, 'config.mesh.sequence_attention=ring'),
     ],
 )  # fmt: skip
 def test_cudnn_where_it_can_do_all_that_is_asked(changed, lacks):
@@ -70,7 +73,7 @@ V5P = dataclasses.replace(H100, platform='tpu')
     ('changed', 'lacks'),
     [
         ({'platform': 'cuda'}, 'this is cuda'), ({'bias': True}, 'bias'), ({'dropout': True}, 'dropout'), ({'mask': 'a window'}, 'and not a window'),
-        ({'queries': 100}, '100 queries and 128 keys'), ({'keys': 192}, '128 queries and 192 keys'),
+        ({'queries': 100}, '100 queries and 128 keys'), ({'keys': 192}, '128 queries and 192 keys'), ({'ring': 2}, 'config.mesh.sequence_attention=ring'),
     ],
 )  # fmt: skip
 def test_splash_where_it_can_do_all_that_is_asked(changed, lacks):
@@ -114,3 +117,36 @@ def test_auto_says_what_it_picks_and_gives_its_numbers(monkeypatch):
     np.testing.assert_array_equal(found[AttentionKernel.auto, 3_200], found[AttentionKernel.dense, 0])
     np.testing.assert_array_equal(found[AttentionKernel.auto, 3_199], found[AttentionKernel.blockwise, 0])
     assert jnp.abs(found[AttentionKernel.dense, 0] - found[AttentionKernel.blockwise, 0]).max() > 0, 'two kernels'
+
+
+RING = MeshConfig(data=2, sequence=4, sequence_attention=SequenceAttention.ring)
+
+
+@pytest.mark.parametrize(
+    ('mesh', 'queries', 'given', 'ring', 'said'),
+    [
+        (RING, 64, {}, 4, 'attention: dense on cpu for 4 x 16 queries and 16 keys a device (as config.model.attention says), in a ring of 4'),
+        (dataclasses.replace(RING, sequence_attention=SequenceAttention.gather), 64, {}, 1, 'keys a device (as config.model.attention says)'),
+        (dataclasses.replace(RING, data=8, sequence=1), 64, {}, 1, '; no ring: config.mesh.sequence=1 divides no row'),
+        (RING, 64, {'cached': True}, 1, '; no ring: each device has all of a cache'),
+        (RING, 64, {'in_front': True}, 1, '; no ring: keys stand in front of the row'),
+        (RING, 66, {}, 1, '; no ring: 4 devices do not divide 66 queries and 64 keys'),
+        (RING, 64, {'rows': 7}, 1, '; no ring: the mesh does not divide 7 rows'),
+    ],
+)  # fmt: skip
+def test_where_keys_and_values_go_round(mesh, queries, given, ring, said):
+    config = ModelConfig(num_heads=4, d_model=64)
+    with jax.set_mesh(partitioning.make_mesh(small.config(mesh=dataclasses.asdict(mesh)))), placed_by(mesh):
+        found = kernels.picked(config, queries=queries, keys=64, **({'rows': 8, 'bias': True, 'dropout': True, 'cached': False} | given))
+    assert found.ring == ring and found.kernel is AttentionKernel.dense and found.holds_scores == (ring == 1) and found.said.endswith(said)
+
+
+def test_a_ring_is_told_of_and_gives_the_numbers_of_one_device():
+    """Also where the config does not ask for `auto`; a part of a row that is too long for its scores is cut into tiles."""
+    ids, params = language.tokens(8, 12), language.lively(Decoder(language.DECODERS['relative']))
+    module, said = Decoder(language.DECODERS['relative']), []
+    expected = module.apply({'params': params}, language.alone(ids))['lm_logits']
+    with jax.set_mesh(partitioning.make_mesh(small.config(mesh=dataclasses.asdict(RING)))), placed_by(RING), kernels.telling(said.append):
+        found = jax.jit(functools.partial(module.apply, {'params': params}))(language.alone(ids))['lm_logits']
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert said == ['attention: dense on cpu for 4 x 3 queries and 3 keys a device (as config.model.attention says), in a ring of 4']

@@ -107,6 +107,7 @@ def test_pairs_of_start_and_done(lines, flops):
     ("replica_groups=mesh['a'=2,'b'=4, device_ids=([4,2]T(1,0))] {'a'}", (0, 1), ('tensor',)),
     ('replica_groups={}', tuple(range(8)), ('data', 'fsdp', 'tensor')),
     ('source_target_pairs={{0,2},{2,0},{1,3},{3,1}}', (0, 2), ('fsdp',)),
+    ('source_target_pairs={{0,0},{1,1},{4,6},{6,4}}', (4, 6), ('fsdp',)),
 ])  # fmt: skip
 def test_groups_as_xla_writes_them(written, group, axes):
     instruction = hlo.Instruction('x', 'all-reduce', (), (), '', f', channel_id=1, {written}, use_global_device_ids=true', False)

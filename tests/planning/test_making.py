@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from t5x_lite.assemble import assemble
-from t5x_lite.config import AttentionKernel, Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, Remat
+from t5x_lite.config import AttentionKernel, Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, Remat, SequenceAttention
 from t5x_lite.errors import UserError
 from t5x_lite.planning import batches, formulas, gates, making, memory, mending, showing, topologies
 from t5x_lite.stages import stages
@@ -105,6 +105,25 @@ def test_collectives_are_the_planned_ones(plans, kind):
     (weights,) = [one for one in formulas.planned(program, stages(made)[0]) if one.kind == 'all-gather']
     gathered = sum(one.bytes * one.times for one in stage.collectives if one.kind == 'all-gather' and one.axes == ('fsdp',))
     assert 0.95 * weights.bytes <= gathered <= 1.05 * weights.bytes * weights.times
+
+
+@pytest.mark.parametrize('kind, sizes, model', [
+    ('bert', {'fsdp': 2, 'sequence': 4}, {}),
+    ('gpt', {'fsdp': 2, 'sequence': 4}, {'remat': Remat.full}),
+    ('t5', {'tensor': 2, 'sequence': 4}, {}),
+], ids=str)  # fmt: skip
+def test_keys_and_values_that_go_round_are_the_planned_ones(kind, sizes, model):
+    """To the byte: nothing else of this step is permuted, and nothing of their size is gathered."""
+    fields = {'mesh': {'data': 1} | sizes | {'sequence_attention': SequenceAttention.ring}} | model
+    (stage,) = plan(kind, **fields).stages
+    made = assemble(config(kind, **fields)).config
+    program = make_program(made, partitioning.make_mesh(made))
+    expected = [one for one in formulas.planned(program, stages(made)[0]) if one.kind == 'collective-permute']
+    found = [one for one in stage.collectives if one.kind == 'collective-permute']
+    assert {axis for one in found for axis in one.axes} <= {'sequence', 'part of sequence'}
+    assert sum(one.sent * one.times for one in found) == sum(one.sent * one.times for one in expected) > 0
+    smallest = min(one.bytes for one in expected if one.place == 'keys and values')
+    assert not [one for one in stage.collectives if one.kind == 'all-gather' and 'sequence' in one.axes and one.bytes >= smallest]
 
 
 def test_recomputation_is_seen(plans):

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from t5x_lite.config import Activation, DropoutBits, DType, NormPlace, Optimizer, Remat
+from t5x_lite.config import Activation, DropoutBits, DType, NormPlace, Optimizer, Remat, SequenceAttention
 from t5x_lite.errors import UserError
 from t5x_lite.training import partitioning, paths
 from t5x_lite.training.step import make_program, make_train_step
@@ -57,6 +57,13 @@ def test_every_mesh_of_eight_devices_gives_the_numbers_of_one(single, data, fsdp
 @pytest.mark.parametrize('along', ['data', 'fsdp', 'tensor'])
 def test_two_slices_of_four_devices_give_the_numbers_of_one_device(single, along):
     sharded = small.train(small.config(mesh={'data': 2, 'fsdp': 2, 'tensor': 2, 'slices': 2, 'slices_along': along}))
+    assert_equal(single, sharded)
+    assert_equal_gradients(single, sharded)
+
+
+@pytest.mark.parametrize('mesh', [{'data': 1, 'sequence': 8}, {'fsdp': 2, 'tensor': 2, 'sequence': 2}], ids=str)
+def test_keys_and_values_that_go_round_change_nothing(single, mesh):
+    sharded = small.train(small.config(mesh=mesh | {'sequence_attention': SequenceAttention.ring}))
     assert_equal(single, sharded)
     assert_equal_gradients(single, sharded)
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite.config import Activation, Init, Norm, NormPlace, Positions, Remat
+from t5x_lite.config import Activation, Init, Norm, NormPlace, Positions, Remat, SequenceAttention
 from t5x_lite.models.vocabulary import OutputLayer
 from t5x_lite.training import partitioning
 from t5x_lite.training.step import eval_step, make_program, make_train_step
@@ -65,6 +65,15 @@ SLICES = {'data': 2, 'fsdp': 4, 'slices': 2, 'slices_along': 'fsdp'}
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_mesh_of_eight_devices_gives_the_numbers_of_one(single, kind, mesh):
     sharded = train(kind, mesh=mesh)
+    assert_equal(single[kind], sharded)
+    assert_equal_gradients(single[kind], sharded)
+
+
+@pytest.mark.parametrize('mesh', [{'fsdp': 2, 'sequence': 4}, {'data': 2, 'tensor': 2, 'sequence': 2}], ids=str)
+@pytest.mark.parametrize('kind', KINDS)
+def test_keys_and_values_that_go_round_change_nothing(single, kind, mesh):
+    """In a window, with a prefix, packed, across two stacks, with dropout; recomputed too."""
+    sharded = train(kind, model={'remat': Remat.full if 'tensor' in mesh else Remat.none}, mesh=mesh | {'sequence_attention': SequenceAttention.ring})
     assert_equal(single[kind], sharded)
     assert_equal_gradients(single[kind], sharded)
 
