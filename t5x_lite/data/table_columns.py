@@ -228,7 +228,8 @@ def _classes(table: Table, row: int, column: int, separator: str) -> list[str]:
 def _target(table: Table, row: int, column: int) -> float:
     label = label_text(table.rows[row][column])
     if not table_files.is_number(label) or abs(float(label)) > float(np.finfo(np.float32).max):
-        raise UserError(f'{table.where(row)}: the target (column {table.columns[column]!r}) is {label!r}; expected a finite number')
+        hint = ', with a point for its decimals' if table_files.is_number(label.replace(',', '.')) else ''
+        raise UserError(f'{table.where(row)}: the target (column {table.columns[column]!r}) is {label!r}; expected a finite number{hint}')
     return float(label)
 
 

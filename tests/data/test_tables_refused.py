@@ -49,6 +49,7 @@ BAD = {
     'one class': ({'t.tsv': tsv(rows_of(20, labels=('pos',)))}, {}, r"every row has the label 'pos'"),
     'nan target': ({'t.tsv': SCORES + 'a dog\tnan\n'}, NUMBERS, r"t\.tsv:3: the target \(column 'score'\) is 'nan'; expected"),
     'no number': ({'t.tsv': SCORES + 'a dog\tgood\n'}, NUMBERS, r"t\.tsv:3: the target \(column 'score'\) is 'good'"),
+    'a decimal comma': ({'t.tsv': SCORES + 'a dog\t0,5\n'}, NUMBERS, r"t\.tsv:3: the target .* is '0,5'; expected a finite number, with a point"),
     'infinite': ({'t.tsv': SCORES + 'a dog\t1e99\n'}, NUMBERS, r"t\.tsv:3: the target .* is '1e99'"),
     'nan in jsonl': (
         {'t.jsonl': '{"text": "a", "score": 1.5}\n{"text": "b", "score": NaN}\n'}, NUMBERS,
