@@ -152,7 +152,7 @@ def not_json(error: Exception) -> str:
 
 
 def _read_separated(path: str, text: str, kind: str, named: tuple[str, ...], complete: bool) -> Table:
-    head = [line for line in text.split('\n', 50)[:20] if line.strip()]
+    head = [line for line in re.sub(r'\A\s*\n', '', text).split('\n', 50)[:20] if line.strip()]
     tabs = kind == '.tsv' or all('\t' in line for line in head)
     delimiter = '\t' if tabs else _delimiter(text, head[0])
     rows, lines = _split_tabs(text) if tabs else _split_quoted(path, text, delimiter)
