@@ -60,7 +60,7 @@ def test_heads_find_what_is_there(place, name):
 
 TEXT_TO_TEXT = {
     'completion.py': ('gpt', 'texts.jsonl'), 'dialogue.py:gpt': ('gpt', 'dialogues.jsonl'), 'dialogue.py:t5': ('t5', 'dialogues.jsonl'),
-    'summarise.py:t5': ('t5', 'texts.jsonl'), 'summarise.py:gpt': ('gpt', 'texts.jsonl'), 'translate.py': ('t5', 'texts.jsonl'),
+    'summarise.py:t5': ('t5', 'texts.jsonl'),
 }  # fmt: skip
 
 
