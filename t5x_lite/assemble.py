@@ -137,6 +137,9 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
                 config.steps = max(1, round(config.epochs * epoch))
             if config.eval.every_epochs:
                 config.eval.every_steps = max(1, round(config.eval.every_epochs * epoch))
+            if initial is not None and not config.heads:
+                initial, said = bases.without_head_of_other_labels(config, initial)
+                notes += said
         config = finalize(config)
         if train is not None:
             train.complete(config)

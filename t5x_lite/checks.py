@@ -23,7 +23,7 @@ _AT_LEAST_0 = (
 _ABOVE_0 = (
     'steps', 'batch_size', 'model.default_vocab_size', 'model.relative_buckets', 'model.vocab_multiple', 'model.num_layers', 'model.d_model',
     'model.num_heads', 'model.d_ff', 'model.max_positions', 'model.num_segments', 'model.norm_eps', 'model.init_stddev', 'data.mlm.duplicates',
-    'optim.loss_scale_steps',
+    'optim.loss_scale_steps', 'tune.adapter_size',
     'data.prefetch', 'data.augment.candidates', 'optim.eps', 'optim.microbatches', 'checkpoint.every_steps', 'checkpoint.keep_last', 'log.every_steps', 'decode.beams',
     'data.stride', 'data.max_question', 'data.max_answer', 'decode.samples', 'decode.repetition_penalty', 'data.tasks.maximum', 'data.tasks.temperature',
 )  # fmt: skip
@@ -220,7 +220,9 @@ def _language_checks(config: Config) -> Iterator[tuple[bool, str]]:
     layers = tune.freeze_layers
     yield layers < 1 or layers == int(layers), f'config.tune.freeze_layers is {layers}; give a number of layers, or a share of them below 1 (0.5)'
     for pattern, factor in tune.rates:
-        yield factor >= 0, f'config.tune.rates: the factor of {pattern!r} is {factor}; it must be at least 0'
+        yield 0 <= factor < math.inf, f'config.tune.rates: the factor of {pattern!r} is {factor}; it must be at least 0'
+    for _, pattern, factor in tune.unfreeze:
+        yield 0 <= factor < math.inf, f'config.tune.unfreeze: the factor of {pattern!r} is {factor}; it must be at least 0'
     yield from _care_checks(config)
     yield '' not in decode.stop, 'config.decode.stop holds an empty text, at which every answer would end; leave it out'
 

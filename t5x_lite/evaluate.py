@@ -19,15 +19,18 @@ from typing import Any
 from absl import flags
 import numpy as np
 
-from t5x_lite import cli
+from t5x_lite import cli, several
 from t5x_lite.assemble import Run, assemble, load_for_use
+from t5x_lite.config import Config
+from t5x_lite.config_values import from_json
 from t5x_lite.data import tokenizers
 from t5x_lite.data.corpus import Corpus
+from t5x_lite.data.several import data_function
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import baselines, detail, spread, task_scores
 from t5x_lite.evaluation.generation import Generator
 from t5x_lite.evaluation.several import evaluator_of
-from t5x_lite.training import devices, partitioning, places
+from t5x_lite.training import checkpoint, devices, partitioning, places
 from t5x_lite.training.step import Program, make_program
 from t5x_lite.training.telemetry import as_json
 
@@ -54,6 +57,8 @@ def main(argv: Sequence[str]) -> None:
     program = make_program(run.config, partitioning.make_mesh(run.config))
     for line in run.validation.describe():
         print(line)
+    if said := _learnt_from(run.config, cli.workdir()):
+        print(f'warning: {said}')
     evaluator = evaluator_of(program, run.validation, step - 1 if step else 0)
     params = evaluator.place(params)
     judge = _judge(program, params, run, shots) if run.config.data.tasks.names or run.config.data.tasks.inputs else None
@@ -74,6 +79,27 @@ def main(argv: Sequence[str]) -> None:
         tasks, averages = judge()
         _write(path, {'step': step} | scores | {'tasks': tasks, 'averages': averages})
     print(f'written to {", ".join([path, *details.draw(cli.workdir())])}')
+
+
+def _learnt_from(config: Config, workdir: str) -> str:
+    """What there is to say where held-out rows may be others than those of training: set aside by seed, of a file that is not what it was."""
+    each = several.apart(config)
+    if not any(one.data.train and not one.data.validation for one in each.values()) or any(one.data.augment.synonyms for one in each.values()):
+        return ''
+    found, then = checkpoint.locate(workdir)[0], checkpoint.data_of(workdir)
+    saved = from_json(os.path.join(found, 'config.json'))
+    ours, theirs = [{head.name: head for head in one.heads} or {'': one} for one in (config, saved)]
+    if not then or ours.keys() != theirs.keys():
+        return ''
+    for name, one in theirs.items():
+        one.data.train = ours[name].data.train  # it may have moved
+    saved.data.tokenizer = os.path.join(found, 'tokenizer')
+    if data_function(saved, 'train').fingerprint == then:
+        return ''
+    return (
+        'rows are held out by seed, and the files that they are of are not those of training (more rows, or others): some that are scored may have been '
+        'learnt from; give rows that were not with --config.data.validation=FILE'
+    )
 
 
 def _write(path: str, scores: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@
     python -m t5x_lite.predict --workdir=runs/squad --text="a question" --text_b="a text that answers it"
     python -m t5x_lite.predict --workdir=runs/swag --text="She opened the door and" --choices="went in.|ate it."
     python -m t5x_lite.predict --workdir=runs/reviews --input=new.txt --output=labels.jsonl     # a text a line; - reads standard input
+    python -m t5x_lite.predict --workdir=runs/reviews --input=new.csv --output=labels.jsonl     # or jsonl: the texts of its rows, in the columns of training
     python -m t5x_lite.predict --workdir=runs/reviews --input=- --output=-      # stays open, answers each line as it comes, as JSON
     python -m t5x_lite.predict --workdir=runs/gpt --text="Once upon a time" --config.decode.method=sample --config.decode.temperature=0.8
     python -m t5x_lite.predict --workdir=runs/t5 --text="translate English to German: A dog." --config.decode.method=beam
@@ -24,8 +25,6 @@ import contextlib
 import itertools
 import json
 import os
-import select
-import sys
 from typing import Any
 
 from absl import flags
@@ -38,7 +37,7 @@ from t5x_lite.config_values import from_json
 from t5x_lite.data import tokenizers
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
-from t5x_lite.evaluation import asking
+from t5x_lite.evaluation import asking, incoming
 from t5x_lite.evaluation.answer_predictor import AnswerPredictor
 from t5x_lite.evaluation.choice_predictor import ChoicePredictor
 from t5x_lite.evaluation.evaluator import Evaluator
@@ -57,7 +56,7 @@ from t5x_lite.training.telemetry import as_json
 _CONFIG = cli.define_config_flags()
 _TEXT = flags.DEFINE_string('text', None, 'A text; [MASK] marks words to fill in.')
 _TEXT_B = flags.DEFINE_string('text_b', None, 'The second text of a pair.')
-_INPUT = flags.DEFINE_string('input', None, 'A file with a text a line (two texts: separated by a tab); - is standard input.')
+_INPUT = flags.DEFINE_string('input', None, 'A file with a text a line (two texts: separated by a tab), or for labels a table (.csv, .jsonl); - is standard input.')
 _OUTPUT = flags.DEFINE_string('output', None, 'A jsonl file for the answers; - is standard output, a line as soon as it is known.')
 _STEP = flags.DEFINE_string('step', None, 'The checkpoint to use: ' + places.STEP_HELP)
 _CHOICES = flags.DEFINE_string(
@@ -71,65 +70,16 @@ _TOP = flags.DEFINE_integer('top', 5, 'Words shown for a mask.', lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'Texts at a time.', lower_bound=1)
 
 
-def _arriving() -> Iterator[bytes | None]:
-    """Lines of standard input; None after those that are there already, while whoever writes them waits for answers."""
-    rest = b''
-    while data := os.read(sys.stdin.fileno(), 1 << 16):
-        *lines, rest = (rest + data).split(b'\n')
-        yield from lines
-        if lines and not select.select([sys.stdin], [], [], 0)[0]:
-            yield None
-    if rest:
-        yield rest
-
-
 def _inputs(predictors: dict[str, Predictor | AnswerPredictor | ChoicePredictor | TagPredictor | TextPredictor]) -> Iterator[tuple[str, ...] | None]:
-    """Texts that can be answered, None where no more wait; what cannot is refused by file and line, before anything after it is read.
-
-    Args:
-      predictors: {name of a head: what is asked}; '' where there is one.
-    """
-    if _TEXT.value is not None:
-        texts = (_TEXT.value,) if _TEXT_B.value is None else (_TEXT.value, _TEXT_B.value)
-        if not any(map(str.strip, texts)) and not all(isinstance(predictor, TextPredictor) for predictor in predictors.values()):
-            raise UserError('--text is empty; give some text')
-        _check(predictors, texts, 0)
-        yield texts
+    """What --text or --input say, checked; `incoming.texts_of` has more."""
+    if _INPUT.value is not None:
+        yield from incoming.texts_of(_INPUT.value, predictors)
         return
-    # A prompt is a whole line.
-    separator = '\t' if any(isinstance(predictor, Predictor | AnswerPredictor | ChoicePredictor) for predictor in predictors.values()) else None
-    number = 0
-    try:
-        if _INPUT.value == '-' and sys.stdin is None:
-            raise UserError('--input=-: standard input is closed')
-        with contextlib.nullcontext(_arriving()) if _INPUT.value == '-' else open(_INPUT.value, 'rb') as file:
-            for line in file:
-                if line is None:
-                    yield None
-                    continue
-                number += 1
-                try:
-                    text = line.decode('utf-8').rstrip('\r\n')
-                except UnicodeDecodeError as error:
-                    raise UserError(f'{_INPUT.value}:{number}: not UTF-8 ({error.reason}); convert the file') from error
-                texts = tuple(text.split(separator)) if separator else (text,)
-                try:
-                    _check(predictors, texts, number - 1)
-                except UserError as error:
-                    raise UserError(f'{_INPUT.value}:{number}: {error}') from error
-                yield texts
-    except OSError as error:
-        raise UserError(f'--input={_INPUT.value}: {error.strerror}') from error
-    if not number:
-        raise UserError(f'--input={_INPUT.value}: empty; expected a text a line')
-
-
-def _check(predictors: dict[str, Any], texts: tuple[str, ...], number: int) -> None:
-    for name, predictor in predictors.items():
-        try:
-            predictor.check(texts, number)
-        except UserError as error:
-            raise (UserError(f'head {name}: {error}; --head=NAME asks one head alone') if name else error) from error
+    texts = (_TEXT.value,) if _TEXT_B.value is None else (_TEXT.value, _TEXT_B.value)
+    if not any(map(str.strip, texts)) and not all(isinstance(predictor, TextPredictor) for predictor in predictors.values()):
+        raise UserError('--text is empty; give some text')
+    incoming.check(predictors, texts, 0)
+    yield texts
 
 
 def _choices() -> tuple[str, ...]:

@@ -9,6 +9,7 @@
 """
 
 from collections.abc import Sequence
+import math
 
 import numpy as np
 
@@ -57,9 +58,9 @@ def _checked(data: DataConfig) -> tuple[str, ...]:
     given = tuple(data.class_weights)
     if given in ((), BALANCED):
         return given
-    wrong = [text for text in given if not is_number(text) or float(text) < 0]
+    wrong = [text for text in given if not is_number(text) or not 0 <= float(text) < math.inf]
     if wrong:
-        raise UserError(f'config.data.class_weights has {wrong[0]!r}; expected balanced, or numbers of at least 0, one a label')
+        raise UserError(f'config.data.class_weights has {wrong[0]!r}; expected balanced, or finite numbers of at least 0, one a label')
     if not any(map(float, given)):
         raise UserError('config.data.class_weights are all 0, and nothing would count; give some class a weight')
     return given

@@ -46,16 +46,19 @@ def read(path: str, answered: bool = True) -> list[Question]:
     Raises:
       UserError: a file that is absent, not JSON, of another form, without questions, with an id twice, or with text that is not Unicode.
     """
+    text = table_files.read_text(path)
     try:
-        articles = json.loads(table_files.read_text(path))['data']
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = f':{error.lineno}' if isinstance(error, json.JSONDecodeError) else ''
+        raise UserError(f'{path}{line}: not JSON ({table_files.not_json(error)})') from error
+    try:
         found = [
             _question(path, question, paragraph['context'], article.get('title', ''), answered)
-            for article in articles
+            for article in content['data']
             for paragraph in article['paragraphs']
             for question in paragraph['qas']
         ]
-    except json.JSONDecodeError as error:
-        raise UserError(f'{path}:{error.lineno}: not JSON ({error.msg})') from error
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f'{path}: not a file of SQuAD 1.1 or 2.0 ({type(error).__name__}: {error}); {_EXPECTED}') from error
     if not found:

@@ -9,6 +9,7 @@ The guesses, in order:
 What remains ambiguous is a `UserError` that names the flag.
 """
 
+from collections.abc import Iterator
 import dataclasses
 from typing import Any
 
@@ -69,6 +70,8 @@ def _choose(table: Table, data: DataConfig) -> Task:
     guessed = {what for what, given in (('text', data.text_columns), ('label', data.label_column)) if not given}
     text, label = data.text_columns, data.label_column
     taken = {table.column(name, TEXT_FLAG) for name in text}
+    if len(taken) < len(text):
+        raise UserError(f'{TEXT_FLAG}={",".join(text)} names a column twice; name different ones, or one alone')
     if label:
         column = table.column(label, LABEL_FLAG)
         if column in taken:
@@ -198,10 +201,17 @@ def _class(table: Table, row: int, column: int) -> str:
     names = table.class_names.get(table.columns[column])
     if names:
         return names[cell] if 0 <= cell < len(names) else str(cell)
+    if isinstance(cell, (list, tuple, dict)):
+        hint = ' (sets of labels: --config.data.label_separator="|", which takes lists as they are)' if not isinstance(cell, dict) else ''
+        raise UserError(f'{table.where(row)}: the label (column {table.columns[column]!r}) is {_short(cell)}; expected a text or a number{hint}')
     label = label_text(cell)
     if not label:
         raise UserError(f'{table.where(row)}: the label (column {table.columns[column]!r}) is missing; give one or remove the row')
     return label
+
+
+def _short(cell: Any) -> str:
+    return text if len(text := str(cell)) <= 40 else f'{text[:37]}...'
 
 
 def _classes(table: Table, row: int, column: int, separator: str) -> list[str]:
@@ -218,8 +228,21 @@ def _classes(table: Table, row: int, column: int, separator: str) -> list[str]:
 def _target(table: Table, row: int, column: int) -> float:
     label = label_text(table.rows[row][column])
     if not table_files.is_number(label) or abs(float(label)) > float(np.finfo(np.float32).max):
-        raise UserError(f'{table.where(row)}: the target (column {table.columns[column]!r}) is {label!r}; expected a finite number')
+        hint = ', with a point for its decimals' if table_files.is_number(label.replace(',', '.')) else ''
+        raise UserError(f'{table.where(row)}: the target (column {table.columns[column]!r}) is {label!r}; expected a finite number{hint}')
     return float(label)
+
+
+def texts_of(path: str, columns: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(where, texts) of each row of a table that is to be answered; it needs no label.
+
+    Raises:
+      UserError: no such file or column, or a cell that is no text.
+    """
+    table = table_files.read(path, columns, complete=True)
+    places = [table.column(name, TEXT_FLAG) for name in columns]
+    for row in range(len(table.rows)):
+        yield table.where(row), tuple(text_cell(table, row, place) for place in places)
 
 
 def text_cell(table: Table, row: int, column: int) -> str:

@@ -109,13 +109,15 @@ def read_text(path: str) -> str:
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror})') from error
     try:
-        return data.decode('utf-8-sig')
+        text = data.decode('utf-8-sig')
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b'\n') + 1
         here = f'{path}:{line}: byte 0x{data[error.start]:02x} is not UTF-8'
         if data.startswith((b'\xff\xfe', b'\xfe\xff')):
             raise UserError(f'{here}; the file is UTF-16, convert it: iconv -f utf-16 -t utf-8, or save it anew as "CSV UTF-8" in Excel') from error
         raise UserError(f'{here}; convert the file: iconv -f cp1252 -t utf-8, say, or save it anew as "CSV UTF-8" in Excel') from error
+    # A file whose only line ends are carriage returns comes from an old Mac, or Excel's "CSV (Macintosh)".
+    return text if '\n' in text else text.replace('\r', '\n')
 
 
 def _read_jsonl(path: str, text: str) -> Table:
@@ -125,20 +127,32 @@ def _read_jsonl(path: str, text: str) -> Table:
             continue
         try:
             value = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise UserError(
-                f'{path}:{number}: not JSON ({getattr(error, "msg", "nested too deep")}); expected one object a line'
-            ) from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(f'{path}:{number}: not JSON ({not_json(error)}); expected one object a line') from error
+        if '\\ud' in line.lower():  # json can spell half a surrogate pair
+            try:
+                json.dumps(value, ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                raise UserError(f'{path}:{number}: {error.object[error.start]!r} in it is not Unicode; mend the text') from error
         if not isinstance(value, dict):
             raise UserError(f'{path}:{number}: expected a JSON object such as {{"text": ..., "label": ...}}')
         objects.append(value)
         lines.append(number)
     columns = tuple(dict.fromkeys(key for value in objects for key in value))
+    if not columns:
+        raise UserError(f'{path}: its objects are empty; expected such as {{"text": ..., "label": ...}}')
     return Table(path, columns, [[value.get(name) for name in columns] for value in objects], lines, 'one JSON object a line')
 
 
+def not_json(error: Exception) -> str:
+    """What `json.loads` complains of: a syntax error, or what no decoder takes (nested too deep, a number of thousands of digits)."""
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    return 'nested too deep' if isinstance(error, RecursionError) else 'a number of too many digits'
+
+
 def _read_separated(path: str, text: str, kind: str, named: tuple[str, ...], complete: bool) -> Table:
-    head = [line for line in text.split('\n', 50)[:20] if line.strip()]
+    head = [line for line in re.sub(r'\A\s*\n', '', text).split('\n', 50)[:20] if line.strip()]
     tabs = kind == '.tsv' or all('\t' in line for line in head)
     delimiter = '\t' if tabs else _delimiter(text, head[0])
     rows, lines = _split_tabs(text) if tabs else _split_quoted(path, text, delimiter)

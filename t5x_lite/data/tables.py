@@ -64,6 +64,11 @@ class LabelledExamples(InEpochs):
         rows, said = held_out.rows_of(split, len(labels), data, seed, table.name, 'rows', labels)
         self._notes = [f'{split}: {table.name}, {len(labels):,} rows ({table.format}){said}']
         self.labels = labels[rows]  # int32 [n] classes, float32 [n] targets or float32 [n, num_labels] of 0 and 1
+        if split == 'train' and not task.regression and not task.separator and (counts := self._counts()).max() == len(rows):
+            raise UserError(
+                f'{table.name}: every row to learn from ({len(rows):,}{said}) has the label {task.labels[counts.argmax()]!r}; nothing can be learnt from one '
+                'class: ' + ('raise --config.data.max_examples' if data.max_examples else 'give rows of another')
+            )
         if not task.regression:
             self.resolved['data.class_weights'] = class_weights.resolved(data, self._counts(), task.labels, len(rows) if task.separator else 0)
         places = [table.column(name, table_columns.TEXT_FLAG) for name in task.text]

@@ -169,7 +169,10 @@ def convert(tags: Sequence[str], source: Scheme, target: Scheme, where: str = ''
     """
     if source is not CONLL:
         check(tags, source, where)
-    return from_spans(spans(tags, source), len(tags), target)
+    try:
+        return from_spans(spans(tags, source), len(tags), target)
+    except UserError as error:
+        raise UserError(f'{where}: {error}' if where else str(error)) from error
 
 
 def check(tags: Sequence[str], scheme: Scheme, where: str = '') -> None:

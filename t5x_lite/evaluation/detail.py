@@ -5,7 +5,7 @@ import dataclasses
 import os
 
 from t5x_lite.errors import UserError
-from t5x_lite.evaluation import confusion, spread
+from t5x_lite.evaluation import confusion, metrics_classes, spread
 from t5x_lite.evaluation.metrics_judged import Judged
 from t5x_lite.evaluation.spread import Spread
 
@@ -51,7 +51,10 @@ class Details:
         if self.intervals:
             found['intervals'] = {name: [each.low, each.high] for name, each in self.intervals.items()}
         classes = {head: dict(each.by_class) for head, each in self.judged.items() if each.by_class}
-        return found | ({'by_class': classes[''] if '' in classes else classes} if classes else {})
+        if not classes:
+            return found
+        tables = {'by_class': classes, 'class_means': {head: metrics_classes.means(each) for head, each in classes.items()}}
+        return found | {name: table[''] if '' in table else table for name, table in tables.items()}
 
     def draw(self, folder: str) -> list[str]:
         """Pictures of what classes were taken for; their paths, none without matplotlib."""
@@ -73,10 +76,13 @@ def _table(head: str, judged: Judged) -> list[str]:
     if not judged.by_class:
         return []
     rows = sorted(judged.by_class.items(), key=lambda item: -item[1]['count'])
-    width = max(12, *(len(name) for name, _ in rows[:_SHOWN]))
+    width = max(13, *(len(name) for name, _ in rows[:_SHOWN]))
     lines = [f'{f"{head}, class" if head else "class":<{width}}  precision  recall      f1  examples']
     for name, found in rows[:_SHOWN]:
         lines.append(f'{name:<{width}}  {found["precision"]:9.4f}  {found["recall"]:6.4f}  {found["f1"]:6.4f}  {found["count"]:8,}')
     if len(rows) > _SHOWN:
         lines.append(f'... {len(rows) - _SHOWN} more in evaluation.json')
+    total = sum(found['count'] for _, found in rows)
+    for name, found in metrics_classes.means(judged.by_class).items() if len(rows) > 1 else ():
+        lines.append(f'{f"{name} mean":<{width}}  {found["precision"]:9.4f}  {found["recall"]:6.4f}  {found["f1"]:6.4f}  {total:8,}')
     return [f'  {line}' for line in lines]

@@ -4,7 +4,7 @@ Fractions, as in `metrics`. Conventions are scikit-learn's with zero_division=0:
 one that is neither are 0, and so is the F1 of an example without labels that gets none; such classes and examples count in means.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -23,13 +23,13 @@ def by_class(targets, predictions, names: Sequence[str]) -> dict[str, Scores]:
     return _table(names, *scores, counts)
 
 
-def averages(targets, predictions, num_classes: int) -> Scores:
-    """micro_, macro_ and weighted_ precision, recall and f1 of two [n] arrays of class ids."""
-    return {
-        f'{average}_{name}': score
-        for average in AVERAGES[:3]
-        for name, score in zip(_NAMES, metrics.precision_recall_f1(targets, predictions, average, num_classes), strict=True)
-    }
+def means(classes: Mapping[str, Scores]) -> dict[str, Scores]:
+    """{'macro', 'weighted': {'precision', 'recall', 'f1'}} of what `by_class` gives: means over classes, all alike or by how often each is the target. (micro, of
+    one class an example, is the accuracy.)"""
+    scores = np.array([[found[name] for name in _NAMES] for found in classes.values()])
+    counts = np.array([found['count'] for found in classes.values()], np.float64)
+    averages = {'macro': scores.mean(0), 'weighted': metrics.ratio(counts @ scores, counts.sum())}
+    return {average: dict(zip(_NAMES, row.tolist(), strict=True)) for average, row in averages.items()}
 
 
 def multi_label(targets, predictions) -> Scores:

@@ -46,6 +46,11 @@ class Predictor:
         most = config.model.max_positions if config.model.positions == Positions.learned else config.data.seq_len
         self._longest = config.model.max_positions if self._fills_masks else min(most, config.data.seq_len)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of a table, where the texts stand; () where the run has learnt from none."""
+        return tuple(self._config.data.text_columns)
+
     def __call__(self, texts: Texts) -> Iterator[dict[str, Any]]:
         for chunk in chunks(texts, TOGETHER * self._batch_size):
             yield from self._answer(chunk)

@@ -83,10 +83,11 @@ class TagPredictor:
         """A text in rows of whole words; a word longer than a row is one of no pieces."""
         parts, first = [], 0
         while first < len(words):
-            pieces = self._cutter.cut([('', words[first:])])[0]
-            count = len(words) - first - pieces.lost
-            parts.append(Pieces(pieces.ids, pieces.words, max(count, 1)))
-            first += max(count, 1)
+            some = words[first : first + self._seq_len]  # as many as a row can hold, so that a long text is cut once
+            pieces = self._cutter.cut([('', some)])[0]
+            count = max(len(some) - pieces.lost, 1)
+            parts.append(Pieces(pieces.ids, pieces.words, count))
+            first += count
         return parts
 
     def _tagged(self, rows: list[Pieces]) -> list[list[tuple[str, float]]]:

@@ -1,12 +1,14 @@
 """Weights from anywhere: Hugging Face folders, runs of ours, and runs that hold only what they learnt, put together with their base."""
 
 import os
+import re
 from typing import Any
 
 from t5x_lite.config import Config, ModelConfig
+from t5x_lite.config_values import from_json
 from t5x_lite.errors import UserError
 from t5x_lite.interop import folder
-from t5x_lite.training import checkpoint, learnt
+from t5x_lite.training import checkpoint, learnt, paths
 
 
 class Weights:
@@ -62,3 +64,23 @@ def describe(path: str, params: Any, merged: bool) -> dict[str, Any]:
         workdir, step = checkpoint.locate(path)
         place = os.path.join(workdir, checkpoint.FOLDER, str(step))
     return {'path': place, 'fingerprint': learnt.fingerprint(params), 'merged': merged}
+
+
+_OF_LABELS = ('classifier', 'crf')  # what means something for certain labels, in their order
+
+
+def without_head_of_other_labels(config: Config, initial: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """(the weights of config.init_from, a note): without a head that it learnt for other labels than these, which as many of them would pass for by its shape,
+    where config.init_fresh lets that begin anew."""
+    ours, place = config.data.labels, config.init_from
+    anew = [
+        name for name in _OF_LABELS
+        if name in initial and all(any(re.fullmatch(pattern, path) for pattern in config.init_fresh) for path in paths.leaves({name: initial[name]}))
+    ]  # fmt: skip
+    if not anew or not ours or folder.is_hf_folder(place):
+        return initial, ()
+    theirs = from_json(os.path.join(checkpoint.locate(place)[0], 'config.json')).data.labels
+    if not theirs or theirs == ours:
+        return initial, ()
+    shown = ', '.join(theirs[:5]) + (', ...' if len(theirs) > 5 else '')
+    return {name: part for name, part in initial.items() if name not in anew}, (f'the head of {place} is of other labels ({shown}): one for these begins anew',)

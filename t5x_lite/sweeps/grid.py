@@ -74,7 +74,7 @@ def read_grid(text: str, base: Config) -> dict[str, list[Any]]:
 def read_lines(path: str, base: Config) -> list[tuple[Fields, str]]:
     """(fields, 'file:line') of each run of a file."""
     try:
-        with open(path, encoding='utf-8') as file:
+        with open(path, encoding='utf-8-sig') as file:
             lines = file.read().splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f'{path}: not UTF-8 (byte {error.start})') from error
@@ -101,8 +101,8 @@ def read_lines(path: str, base: Config) -> list[tuple[Fields, str]]:
 def _of_json(line: str, where: str, base: Config) -> Fields:
     try:
         values = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f'{where}: not JSON ({error.msg})') from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{where}: not JSON ({error})') from error
     if not isinstance(values, dict):
         raise UserError(f'{where}: expected a JSON object, {{"optim.learning_rate": 1e-5, "seed": 0}}')
     return {(field := _named(name, where, base)): _checked(field, value, where) for name, value in flatten(values).items()}

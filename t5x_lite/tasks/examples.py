@@ -47,6 +47,7 @@ class TaskExamples:
             raise UserError(f'the tokenizer {self._tokenizer_path} has no token that ends a text (</s>, [SEP]); tasks need one')
         self._pad, self._start = tokenizer.pad_id or 0, tokenizer.start_id
         self._keep_end = config.data.tasks.keep_end
+        self._empty = sum(not example['targets'].strip() for example in examples)
         self._tokenize(examples, tokenizer, config.data.tasks.too_long)
         pack = config.data.tasks.pack
         self._rows = self._plan(random.key(seed, 'tasks.pack', task.name)) if pack else packing.alone(len(examples))
@@ -109,7 +110,7 @@ class TaskExamples:
     def describe(self) -> str:
         inputs, targets, cut = self._inputs.lengths, self._targets.lengths, self._cut
         said = f'tokens: inputs {inputs.mean():.1f}, at most {inputs.max()}, {cut[0]:,} cut; '
-        said += f'targets {targets.mean():.1f}, at most {targets.max()}, {cut[1]:,} cut'
+        said += f'targets {targets.mean():.1f}, at most {targets.max()}, {cut[1]:,} cut' + f', {self._empty:,} empty' * (self._empty > 0)
         rows = f'{self.num_examples:,} examples in {len(self):,} rows ({self.num_examples / len(self):.1f} a row)'
         return '\n'.join([f'{self.split}: task {self.task.name}, {rows}', said, f'tokenizer: {self._tokenizer_path}'])
 

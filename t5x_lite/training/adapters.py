@@ -18,6 +18,7 @@ tokens read the text, where these see each other only, so that sequences packed 
 
 from collections.abc import Callable
 import dataclasses
+import math
 import re
 from typing import Any
 import zlib
@@ -71,7 +72,7 @@ def added_to(config: TuneConfig, boxed: Any, seed: int | jax.Array) -> Any:
       seed: or a random key.
 
     Raises:
-      UserError: a pattern of config.tune.lora that matches no kernel, a rank that is none, what the model has no place for.
+      UserError: a pattern of config.tune.lora that is none or matches no kernel, a rank or an alpha that is none, what the model has no place for.
     """
     if not wanted(config):
         return boxed
@@ -90,6 +91,15 @@ def added_to(config: TuneConfig, boxed: Any, seed: int | jax.Array) -> Any:
         key = jax.random.fold_in(start, zlib.crc32(path.encode()))
         made[path] = nn.LogicallyPartitioned(value(key, shape) if callable(value) else jnp.full(shape, value, jnp.float32), names)
 
+    for pattern, rank, alpha in config.lora:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(f'config.tune.lora: {pattern!r} is not a regular expression ({error})') from error
+        if rank < 1:
+            raise UserError(f'config.tune.lora: the rank for {pattern!r} is {rank}; it must be at least 1')
+        if not 0 < alpha < math.inf:
+            raise UserError(f'config.tune.lora: alpha for {pattern!r} is {alpha}; it must be above 0 (often once or twice the rank)')
     start = jax.random.key(seed) if isinstance(seed, int) else seed
     used = set()
     for name, box in kernels.items():
@@ -98,8 +108,6 @@ def added_to(config: TuneConfig, boxed: Any, seed: int | jax.Array) -> Any:
         for number, (pattern, rank, alpha) in enumerate(config.lora):
             if re.fullmatch(pattern, name):
                 used.add(number)
-                if rank < 1:
-                    raise UserError(f'config.tune.lora: the rank for {pattern!r} is {rank}; it must be at least 1')
                 put(f'{name}/lora_a', box, (inputs, rank), (in_axis, None), lambda key, shape: jax.random.normal(key, shape) * shape[-2] ** -0.5)
                 put(f'{name}/lora_b', box, (rank, outputs), (None, out_axis), 0.0)
                 put(f'{name}/lora_scale', box, (), (), alpha / rank)

@@ -343,12 +343,23 @@ def load_params(path: str, ema: bool = True, load_base: Callable[[dict[str, Any]
 
 def base_of(path: str) -> dict[str, Any] | None:
     """The base that the checkpoint which `choose` takes was learnt beside; None where it holds everything."""
+    run = _run_of(path)
+    return run['base'] if 'base' in run else None
+
+
+def data_of(path: str) -> str:
+    """The fingerprint of what the run of a checkpoint learnt from; '' where it does not say."""
+    run = _run_of(path)
+    return run['data'] if 'data' in run else ''
+
+
+def _run_of(path: str) -> dict[str, Any]:
+    """What was saved of its run with the checkpoint that `choose` takes."""
     workdir, step = locate(path)
     try:
-        run = ocp.checkpointables_metadata(os.path.join(workdir, FOLDER, str(step))).custom_metadata or {}
+        return ocp.checkpointables_metadata(os.path.join(workdir, FOLDER, str(step))).custom_metadata or {}
     except Exception as error:
         raise UserError(f'{workdir}/{FOLDER}/{step}: the checkpoint cannot be read ({_brief(error)}); name an earlier one, {workdir}/{FOLDER}/STEP') from error
-    return run['base'] if 'base' in run else None
 
 
 def save_params(workdir: str, config: Config, params: Any, tokenizer_path: str) -> None:

@@ -58,6 +58,8 @@ def choose(path: str, which: str = '') -> Choice:
     workdir = os.path.dirname(folder) if os.path.basename(folder) == FOLDER else folder
     folder = os.path.join(workdir, FOLDER)
     steps = steps_in(folder)
+    if not steps and os.path.exists(os.path.join(workdir, 'config.json')) and os.path.exists(os.path.join(workdir, 'tokenizer')):
+        raise UserError(f'{workdir} is a run that has not saved a checkpoint yet; wait until it has, or repeat its train command')
     if not steps or not os.path.exists(os.path.join(workdir, 'config.json')):
         ours = f'a workdir has config.json and {FOLDER}/STEP'
         raise UserError(f'{path}: no checkpoint of ours ({ours}) and no Hugging Face folder (config.json and model.safetensors)')

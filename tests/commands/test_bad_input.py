@@ -324,7 +324,24 @@ def test_the_good_table_is_taken(stock):
     assert 'found in' in described
 
 
+def test_a_head_of_other_labels_begins_anew(stock, tmp_path):
+    """As many of them, or the same in another order, would fit by shape alone."""
+    config, params = checkpoint.load_params(str(stock / 'classifier'))
+    for labels, anew in ((('neg', 'pos'), False), (('pos', 'neg'), True), (('cold', 'warm'), True), ((), False)):
+        config.data.labels = labels
+        checkpoint.save_params(str(tmp_path / '-'.join(labels)), config, params, str(material.PRETRAINED))
+        run = assemble(table_config(stock, 'train.tsv', init_from=str(tmp_path / '-'.join(labels))))
+        assert ('classifier' in run.initial) is not anew and 'encoder' in run.initial
+        assert (f'is of other labels ({", ".join(labels)}): one for these begins anew' in ' '.join(run.notes)) is anew
+
+
 # Runs that are used.
+
+
+def test_a_run_that_has_saved_nothing_yet(stock, tmp_path):
+    run = shutil.copytree(stock / 'classifier', tmp_path / 'run')
+    shutil.rmtree(run / 'checkpoints')
+    refused((f'{run} is a run that has not saved a checkpoint yet', 'wait until it has'), load_for_use, from_json(str(run / 'config.json')), str(run), None)
 
 
 def test_a_checkpoint_that_a_run_does_not_have(stock):

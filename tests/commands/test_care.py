@@ -70,6 +70,16 @@ def test_a_run_stops_early_and_its_best_checkpoint_is_used(place, stopped):
         assert words in forked.run('predict', f'--workdir={run}', '--text=good', f'--step={wrong}').error
 
 
+def test_held_out_rows_that_may_have_been_learnt_from(place, stopped):
+    """With a row more, others are set aside by seed; a file that has only moved is the same."""
+    rows = (place / 'reviews.tsv').read_text()
+    for name, text in (('moved', rows), ('grown', rows + 'good 9 of a kind\tpos\n')):
+        (place / f'{name}.tsv').write_text(text)
+    asked = ('evaluate', f'--workdir={place}/early', '--step=newest', '--resamples=0')
+    for flag, warned in ((f'train={place}/moved.tsv', False), (f'train={place}/grown.tsv', True), (f'validation={place}/grown.tsv', False)):
+        assert ('warning: rows are held out by seed, and the files' in forked.run(*asked, f'--config.data.{flag}').success) is warned, flag
+
+
 def test_what_begins_from_it_begins_from_the_best(place, stopped):
     run = place / 'early'
     scores = scores_of(run)

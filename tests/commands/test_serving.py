@@ -41,3 +41,13 @@ def test_long_and_empty_texts(stock, tmp_path):
     exact = forked.run('predict', f'--workdir={stock}/classifier', '--text=' + 'word ' * 30, '--output=-').success
     assert 'cut' not in json.loads(exact), '30 and two special ones fit'
     assert 'of this text only 32 tokens were read' in forked.run('predict', f'--workdir={stock}/classifier', '--text=' + 'word ' * 31).success
+
+
+def test_rows_of_a_table(stock, tmp_path):
+    """Not its lines: the header is no text, and quotes are none either."""
+    (tmp_path / 'new.csv').write_text('id,text\r\n7,"good, and ""more"""\r\n8,bad\r\n')
+    asked = ('predict', f'--workdir={stock}/classifier', f'--input={tmp_path}/new.csv')
+    said = forked.run(*asked, '--config.data.text_columns=text', f'--output={tmp_path}/answers.jsonl').success
+    answers = [json.loads(line) for line in (tmp_path / 'answers.jsonl').read_text().splitlines()]
+    assert said.startswith('2 answers in ') and [answer['text'] for answer in answers] == ['good, and "more"', 'bad']
+    assert 'which columns of a table hold its texts; name them with --config.data.text_columns' in forked.run(*asked).error

@@ -44,6 +44,8 @@ def test_questions_that_are_to_be_answered(tmp_path):
         ('{\n"data": [', 'a.json:2: not JSON'),
         ('{"data": [{"title": "T"}]}', "a.json: not a file of SQuAD 1.1 or 2.0 .KeyError: 'paragraphs'"),
         ('[1]', 'a.json: not a file of SQuAD'),
+        ('{"data":' + '[' * 100_000 + ']' * 100_000 + '}', r'a.json: not JSON \(nested too deep\)'),
+        ('{"data": ' + '1' * 5000 + '}', r'a.json: not JSON \(a number of too many digits\)'),
         ('{"data": 3}', 'a.json: not a file of SQuAD'),
         ('{"data": []}', 'a.json: there are no questions in it'),
         (squad_json(BO, BO), r'a.json\[a\]: a question before it has the same id'),

@@ -25,6 +25,9 @@ FORMATS = {
     'bare tsv': lambda rows: tsv(rows, header=None),
     'semicolons csv': lambda rows: 'text;label\n' + ''.join(f'{text};{label}\n' for text, label in rows),
     'tabs in a csv': lambda rows: tsv(rows),
+    'after blank lines csv': lambda rows: ' \r\n' * 30 + 'text,label\n' + ''.join(f'{text},{label}\n' for text, label in rows),
+    'an old Mac tsv': lambda rows: tsv(rows).replace('\n', '\r'),
+    'an old Mac csv': lambda rows: 'text,label\r' + ''.join(f'{text},{label}\r' for text, label in rows),
 }
 
 

@@ -28,6 +28,7 @@ BAD = {
     'missing text column': ({'t.tsv': GOOD}, {'text_columns': ('body',)}, r"no column 'body'.*text_columns.*columns: text, label"),
     'no header': ({'t.tsv': tsv(rows_of(20), None)}, {'text_columns': ('text',)}, r"no header with a column 'text'"),
     'number out of range': ({'t.tsv': tsv(rows_of(20), None)}, {'label_column': '2'}, r"no column '2'.*columns: 0, 1"),
+    'a text twice': ({'t.tsv': GOOD}, {'text_columns': ('text', '0')}, r'--config\.data\.text_columns=text,0 names a column twice'),
     'three texts': ({'t.tsv': GOOD}, {'text_columns': ('a', 'b', 'c')}, 'one, or two for pairs'),
     'label is text': ({'t.tsv': GOOD}, {'text_columns': ('text',), 'label_column': 'text'}, 'different columns'),
     'label not in list': (
@@ -39,10 +40,16 @@ BAD = {
     ),
     'label missing': ({'t.tsv': GOOD + 'a cat\t\n'}, {}, r"t\.tsv:22: the label \(column 'label'\) is missing"),
     'labels twice': ({'t.tsv': GOOD}, {'labels': ('pos', 'pos')}, 'two or more different'),
+    'one class in what is learnt from': ({'t.tsv': GOOD}, {'max_examples': 1}, r"row to learn from \(1; without.*\) has the label '\w+'.*raise --config\.data\.max_exa"),
+    'one class though more are named': (
+        {'t.tsv': tsv(rows_of(20, labels=('pos',)))}, {'labels': ('neg', 'pos')}, r"every row to learn from .* has the label 'pos'.*give rows of another"
+    ),
+    'a weight without end': ({'t.tsv': GOOD}, {'class_weights': ('1e999', '1')}, r"class_weights has '1e999'; expected balanced, or finite numbers"),
     'too many labels': ({'t.tsv': tsv([('a cat', f'id{i}') for i in range(300)])}, {}, r'300 different labels in 300 rows.*regression'),
     'one class': ({'t.tsv': tsv(rows_of(20, labels=('pos',)))}, {}, r"every row has the label 'pos'"),
     'nan target': ({'t.tsv': SCORES + 'a dog\tnan\n'}, NUMBERS, r"t\.tsv:3: the target \(column 'score'\) is 'nan'; expected"),
     'no number': ({'t.tsv': SCORES + 'a dog\tgood\n'}, NUMBERS, r"t\.tsv:3: the target \(column 'score'\) is 'good'"),
+    'a decimal comma': ({'t.tsv': SCORES + 'a dog\t0,5\n'}, NUMBERS, r"t\.tsv:3: the target .* is '0,5'; expected a finite number, with a point"),
     'infinite': ({'t.tsv': SCORES + 'a dog\t1e99\n'}, NUMBERS, r"t\.tsv:3: the target .* is '1e99'"),
     'nan in jsonl': (
         {'t.jsonl': '{"text": "a", "score": 1.5}\n{"text": "b", "score": NaN}\n'}, NUMBERS,
@@ -55,6 +62,12 @@ BAD = {
     'not UTF-8': ({'t.tsv': GOOD.encode() + 'caf\xe9\tpos\n'.encode('latin-1')}, {}, r't\.tsv:22: byte 0xe9 is not UTF-8'),
     'broken gzip': ({'t.tsv': GOOD}, {'train': 'b.tsv.gz'}, r'b\.tsv\.gz: broken gzip'),
     'bad json': ({'t.jsonl': JSON + '{"text": \n'}, {}, r't\.jsonl:2: not JSON'),
+    'nothing in json': ({'t.jsonl': '{}\n{}\n'}, {}, r't\.jsonl: its objects are empty; expected such as'),
+    'digits without end': ({'t.jsonl': JSON + '{"text": "b", "label": ' + '1' * 5000 + '}\n'}, {}, r't\.jsonl:2: not JSON \(a number of too many digits\)'),
+    'half a character': ({'t.jsonl': JSON + '{"text": "a \\ud83d b", "label": 0}\n'}, {}, r"t\.jsonl:2: '.ud83d' in it is not Unicode; mend the text"),
+    'half a character in a label': ({'t.jsonl': JSON + '{"text": "a", "label": "\\uDC00"}\n'}, {}, r"t\.jsonl:2: '.udc00' in it is not Unicode"),
+    'a list as label': ({'t.jsonl': JSON + '{"text": "b", "label": ["x"]}\n'}, {}, r"t\.jsonl:2: the label .* is \['x'\]; expected a text .*label_separator"),
+    'an object as label': ({'t.jsonl': JSON + '{"text": "b", "label": {"x": 1}}\n'}, {}, r"t\.jsonl:2: the label .* is \{'x': 1\}; expected a text or a number$"),
     'json list': ({'t.jsonl': JSON + '[1]\n'}, {}, r't\.jsonl:2: expected a JSON object'),
     'text missing': ({'t.jsonl': JSON + '{"label": 0}\n'}, ITSELF, r"t\.jsonl:2: the text \(column 'text'\) is missing"),
     'text null': ({'t.jsonl': JSON + '{"text": null, "label": 0}\n'}, ITSELF, r"t\.jsonl:2: the text \(column 'text'\) is missing"),

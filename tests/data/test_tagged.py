@@ -138,6 +138,9 @@ BAD = {
     'a type unseen in training': (
         {'t.conll': COLUMNS, 'd.conll': 'man Y B-ORG\n'}, {'validation': 'd.conll'}, r"d\.conll:1: word 1: tag 'B-ORG' is not among the 5 of training; did you"
     ),
+    'two side by side in IO': (
+        {'t.conll': COLUMNS + 'man X B-PER\nman X B-PER\n'}, {'tag_scheme_out': 'IO'}, r't\.conll:8: IO cannot tell two entities PER side by side \(word 2\)'
+    ),
     'one tag': ({'t.conll': 'a O\nb O\n'}, {'tag_scheme': 'none'}, r"every word has the tag 'O'"),
     'too few': ({'t.conll': 'a O\nb B-PER\n'}, {}, r'1 sentences are too few'),
     'not one tag a word': ({'t.jsonl': '{"words": ["a", "b"], "tags": ["O"]}\n'}, {}, r't\.jsonl:1: 2 words and 1 tags; give one tag a word'),

@@ -91,7 +91,9 @@ def test_lines_record_and_picture(tmp_path):
     assert low < scores['accuracy'] < high
     assert lines[0] == '  cross_entropy                    0.5000' and lines[1] == f'  accuracy                         0.8000  ({low:.4f} to {high:.4f})'
     assert '95% of 50 draws of the 5 rows' in lines[4] and lines[6].split() == ['c', '1.0000', '0.6667', '0.8000', '3']
+    assert [line.split() for line in lines[-2:]] == [['macro', 'mean', '0.8333', '0.8889', '0.8222', '5'], ['weighted', 'mean', '0.9000', '0.8000', '0.8133', '5']]
     record = json.loads(json.dumps(details.record()))
+    assert record['class_means']['macro']['f1'] == pytest.approx((1 + 2 / 3 + 0.8) / 3)
     assert record['intervals']['accuracy'] == [low, high] and record['by_class']['a']['f1'] == 1.0
     pytest.importorskip('matplotlib')
     assert details.draw(str(tmp_path)) == [f'{tmp_path}/confusion.png'] and (tmp_path / 'confusion.png').stat().st_size > 1000
@@ -103,9 +105,10 @@ def test_several_heads_have_names_and_many_classes_are_cut(tmp_path):
     details = detail.of({'topic': judged, 'none': Judged(0, 'rows', lambda rows: {})}, 20)
     assert set(details.intervals) == {'topic/accuracy', 'topic/macro_f1', 'topic/matthews'}
     lines = details.lines({f'topic/{name}': value for name, value in scores.items()})
-    assert lines[-1] == '  ... 10 more in evaluation.json' and any(line.startswith('  topic, class') for line in lines)
+    assert lines[-3] == '  ... 10 more in evaluation.json' and any(line.startswith('  topic, class') for line in lines)
     assert set(details.record()['by_class']) == {'topic'}
-    assert detail.of({'': judged}, 0).record() == {'by_class': dict(judged.by_class)}, 'no draws, no intervals'
+    alone = detail.of({'': judged}, 0).record()
+    assert alone.pop('class_means').keys() == {'macro', 'weighted'} and alone == {'by_class': dict(judged.by_class)}, 'no draws, no intervals'
 
 
 def test_scores_drawn_together_are_those_drawn_one_by_one():

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from t5x_lite.evaluation import metrics_classes
+from t5x_lite.evaluation import metrics, metrics_classes
 
 # Rows are examples, columns classes.
 EDGES = [
@@ -53,10 +53,12 @@ def test_classes_equal_sklearn(seed):
     rng = np.random.default_rng(seed)
     targets, predictions = rng.integers(0, 4, 50), rng.integers(0, 5 - seed % 2, 50)
     labels = list(range(5))  # the last is never true, and in some cases never predicted
-    found = metrics_classes.averages(targets, predictions, 5)
-    for average in ('micro', 'macro', 'weighted'):
+    found = metrics_classes.means(metrics_classes.by_class(targets, predictions, list('abcde')))
+    for average in ('macro', 'weighted'):
         theirs = sklearn.precision_recall_fscore_support(targets, predictions, labels=labels, average=average, zero_division=0)
-        np.testing.assert_allclose([found[f'{average}_{name}'] for name in ('precision', 'recall', 'f1')], theirs[:3], rtol=0, atol=1e-12)
+        np.testing.assert_allclose([found[average][name] for name in ('precision', 'recall', 'f1')], theirs[:3], rtol=0, atol=1e-12)
+    theirs = sklearn.precision_recall_fscore_support(targets, predictions, labels=labels, average='micro', zero_division=0)
+    assert theirs[:3] == pytest.approx((metrics.accuracy(targets, predictions),) * 3, abs=1e-12)
     theirs = sklearn.classification_report(targets, predictions, labels=labels, target_names=list('abcde'), output_dict=True, zero_division=0)
     for name, row in metrics_classes.by_class(targets, predictions, list('abcde')).items():
         assert [*row.values()] == pytest.approx([theirs[name][key] for key in ('precision', 'recall', 'f1-score', 'support')], abs=1e-12)

@@ -60,7 +60,7 @@ def test_a_wrong_grid_is_one_line(text):
 
 def test_lists_of_runs(tmp_path):
     (tmp_path / 'runs.txt').write_text(
-        '# strategies\n\ntune.freeze_layers=1   optim.learning_rate=5e-5\n--config.optim.learning_rate=1e-4 \'tune.lora=((".*", 2, 4.0),)\'  # LoRA\n'
+        '\ufeff# strategies, as an editor of Windows saves them\n\ntune.freeze_layers=1   optim.learning_rate=5e-5\n--config.optim.learning_rate=1e-4 \'tune.lora=((".*", 2, 4.0),)\'  # LoRA\n'
     )
     lines = [
         {'tune.freeze_layers': 1, 'optim.learning_rate': 5e-5}, {'optim.learning_rate': 1e-4, 'tune.lora': [['.*', 2, 4.0]]},

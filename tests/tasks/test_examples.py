@@ -203,6 +203,12 @@ def test_a_table_from_flags(config, tmp_path):
     assert task.score(['w0', examples[1]['targets']], examples)['exact_match'] == 100
     config.data.max_examples = 5
     assert DataFunction(config, 'train').sources(train.stages[0])[0].num_examples == 5
+    said = train.describe()
+    assert not any('empty' in line for line in said), said
+    (tmp_path / 'articles.jsonl').write_text((tmp_path / 'articles.jsonl').read_text() + '{"text": "w1", "summary": " "}\n' * 20)
+    config.data.max_examples = 0
+    said = DataFunction(config, 'train').describe() + DataFunction(config, 'validation').describe()
+    assert sum(int(line.split(', ')[-1].split()[0]) for line in said if line.endswith(' empty')) == 20, said
 
 
 def test_what_is_wrong_with_a_config(config):

@@ -140,6 +140,9 @@ def test_on_a_mesh_in_microbatches(name):
         (TuneConfig(lora=(('.*/attention/qeury', 4, 8.0),)), "config.tune.lora: '.*/attention/qeury' matches no kernel; did you mean 'encoder/layers/attention/query'"),
         (TuneConfig(prefix=2, prefix_cross=True), 'config.tune.prefix_cross: this model has no layer that takes it, or config.tune.prefix is 0'),
         (TuneConfig(lora=(('.*/query', 0, 8.0),)), "the rank for '.*/query' is 0; it must be at least 1"),
+        (TuneConfig(lora=(('.*/query', 4, float('nan')),)), "alpha for '.*/query' is nan; it must be above 0"),
+        (TuneConfig(lora=(('.*/query', 4, 0.0),)), "alpha for '.*/query' is 0.0; it must be above 0"),
+        (TuneConfig(lora=(('.*/(query', 4, 8.0),)), "config.tune.lora: '.*/(query' is not a regular expression"),
     ],
 )
 def test_what_cannot_be_added(tune, said, bert):
