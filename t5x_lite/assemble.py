@@ -137,6 +137,9 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
                 config.steps = max(1, round(config.epochs * epoch))
             if config.eval.every_epochs:
                 config.eval.every_steps = max(1, round(config.eval.every_epochs * epoch))
+            if config.tune.unfreeze_by_epoch:
+                config.tune.unfreeze = tuple((float(round(begin * epoch)), pattern, factor) for begin, pattern, factor in config.tune.unfreeze)
+                config.tune.unfreeze_by_epoch = False
             if initial is not None and not config.heads:
                 initial, said = bases.without_head_of_other_labels(config, initial)
                 notes += said
@@ -149,6 +152,8 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
                 corpus.verify()
     elif config.epochs and training:
         raise UserError('config.epochs needs data to count; give config.data.train or config.data.path, or config.steps')
+    elif config.tune.unfreeze_by_epoch and training:
+        raise UserError('config.tune.unfreeze_by_epoch needs data to count; give config.data.train or config.data.path, or steps in config.tune.unfreeze')
     return Run(config, initial, tokenizer_path, train, validation, base, notes)
 
 

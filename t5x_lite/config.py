@@ -447,6 +447,7 @@ class TuneConfig:
     # ((step, or share of all steps below 1, pattern, factor on the learning rate), ...): what starts frozen and learns from then on, whatever the fields
     # above say. A later entry that matches it too changes its rate. Moments and bias correction of the optimiser begin then.
     unfreeze: tuple[tuple[float, str, float], ...] = ()
+    unfreeze_by_epoch: bool = False  # these begin at epochs (1.0: when all examples were seen once), not at steps or shares
     mixout: float = 0.0  # probability that, at a step, a weight that learns is the pretrained one (Lee et al., 2020): 0.7 to 0.9 there
     features: Features = Features.none  # with them only what is new (init_fresh) learns, and what `train` names
     feature_cache: str = ''  # a folder for them that runs may share; '': WORKDIR/features

@@ -70,6 +70,18 @@ def test_a_run_stops_early_and_its_best_checkpoint_is_used(place, stopped):
         assert words in forked.run('predict', f'--workdir={run}', '--text=good', f'--step={wrong}').error
 
 
+def test_unfreezing_by_epoch(place):
+    field = "--config.tune.unfreeze=((1.0, 'encoder/.*', 0.5),)"
+    unfreezing = ('--config.epochs=2', '--config.tune.train=classifier/.*,', field, '--config.tune.unfreeze_by_epoch')
+    said = forked.run('train', *flags(place, 'by_epoch', *unfreezing)).success
+    config = json.loads((place / 'by_epoch' / 'config.json').read_text())
+    first = round(config['steps'] / 2)
+    assert config['tune']['unfreeze'][0][0] == first and not config['tune']['unfreeze_by_epoch']
+    assert f'from step {first + 1} on ' in said
+    again = forked.run('train', *flags(place, 'by_epoch', *unfreezing)).success
+    assert 'finished: all' in again, 'the same flags are the same run'
+
+
 def test_held_out_rows_that_may_have_been_learnt_from(place, stopped):
     """With a row more, others are set aside by seed; a file that has only moved is the same."""
     rows = (place / 'reviews.tsv').read_text()
