@@ -31,7 +31,7 @@ from typing import Any
 from absl import flags
 import jax
 
-from t5x_lite import cli, several
+from t5x_lite import cli, remote, several
 from t5x_lite.assemble import load_for_use
 from t5x_lite.config import Config, DecodeConfig
 from t5x_lite.config_values import from_json
@@ -102,7 +102,7 @@ def _inputs(predictors: dict[str, Predictor | AnswerPredictor | ChoicePredictor 
     try:
         if _INPUT.value == '-' and sys.stdin is None:
             raise UserError('--input=-: standard input is closed')
-        with contextlib.nullcontext(_arriving()) if _INPUT.value == '-' else open(_INPUT.value, 'rb') as file:
+        with contextlib.nullcontext(_arriving()) if _INPUT.value == '-' else open(remote.local(_INPUT.value), 'rb') as file:
             for line in file:
                 if line is None:
                     yield None

@@ -17,6 +17,7 @@ import os
 
 import numpy as np
 
+from t5x_lite import remote
 from t5x_lite.errors import UserError
 
 FORMAT = 1
@@ -40,7 +41,7 @@ class Corpus:
 
     def __init__(self, path: str, split: str):
         """Raises UserError where the folder is no prepared corpus, lacks the split, or a file of it is missing or has the wrong size."""
-        self.path, self.split = os.fspath(path), split
+        self.path, self.split = remote.local(os.fspath(path)), split
         self.manifest = read_manifest(self.path)
         splits = self.manifest['splits']
         if split not in splits:
@@ -50,7 +51,7 @@ class Corpus:
             )
         counts = splits[split]
         self.vocab_size = self.manifest['vocab_size']
-        self.tokenizer_path = os.path.join(self.path, 'tokenizer')
+        self.tokenizer_path = os.path.join(path, 'tokenizer')
         self.num_documents, self.num_sentences, self.num_tokens = (counts[key] for key in ('documents', 'sentences', 'tokens'))
         if not self.num_tokens:
             raise UserError(f'{self.path}: the {split} part is empty')
