@@ -19,7 +19,7 @@ from tests.training import runs
 
 
 SHORT = {
-    'steps': 12, 'batch_size': 16, 'data.stages': (), 'data.seq_len': 16, 'data.max_predictions': 3, 'optim.microbatches': 1, 'checkpoint.every_steps': 4,
+    'steps': 12, 'batch_size': 16, 'data.stages': (), 'data.seq_len': 16, 'optim.microbatches': 1, 'checkpoint.every_steps': 4,
     'eval.every_steps': 6,
 }  # fmt: skip
 
