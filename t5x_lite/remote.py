@@ -222,11 +222,13 @@ def move(path: str, target: str) -> None:
     (remove_tree if is_dir(path) else remove)(path)
 
 
-def local(path: str) -> str:
-    """A copy on this machine of a remote file, or of the files of a remote folder, those in folders in it left out. Any other path, and one where nothing is,
-    as it stands.
+def local(path: str, *inner: str) -> str:
+    """A copy on this machine of a remote file, or of the files of a remote folder. Any other path, and one where nothing is, as it stands.
 
     A copy is named by what it holds, and made once for all processes of a machine.
+
+    Args:
+      inner: folders in the folder whose files are copied too; others are left out.
     """
     if not is_remote(path):
         return path
@@ -234,6 +236,8 @@ def local(path: str) -> str:
     if (info := _info(path)) is None:
         return path
     found = files_in(path) if info['type'] == 'directory' else {'': info}
+    for folder in inner:
+        found |= {f'{folder}/{name}': each for name, each in files_in(f'{path}/{folder}').items()}
     described = json.dumps([path, [(name, identity(each)) for name, each in found.items()]])
     holder = os.path.join(cache(), hashlib.sha256(described.encode()).hexdigest()[:24])
     copy = os.path.join(holder, posixpath.basename(path))
@@ -251,7 +255,9 @@ def _copy(path: str, found: dict[str, dict[str, Any]], part: str, holder: str) -
     """Copies files of a path, '' for itself, to a folder that gets its name when it is whole."""
     shutil.rmtree(part, ignore_errors=True)
     target = os.path.join(part, posixpath.basename(path))
-    os.makedirs(target if '' not in found else part)
+    os.makedirs(part if '' in found else target)
+    for name in found:
+        os.makedirs(os.path.dirname(os.path.join(target, name).rstrip('/')), exist_ok=True)
     total, done, said = sum(each['size'] for each in found.values()), 0, time.monotonic()
     if total >= _SAID_BYTES:
         _say(f'{path}: copying {total / 1e9:,.2f} GB to {holder}')

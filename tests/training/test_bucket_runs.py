@@ -141,10 +141,10 @@ def test_commands_on_a_server(server, tmp_path):
     for name in os.listdir(os.path.join(corpus, 'tokenizer')):
         remote.upload(os.path.join(corpus, 'tokenizer', name), f'gs://{bucket_stand_ins.BUCKET}/data/tokenizer/{name}')
     cache = tmp_path / 'compiled'
-    local = runs.Run(tmp_path / 'local', runs.small_config(corpus), cache).finish()
-    run = BucketRun('run', runs.small_config(f'gs://{bucket_stand_ins.BUCKET}/data'), cache, server, tmp_path)
+    local = runs.Run(tmp_path / 'local', runs.small_config(corpus, **SHORT), cache).finish()
+    run = BucketRun('run', runs.small_config(f'gs://{bucket_stand_ins.BUCKET}/data', **SHORT), cache, server, tmp_path)
 
-    saved = lambda run: checkpoint.steps_in(f'{run.url}/checkpoints')[-1:] >= [5]  # noqa: E731
+    saved = lambda run: checkpoint.steps_in(f'{run.url}/checkpoints')[-1:] >= [4]  # noqa: E731
     run.kill_when(saved)
     process = run.start()  # at once: the lease of the killed one is of this host, whose lock is free
     while not run.text('launch.json'):
@@ -160,8 +160,9 @@ def test_commands_on_a_server(server, tmp_path):
 
     scored = run.command('evaluate', f'--workdir={run.url}', '--resamples=0')
     assert scored.returncode == 0, scored.stderr
-    assert f'written to {run.url}/evaluation.json' in scored.stdout and json.loads(run.text('evaluation.json'))['step'] == runs.STEPS
-    tuned = BucketRun('tuned', runs.small_config(f'gs://{bucket_stand_ins.BUCKET}/data', init_from=run.url, steps=5), cache, server, tmp_path).finish()
+    assert f'written to {run.url}/evaluation.json' in scored.stdout and json.loads(run.text('evaluation.json'))['step'] == SHORT['steps']
+    fields = SHORT | {'init_from': run.url, 'steps': 4}
+    tuned = BucketRun('tuned', runs.small_config(f'gs://{bucket_stand_ins.BUCKET}/data', **fields), cache, server, tmp_path).finish()
     assert f'weights from {run.url}' in tuned.output
 
     lost = run.command('train', f'--config={run.config_file}', '--workdir=gs://no-such-bucket-here/run')
