@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 import numpy as np
 
-from t5x_lite import cli, mirrors, remote
+from t5x_lite import cli, mirrors
 from t5x_lite.assemble import Run, assemble, load_for_use
 from t5x_lite.data import tokenizers
 from t5x_lite.data.corpus import Corpus
@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
         _write(path, {'step': step} | scores | {'tasks': tasks, 'averages': averages})
     written = [path, *details.draw(folder)]
     mirrors.upload(cli.workdir())
-    print(remote.named(f'written to {", ".join(written)}'))
+    print(mirrors.named(f'written to {", ".join(written)}'))
 
 
 def _write(path: str, scores: dict[str, Any]) -> None:

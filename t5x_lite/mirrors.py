@@ -27,24 +27,23 @@ _PARTIAL = ('.tmp', '.partial', '.part')
 
 class _Mirror:
     def __init__(self, path: str):
-        self._path, self._lock = path, threading.Lock()
+        self.path, self._lock = path, threading.Lock()
         self.folder = tempfile.mkdtemp(prefix='t5x_lite-')
         self._known: dict[str, tuple[int, int]] = {}  # what each file was when it was last the same there
         self._seen: dict[str, list[str]] = {}  # and what the bucket said of it
         atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
-        remote.stands_for(self.folder, path)
         self.pull()
 
     def pull(self) -> None:
         """Brings the files of the workdir here, those in its folders left out, unless they were changed here."""
         with self._lock:
-            for name, info in remote.files_in(self._path).items():
+            for name, info in remote.files_in(self.path).items():
                 here, seen = os.path.join(self.folder, name), remote.identity(info)
                 changed = os.path.exists(here) and (name not in self._known or self._known[name] != _state(here))
                 if name in _OWN or changed or name in self._seen and self._seen[name] == seen:
                     continue
                 with open(here, 'wb') as file:
-                    file.write(remote.read(f'{self._path}/{name}'))
+                    file.write(remote.read(f'{self.path}/{name}'))
                 self._known[name], self._seen[name] = _state(here), seen
 
     def push(self) -> None:
@@ -55,11 +54,11 @@ class _Mirror:
                 with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
                     state = _state(path)
                     if name not in self._known or self._known[name] != state:
-                        remote.upload(path, f'{self._path}/{name}')
+                        remote.upload(path, f'{self.path}/{name}')
                         self._known[name] = state
             for name in self._known.keys() - here:
                 with contextlib.suppress(FileNotFoundError):
-                    remote.remove(f'{self._path}/{name}')
+                    remote.remove(f'{self.path}/{name}')
                 del self._known[name]
 
 
@@ -91,6 +90,13 @@ def upload(workdir: str) -> None:
     """
     if remote.is_remote(workdir):
         _of(workdir).push()
+
+
+def named(text: str) -> str:
+    """A line with what it says of `folder_of` a workdir said of the workdir."""
+    for mirror in _mirrors.values():
+        text = text.replace(mirror.folder, mirror.path)
+    return text
 
 
 @contextlib.contextmanager

@@ -286,9 +286,3 @@ def named(text: str) -> str:
     for copy, path in sorted(_copies.items(), key=lambda pair: -len(pair[0])):
         text = text.replace(copy, path)
     return text
-
-
-def stands_for(copy: str, path: str) -> None:
-    """`named` calls a folder of this machine by a remote one's name from now on."""
-    _copies[copy] = path
-

@@ -4,6 +4,9 @@
 
 A launch that finds the lease of another host looks at it for 90 s, which is longer than such file systems remember what they read. If it changes, somebody
 trains; if not, its launch was killed. Time is counted by the looker's own monotonic clock: that of another host, or of the file system, may say anything.
+
+In a bucket a lease is made only where there is none, which is a precondition that the bucket checks. A beat is written, and a dead lease removed, without one:
+a launch that stood still, and was taken over, may write over the other's lease if it wakes between reading and writing, and the other's next beat then ends it.
 """
 
 from collections.abc import Callable
