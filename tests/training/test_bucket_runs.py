@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -144,11 +145,16 @@ def test_commands_on_a_server(server, tmp_path):
     local = runs.Run(tmp_path / 'local', runs.small_config(corpus, **SHORT), cache).finish()
     run = BucketRun('run', runs.small_config(f'gs://{bucket_stand_ins.BUCKET}/data', **SHORT), cache, server, tmp_path)
 
-    saved = lambda run: checkpoint.steps_in(f'{run.url}/checkpoints')[-1:] >= [4]  # noqa: E731
+    def saved(run: BucketRun) -> bool:
+        time.sleep(0.3)  # each look asks the server, which has the run to serve
+        return checkpoint.steps_in(f'{run.url}/checkpoints')[-1:] >= [4]
+
     run.kill_when(saved)
+    dead = json.loads(run.text('launch.json'))['launch']
     process = run.start()  # at once: the lease of the killed one is of this host, whose lock is free
-    while not run.text('launch.json'):
+    while dead in (run.text('launch.json') or dead):
         assert process.poll() is None, run.wait(process)
+        time.sleep(0.3)
     second = run.command('train', f'--config={run.config_file}', f'--workdir={run.url}')
     assert second.returncode == 2 and f'another process is training in {run.url}' in second.stderr, second.stderr
     assert run.wait(process) == 0, run.output
