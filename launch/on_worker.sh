@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What tpu_vm.sh has a worker do, in the code that it copied there.
 #
-#   on_worker.sh install                                     Python, if there is none, and the project with the extra `tpu` in .venv
+#   on_worker.sh install [EXTRAS]                            Python, if there is none, and the project with the extra `tpu`, or those named, in .venv
 #   on_worker.sh train NAME python -m t5x_lite.train FLAGS   starts the line, or attaches to it where it is running; ends with its exit status
 #   on_worker.sh stop NAME                                   asks it to save and stop
 #
@@ -33,7 +33,7 @@ install)
         sudo apt-get -q -o DPkg::Lock::Timeout=600 update
         sudo DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=600 install python3.11 python3.11-venv
     fi
-    make_environment tpu
+    make_environment "${2:-tpu}"
     ;;
 train)
     run=$HOME/t5x_lite/runs/$2
@@ -73,5 +73,5 @@ stop)
     tail --pid="$(cat "$run/pid")" -f /dev/null
     tail -n 2 "$run/log"
     ;;
-*) fail 'usage: on_worker.sh install | train NAME python -m t5x_lite.train FLAGS | stop NAME' ;;
+*) fail 'usage: on_worker.sh install [EXTRAS] | train NAME python -m t5x_lite.train FLAGS | stop NAME' ;;
 esac

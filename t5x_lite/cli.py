@@ -16,7 +16,7 @@ import typing
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from t5x_lite import several
+from t5x_lite import remote, several
 from t5x_lite.config import Config, HeadConfig
 from t5x_lite.config_values import expected, flatten, from_dict, from_json, type_of
 from t5x_lite.errors import UserError, mendable, nearest
@@ -24,12 +24,16 @@ from t5x_lite.errors import UserError, mendable, nearest
 flags.disclaim_key_flags()  # what is defined here belongs to the command: --help shows it
 
 _IN_WORKDIR = ['config.json']  # the config that a command without --config takes
+_IN_BUCKET: list[str] = []  # the flags that take gs://BUCKET/FOLDER
 _ARGV: list[str] = []  # the command line as config_flags reads it, with --config first
 _OF_HEADS: dict[str, str] = {}  # {'NAME.data.train': 'FILE'} of flags --config.heads.NAME.data.train=FILE, which config_flags does not know
 
 
 def define_config_flags(
-    workdir_required: bool = True, file: str = 'config.json', what: str = 'Folder of the run: config.json, metrics.jsonl, checkpoints/, tokenizer/.'
+    workdir_required: bool = True,
+    file: str = 'config.json',
+    what: str = 'Folder of the run, or gs://BUCKET/FOLDER: config.json, metrics.jsonl, checkpoints/, tokenizer/.',
+    in_bucket: bool = True,
 ) -> flags.FlagHolder[Config]:
     """--config and --workdir, for the commands that work on a run.
 
@@ -39,8 +43,10 @@ def define_config_flags(
     Args:
       file: what it is called there.
       what: --workdir is.
+      in_bucket: it may be gs://BUCKET/FOLDER.
     """
     _IN_WORKDIR[:] = [file]
+    _IN_BUCKET[:] = ['workdir'] * in_bucket
     flags.DEFINE_string('workdir', None, what, required=workdir_required)
     holder = config_flags.DEFINE_config_dataclass(
         'config',
@@ -67,7 +73,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         try:
             _ARGV[:] = _with_config(_joined(argv)) if 'config' in flags.FLAGS else argv
             _no_more(flags.FLAGS(_ARGV))
-            _no_urls()
+            _check_places()
             return _ARGV[:1]
         except (UserError, flags.Error) as error:
             return _fail(error)
@@ -107,7 +113,7 @@ def _fail(error: Exception) -> typing.NoReturn:
 def _say(error: Exception) -> None:
     if isinstance(error, flags.Error) and isinstance(error.__context__, UserError):  # raised while absl parsed a flag
         error = error.__context__
-    message = ' '.join(str(error.args[0] if error.args else error).split())
+    message = remote.named(' '.join(str(error.args[0] if error.args else error).split()))
     if not isinstance(error, UserError):
         message = _in_words(message)
     print(f'error: {message}', file=sys.stderr, flush=True)
@@ -141,12 +147,16 @@ def _no_more(rest: Sequence[str]) -> None:
         raise UserError(f'unexpected argument {rest[1]!r}; every option is written --name=value')
 
 
-def _no_urls() -> None:
-    """What is written goes to a file system: with gs://BUCKET/RUN it would go to a local folder `gs:`, and be lost with the machine."""
+def _check_places() -> None:
+    """A bucket is there and lets us in, which is found out first. Where a file system is needed, gs://BUCKET/RUN would be a local folder `gs:`."""
     for name in ('workdir', 'output'):
-        if name in flags.FLAGS and '://' in (value := str(flags.FLAGS[name].value)):
-            mend = 'mount the bucket (Cloud Storage FUSE: launch/README.md) and name the folder there'
-            raise UserError(f'--{name}={value}: a folder of a file system is needed; {mend}')
+        if name not in flags.FLAGS or '://' not in (value := str(flags.FLAGS[name].value)):
+            continue
+        if name not in _IN_BUCKET or not remote.is_remote(value):
+            mend = 'write there and copy it (gcloud storage cp -r), or mount the bucket (Cloud Storage FUSE: launch/README.md) and name the folder there'
+            or_bucket = ', or gs://BUCKET/FOLDER,' * (name in _IN_BUCKET)
+            raise UserError(f'--{name}={value}: a folder of a file system{or_bucket} is needed; {mend}')
+        remote.check(value)
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
@@ -199,7 +209,7 @@ def _with_config(argv: list[str]) -> list[str]:
         if 'workdir' not in given:
             raise UserError('--workdir is missing; give --workdir=DIR, and --config=configs/FILE.py[:variant] for a new run')
         path = os.path.join(given['workdir'], *_IN_WORKDIR)
-        if not os.path.exists(path):
+        if not remote.exists(path):
             raise UserError(
                 f'--config is missing, and {path} does not exist; give --config=configs/FILE.py[:variant], or the --workdir of a run'
             )

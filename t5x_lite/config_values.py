@@ -7,6 +7,7 @@ import re
 import typing
 from typing import Any
 
+from t5x_lite import remote
 from t5x_lite.config import FREE_ON_RESUME, Config, HeadConfig
 from t5x_lite.errors import UserError, nearest
 
@@ -134,7 +135,7 @@ def to_json(config: Any) -> str:
 
 def from_json(path: str) -> Config:
     try:
-        with open(path, encoding='utf-8') as file:
+        with open(remote.local(path), encoding='utf-8') as file:
             fields = json.load(file)
     except FileNotFoundError as error:
         raise UserError(f'{path}: no such config; give --config=configs/FILE.py or the workdir of a run') from error

@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 import numpy as np
 
-from t5x_lite import cli, several
+from t5x_lite import cli, mirrors, several
 from t5x_lite.assemble import Run, assemble, load_for_use
 from t5x_lite.config import Config
 from t5x_lite.config_values import from_json
@@ -72,13 +72,16 @@ def main(argv: Sequence[str]) -> None:
         scores |= _beside_counts(run, step, scores)
     if 'lm_loss' in scores:
         scores |= _beside_frequencies(run, step, scores)
-    path = os.path.join(cli.workdir(), 'evaluation.json')
+    folder = mirrors.folder_of(cli.workdir())
+    path = os.path.join(folder, 'evaluation.json')
     scores |= details.record()
     _write(path, {'step': step} | scores)
     if judge:
         tasks, averages = judge()
         _write(path, {'step': step} | scores | {'tasks': tasks, 'averages': averages})
-    print(f'written to {", ".join([path, *details.draw(cli.workdir())])}')
+    written = [path, *details.draw(folder)]
+    mirrors.upload(cli.workdir())
+    print(mirrors.named(f'written to {", ".join(written)}'))
 
 
 def _learnt_from(config: Config, workdir: str) -> str:

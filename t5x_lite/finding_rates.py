@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 
-from t5x_lite import dry_run
+from t5x_lite import dry_run, mirrors
 from t5x_lite.assemble import Run
 from t5x_lite.config import TuneConfig
 from t5x_lite.errors import UserError
@@ -29,17 +29,19 @@ def find(run: Run, workdir: str, steps: int) -> None:
     print(f'{steps} steps at learning rates from {range_test.LOWEST:g} to {range_test.HIGHEST:g}', flush=True)
     rates, losses = range_test.measure(run.config, run.train, run.initial, steps)
     finding = range_test.find(rates, losses)
+    folder = mirrors.folder_of(workdir)
     with workdirs.disk_errors(workdir):
-        os.makedirs(workdir, exist_ok=True)
-        with open(os.path.join(workdir, CURVE), 'w', encoding='utf-8') as file:
+        os.makedirs(folder, exist_ok=True)
+        with open(os.path.join(folder, CURVE), 'w', encoding='utf-8') as file:
             for step, values in enumerate(zip(rates, losses, range_test.smoothed(losses), strict=True), 1):
                 file.write(json.dumps({'step': step} | dict(zip(('learning_rate', 'loss', 'smoothed'), map(float, values)))) + '\n')
         written = [CURVE]
         try:
-            rate_picture.draw(rates, losses, finding, reporting.matplotlib_figure()).savefig(os.path.join(workdir, PICTURE), dpi=150)
+            rate_picture.draw(rates, losses, finding, reporting.matplotlib_figure()).savefig(os.path.join(folder, PICTURE), dpi=150)
             written.append(PICTURE)
         except UserError as error:  # without matplotlib
             print(f'no picture: {error}')
+        mirrors.upload(workdir)
     print(said(run, finding, [program.tuning]))
     print(f'written to {" and ".join(os.path.join(workdir, name) for name in written)}')
 

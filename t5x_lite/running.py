@@ -5,7 +5,7 @@ import os
 import time
 from typing import Any
 
-from t5x_lite import dry_run
+from t5x_lite import dry_run, mirrors, remote
 from t5x_lite.assemble import Run, load_initial
 from t5x_lite.data import tokenizers
 from t5x_lite.errors import UserError
@@ -50,7 +50,7 @@ def _prepare(run: Run, workdir: str, checked: bool, baselines: bool) -> None:
     """
     if run.train is None:
         raise UserError('there are no data to train on; give --config.data.path=DIR (what prepare wrote) or --config.data.train=FILE, or add --dry_run')
-    new = not os.path.exists(os.path.join(workdir, 'config.json'))
+    new = not remote.exists(os.path.join(workdir, 'config.json'))
     if new and not checked:
         # Before the workdir is claimed by a run that could not start.
         dry_run.check(run)
@@ -58,7 +58,7 @@ def _prepare(run: Run, workdir: str, checked: bool, baselines: bool) -> None:
     check_workdir(workdir, run.config)  # before anything is put into it
 
     def prepare_synonyms() -> None:
-        synonyms.prepare(run.config, run.train, load_initial, workdir, lambda line: print(line, flush=True))
+        synonyms.prepare(run.config, run.train, load_initial, mirrors.folder_of(workdir), lambda line: print(line, flush=True))
 
     processes.by_first(prepare_synonyms)  # who keeps them in the workdir
     if not processes.is_first():

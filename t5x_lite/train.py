@@ -16,7 +16,7 @@ import sys
 
 from absl import flags
 
-from t5x_lite import cli, dry_run, finding_rates, running
+from t5x_lite import cli, dry_run, finding_rates, mirrors, running
 from t5x_lite.assemble import assemble, load_initial
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import synonyms
@@ -46,7 +46,7 @@ def _main(workdir: str) -> None:
         if workdir and (said := check_workdir(workdir, run.config)):
             print(said)
         if run.train is not None:
-            synonyms.prepare(run.config, run.train, load_initial, workdir or '', step=_DRY_RUN_STEP.value - 1)
+            synonyms.prepare(run.config, run.train, load_initial, mirrors.folder_of(workdir) if workdir else '', step=_DRY_RUN_STEP.value - 1)
         report = dry_run.report(run, _DRY_RUN_STEP.value)
         if processes.is_first():
             print(report)

@@ -17,6 +17,7 @@ import os
 
 import numpy as np
 
+from t5x_lite import remote
 from t5x_lite.errors import UserError
 
 FORMAT = 1
@@ -38,10 +39,15 @@ class Corpus:
       document_starts: int64[num_documents + 1], first sentence of each document.
     """
 
-    def __init__(self, path: str, split: str):
-        """Raises UserError where the folder is no prepared corpus, lacks the split, or a file of it is missing or has the wrong size."""
+    def __init__(self, path: str, split: str, folder: str = ''):
+        """Raises UserError where the folder is no prepared corpus, lacks the split, or a file of it is missing or has the wrong size.
+
+        Args:
+          folder: the copy of a path in a bucket, where there is one.
+        """
         self.path, self.split = os.fspath(path), split
-        self.manifest = read_manifest(self.path)
+        self._folder = folder or remote.local(self.path, 'tokenizer')
+        self.manifest = read_manifest(self._folder)
         splits = self.manifest['splits']
         if split not in splits:
             raise UserError(
@@ -50,7 +56,7 @@ class Corpus:
             )
         counts = splits[split]
         self.vocab_size = self.manifest['vocab_size']
-        self.tokenizer_path = os.path.join(self.path, 'tokenizer')
+        self.tokenizer_path = os.path.join(self._folder, 'tokenizer')
         self.num_documents, self.num_sentences, self.num_tokens = (counts[key] for key in ('documents', 'sentences', 'tokens'))
         if not self.num_tokens:
             raise UserError(f'{self.path}: the {split} part is empty')
@@ -85,23 +91,23 @@ class Corpus:
             raise IndexError(f'tokens {start}..{stop} cross the end of a shard, and so of a document')
         if index not in self._maps:
             name = f'{self._shards[index]["name"]}.tokens'
-            self._maps[index] = np.memmap(os.path.join(self.path, name), dtype=self._dtype, mode='r')
+            self._maps[index] = np.memmap(os.path.join(self._folder, name), dtype=self._dtype, mode='r')
         return self._maps[index][start - first : stop - first].astype(np.int32)
 
     def verify(self) -> None:
         """Reads the whole split, a gigabyte in a second or so, and raises UserError where it does not hold what `prepare` wrote."""
         for shard in self._shards:
-            path = os.path.join(self.path, f'{shard["name"]}.tokens')
+            path = os.path.join(self._folder, f'{shard["name"]}.tokens')
             with open(path, 'rb') as file:
                 if hashlib.file_digest(file, 'sha256').hexdigest() != shard['sha256']:
                     raise UserError(f'{path}: does not hold what was written there (its checksum differs); prepare the corpus again')
 
     def __reduce__(self):
-        return Corpus, (self.path, self.split)  # loader processes map the files themselves
+        return Corpus, (self.path, self.split, self._folder)  # loader processes map the files themselves
 
     def _starts(self, kind: str, count: int) -> np.ndarray:
         name = f'{self.split}.{kind}_starts.npy'
-        if os.path.exists(os.path.join(self.path, name)):
+        if os.path.exists(os.path.join(self._folder, name)):
             starts = self._load(name)
         else:
             lengths = [self._load(f'{shard["name"]}.{kind}s.npy') for shard in self._shards]
@@ -114,7 +120,7 @@ class Corpus:
         return starts
 
     def _load(self, name: str) -> np.ndarray:
-        path = os.path.join(self.path, name)
+        path = os.path.join(self._folder, name)
         try:
             return np.load(path, mmap_mode='r')
         except FileNotFoundError as error:
@@ -123,7 +129,7 @@ class Corpus:
             raise UserError(f'{path}: broken or truncated ({error}); prepare the corpus again') from error
 
     def _check_size(self, name: str, size: int) -> None:
-        path = os.path.join(self.path, name)
+        path = os.path.join(self._folder, name)
         if not os.path.exists(path):
             raise UserError(f'{path}: missing; prepare the corpus again')
         if os.path.getsize(path) != size:

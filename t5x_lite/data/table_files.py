@@ -23,6 +23,7 @@ import re
 import zlib
 from typing import Any
 
+from t5x_lite import remote
 from t5x_lite.errors import UserError, nearest
 
 EXTENSIONS = ('.csv', '.tsv', '.jsonl')
@@ -98,8 +99,7 @@ def read(source: str, named: tuple[str, ...] = (), complete: bool = False, tfds_
 
 def read_text(path: str) -> str:
     try:
-        with open(path, 'rb') as file:
-            data = file.read()
+        data = remote.read(path)
         if path.endswith('.gz'):
             data = gzip.decompress(data)
     except FileNotFoundError as error:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from t5x_lite import remote
 from t5x_lite.config import AugmentConfig, Config
 from t5x_lite.data import class_weights, held_out, table_columns, tokenizers
 from t5x_lite.data.augmenting import Augmenter, Synonyms, digest
@@ -196,7 +197,7 @@ def find_tokenizer(config: Config) -> str:
         return config.data.tokenizer
     tried = []
     if config.init_from:
-        folder = os.path.abspath(config.init_from)
+        folder = remote.absolute(config.init_from)
         above = os.path.dirname(folder)
         tried += [folder, *(os.path.join(place, 'tokenizer') for place in (folder, above, os.path.dirname(above)))]
     tried += [os.path.join(path, 'tokenizer') for path in config.data.path]

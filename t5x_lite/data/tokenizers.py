@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 import tokenizers as library
 
+from t5x_lite import remote
 from t5x_lite.data import byte_pairs, sentence_piece, tokenizer_files
 from t5x_lite.data import wordpiece as wordpieces
 from t5x_lite.data.byte_pairs import byte_bpe, train_byte_bpe
@@ -48,6 +49,7 @@ MAY_HOLD = 'tokenizer.json, spiece.model, vocab.json with merges.txt, encoder.js
 
 def present(folder: str) -> tuple[str, ...]:
     """Names of the files in a folder that make up a tokenizer, settings included; () where it holds none."""
+    folder = remote.local(folder)
     found = [name for names in _vocabularies(folder) for name in names]
     return (*dict.fromkeys(found), *(name for name in tokenizer_files.SETTINGS if os.path.isfile(os.path.join(folder, name)))) if found else ()
 
@@ -62,7 +64,7 @@ def load(path: str) -> Tokenizer:
     Raises:
       UserError: the folder is absent, holds no tokenizer, or a file in it is broken.
     """
-    path = os.fspath(path)
+    path = remote.local(os.fspath(path))
     if os.path.isfile(path):
         return _load_file(path)
     if not os.path.isdir(path):

@@ -7,6 +7,7 @@ import select
 import sys
 from typing import Any
 
+from t5x_lite import remote
 from t5x_lite.data import table_columns
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation.answer_predictor import AnswerPredictor
@@ -76,7 +77,7 @@ def _lines(path: str, predictors: Mapping[str, Any]) -> Iterator[tuple[str, tupl
         raise UserError('--input=-: standard input is closed')
     number = 0
     try:
-        with contextlib.nullcontext(_arriving()) if path == STDIN else open(path, 'rb') as file:
+        with contextlib.nullcontext(_arriving()) if path == STDIN else open(remote.local(path), 'rb') as file:
             for line in file:
                 if line is None:
                     yield '', None

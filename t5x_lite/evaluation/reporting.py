@@ -7,6 +7,7 @@ import math
 import os
 from typing import Any
 
+from t5x_lite import mirrors, remote
 from t5x_lite.errors import UserError, nearest
 from t5x_lite.training import goodput
 
@@ -59,7 +60,7 @@ def report(workdirs: Sequence[str], output: str, metrics: Sequence[str] = ()) ->
 
 def read_runs(workdirs: Sequence[str]) -> list[RunRecord]:
     """The runs, each under the shortest ending of its path that no other has: runs/a/x, runs/b/x, runs/y -> a/x, b/x, y."""
-    paths = list(dict.fromkeys(os.path.abspath(path) for path in workdirs))
+    paths = list(dict.fromkeys(remote.absolute(path) for path in workdirs))
     if not paths:
         raise UserError('--workdirs is empty; give the folders of runs, separated by commas')
     return [read_run(path, _ending(path, paths)) for path in paths]
@@ -85,8 +86,7 @@ def read_run(workdir: str, name: str) -> RunRecord:
     config = _json(os.path.join(workdir, 'config.json'), f'{workdir} is not the folder of a run (no config.json); name what --workdir of train was')
     path = os.path.join(workdir, 'metrics.jsonl')
     try:
-        with open(path, encoding='utf-8') as file:
-            lines = file.read().splitlines()
+        lines = remote.read(path).decode().splitlines()
     except FileNotFoundError:
         lines = []
     train, held_out, seconds, last = {}, {}, 0.0, 0
@@ -110,19 +110,18 @@ def read_run(workdir: str, name: str) -> RunRecord:
     if not train and not held_out:
         raise UserError(f'{path} has no lines yet; wait until the run has made config.log.every_steps steps')
     path = os.path.join(workdir, 'evaluation.json')
-    if os.path.exists(path):
+    if remote.exists(path):
         written = _json(path, '')
         scores = {metric: value for metric, value in written.items() if isinstance(value, (int, float))} | _of_tasks(written)
     else:
         scores = {metric: points[-1] for metric, (_, points) in held_out.items()}
         scores['step'] = max((steps[-1] for steps, _ in held_out.values()), default=last)
-    return RunRecord(name, config, train, held_out, scores, seconds, goodput.read(workdir))
+    return RunRecord(name, config, train, held_out, scores, seconds, goodput.read(mirrors.folder_of(workdir)))
 
 
 def _json(path: str, absent: str) -> dict[str, Any]:
     try:
-        with open(path, encoding='utf-8') as file:
-            return json.load(file)
+        return json.loads(remote.read(path))
     except FileNotFoundError as error:
         raise UserError(absent) from error
     except json.JSONDecodeError as error:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5x_lite import remote
 from t5x_lite.config import Config, Layout, ModelConfig, Positions
 from t5x_lite.data import augmenting, tagged, text_rows
 from t5x_lite.data.augmenting import Synonyms
@@ -51,10 +52,10 @@ def prepare(config: Config, train: DataFunction, load: Load, workdir: str, log: 
         return
     path = os.path.join(workdir, FILE)
     if workdir and os.path.exists(path) and (kept := Synonyms.load(path)).texts == source.text_digest:
-        if not os.path.exists(config.init_from) or step is not None or kept.weights == learnt.fingerprint(load(config.init_from)[1]):
+        if not remote.exists(config.init_from) or step is not None or kept.weights == learnt.fingerprint(load(config.init_from)[1]):
             _take(train, source, path)
             return
-    if not os.path.exists(config.init_from):
+    if not remote.exists(config.init_from):
         raise UserError(f'config.data.augment.synonyms: {config.init_from} is gone, and {path} holds no synonyms of these texts; bring one of them back')
     architecture, params, _ = load(config.init_from)
     texts = [text for row in source.texts for text in row]

@@ -4,6 +4,7 @@ import os
 import re
 from typing import Any
 
+from t5x_lite import remote
 from t5x_lite.config import Config, ModelConfig
 from t5x_lite.config_values import from_json
 from t5x_lite.errors import UserError
@@ -30,7 +31,7 @@ class Weights:
         def base_of(description: dict[str, Any]) -> Any:
             place = moved or description['path']
             if place not in self._bases:
-                if not os.path.exists(place):
+                if not remote.exists(place):
                     raise UserError(
                         f'{path} holds only what was learnt beside the weights in {place}, which are gone; bring them back, or (evaluate, predict) '
                         'name where they lie now with --config.init_from=DIR'
@@ -59,7 +60,7 @@ class Weights:
 def describe(path: str, params: Any, merged: bool) -> dict[str, Any]:
     """A base, as checkpoints of what is learnt beside it name it (training/learnt.py)."""
     if folder.is_hf_folder(path):
-        place = os.path.abspath(path)
+        place = remote.absolute(path)
     else:
         workdir, step = checkpoint.locate(path)
         place = os.path.join(workdir, checkpoint.FOLDER, str(step))

@@ -6,6 +6,7 @@ from typing import Any
 
 from absl import logging
 
+from t5x_lite import remote
 from t5x_lite.config import Config
 from t5x_lite.config_values import from_json
 from t5x_lite.dotted_names import resolve
@@ -79,7 +80,7 @@ def to_hf(source: str, output: str, *, which: str = '', ema: bool = False, max_s
     workdir = choice.workdir
     if choice.said:
         print(choice.said)
-    tokenizer = os.path.join(workdir, 'tokenizer')
+    tokenizer = remote.local(os.path.join(workdir, 'tokenizer'))
     if not os.path.isdir(tokenizer):
         raise UserError(f'{tokenizer}: does not exist; transformers needs the tokenizer of the run, copy it there')
     if not os.listdir(tokenizer):

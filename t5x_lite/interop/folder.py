@@ -14,6 +14,7 @@ from typing import Any
 from absl import logging
 import numpy as np
 
+from t5x_lite import remote
 from t5x_lite.config import ModelConfig
 from t5x_lite.data import tokenizers
 from t5x_lite.dotted_names import resolve
@@ -36,10 +37,10 @@ Params = dict[str, Any]  # nested dicts of float32 arrays, as under flax's 'para
 
 def is_hf_folder(path: str) -> bool:
     """Whether `path` is meant as a Hugging Face folder (maybe a broken one: `load` says what is wrong), not as a workdir of ours."""
-    if not os.path.isdir(path):
+    if not remote.is_dir(path):
         return False
     weights = (safetensors.SINGLE, safetensors.INDEX, 'pytorch_model.bin', 'pytorch_model.bin.index.json')
-    if any(os.path.exists(os.path.join(path, name)) for name in weights):
+    if any(remote.exists(os.path.join(path, name)) for name in weights):
         return True
     try:
         return bool({'model_type', 'architectures'} & read_fields(path).keys())
@@ -55,7 +56,7 @@ def read_fields(path: str) -> dict[str, Any]:
     """
     where = os.path.join(path, CONFIG)
     try:
-        with open(where, encoding='utf-8') as file:
+        with open(remote.local(where), encoding='utf-8') as file:
             fields = json.load(file)
     except FileNotFoundError as error:
         raise UserError(f'{where}: does not exist; a Hugging Face folder holds config.json beside its weights') from error
@@ -80,6 +81,7 @@ def load(path: str, module: str | None = None) -> tuple[ModelConfig, Params]:
     Raises:
       UserError: a file is absent or broken, the config asks for what we do not have, or weights are missing, of a wrong shape or unknown.
     """
+    path = remote.local(path)
     where, fields = os.path.join(path, CONFIG), read_fields(path)
     family, stated = family_of(fields, where), _stated(fields, where)
     config = family.model_config(fields, where)

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+import os
 import re
 import shlex
 import shutil
@@ -12,6 +13,7 @@ from t5x_lite.errors import UserError, nearest
 
 TRAIN = 't5x_lite.train'
 MISTAKE, GONE = 2, 75  # exit statuses of train: what a person must mend; another process is gone, and starting again helps
+BUCKET = 'gs://'
 
 
 class _Parser(argparse.ArgumentParser):
@@ -77,7 +79,7 @@ def workdir(flags: Sequence[str]) -> str:
     """--workdir of train's flags.
 
     Raises:
-      UserError: there is none, or it is a URL.
+      UserError: there is none, or it is a URL that is not gs://BUCKET/FOLDER.
     """
     found = ''
     for place, flag in enumerate(flags):
@@ -86,10 +88,27 @@ def workdir(flags: Sequence[str]) -> str:
             found = value if equals else flags[place + 1] if place + 1 < len(flags) else ''
     if not found:
         raise UserError('--workdir is missing among the flags of train; each launch of a run is told its folder, after --: -- --workdir=DIR')
-    if '://' in found:
-        mend = 'mount the bucket on the machines (launch/README.md) and name the folder there'
-        raise UserError(f'--workdir={found}: a folder of a file system is needed; {mend}')
+    if '://' in found and not found.startswith(BUCKET):
+        mend = 'mount it on the machines (launch/README.md) and name the folder there'
+        raise UserError(f'--workdir={found}: a folder of a file system, or gs://BUCKET/FOLDER, is needed; {mend}')
     return found
+
+
+def logs(flags: Sequence[str]) -> str:
+    """Where processes log to if nothing says where: logs/ in the workdir.
+
+    Raises:
+      UserError: that is no folder of a file system.
+    """
+    found = workdir(flags)
+    if found.startswith(BUCKET):
+        raise UserError(f'--workdir={found}: logs are written to a folder of a file system; name one before the --: --logs=DIR')
+    return os.path.join(found, 'logs')
+
+
+def in_bucket(flags: Sequence[str]) -> bool:
+    """Whether a flag of train names a path in a bucket, for which the machines need the extra gcs."""
+    return any(BUCKET in flag for flag in flags)
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     port = 0 if given.dry_run else free_port()
     environments = [of_process(index, given.processes, given.devices, port or 'PORT', given.gpus) for index in range(given.processes)]
     command = command_lines.train_line(flags, sys.executable)
-    folder = given.logs or os.path.join(command_lines.workdir(flags), 'logs')
+    folder = given.logs or command_lines.logs(flags)
     logs = [os.path.join(folder, f'process-{index}.log') for index in range(given.processes)]
     if given.dry_run:
         for environment, log in zip(environments, logs):

@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     given, flags = command_lines.parsed(options, argv)
     flags = command_lines.checked_flags(flags)
     _check(given)
-    folder = os.path.abspath(given.logs or os.path.join(command_lines.workdir(flags), 'logs'))
+    folder = os.path.abspath(given.logs or command_lines.logs(flags))
     if not re.fullmatch(r'[\w./@+=,:-]+', folder):
         raise UserError(f'{folder}: Slurm reads no such character in the name of a folder for logs; give another --logs')
     text, path = script(given, flags, folder), os.path.join(folder, f'{given.name}.sbatch')

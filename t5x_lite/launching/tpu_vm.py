@@ -136,7 +136,8 @@ class Launch:
     def install(self) -> list[list[str]]:
         setup = f'( {self._given.setup} ) && ' if self._given.setup else ''
         packed = f't5x_lite-{self._commit[:12]}.tar.gz'
-        return self.ssh(f'{setup}mkdir -p {self._place} && tar -xzf {packed} -C {self._place} && bash {self._place}/launch/on_worker.sh install')
+        extras = ' tpu,gcs' if command_lines.in_bucket(self._flags) else ''
+        return self.ssh(f'{setup}mkdir -p {self._place} && tar -xzf {packed} -C {self._place} && bash {self._place}/launch/on_worker.sh install{extras}')
 
     def train(self) -> list[list[str]]:
         line = f'bash {self._place}/launch/on_worker.sh train {shlex.quote(self._given.name)} {shlex.join(command_lines.train_line(self._flags))}'

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import functools
 import os
 
+from t5x_lite import remote
 from t5x_lite.errors import UserError
 from t5x_lite.tasks import named_entities, questions, text_formats
 from t5x_lite.tasks.sources import Files, Lines, SquadJson, TaggedWords
@@ -77,7 +78,7 @@ def conll2003(folder: str, name: str = 'ner', parts: tuple[str, str] = ('eng.tra
 def find(folder: str, stem: str, ending: str, required: bool = True) -> str:
     """The file of this name in a folder, itself or as .gz; '' where it may be missing."""
     for path in (os.path.join(folder, stem + ending), os.path.join(folder, f'{stem}{ending}.gz')):
-        if os.path.isfile(path):
+        if remote.exists(path):
             return path
     if required:
         raise UserError(f'{folder}: no {stem}{ending} in it, nor {stem}{ending}.gz')

@@ -14,6 +14,7 @@ import inspect
 import os
 import traceback
 
+from t5x_lite import remote
 from t5x_lite.config import Rates, TaskConfig
 from t5x_lite.errors import UserError, nearest
 from t5x_lite.tasks.builtin import BUILTIN
@@ -54,7 +55,7 @@ def load(files: Sequence[str]) -> None:
       UserError: naming file and line of whatever goes wrong in one.
     """
     for given in files:
-        path = os.path.realpath(given)
+        path = os.path.realpath(remote.local(given))
         if not os.path.isfile(path):
             raise UserError(f'--config.data.tasks.files={given}: no such file')
         state = os.stat(path).st_mtime_ns, os.stat(path).st_size

@@ -13,24 +13,22 @@ from collections.abc import Callable
 import concurrent.futures
 import contextlib
 import copy
-import json
 import logging
-import math
 import os
 import re
 import shutil
 from typing import Any
-import zlib
 
 import jax
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 
+from t5x_lite import mirrors, remote
 from t5x_lite.config import CheckpointConfig, Config
 from t5x_lite.config_values import from_json, to_json
 from t5x_lite.data import tokenizers
 from t5x_lite.errors import UserError, nearest
-from t5x_lite.training import learnt, paths, patience, processes
+from t5x_lite.training import learnt, listings, paths, patience, places, processes
 from t5x_lite.training.places import Choice as Choice, FOLDER, choose as choose, holds_checkpoints as holds_checkpoints, is_there as is_there, locate, steps_in
 from t5x_lite.training.step import TrainState
 
@@ -57,7 +55,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str, config: CheckpointConfig, warn: Callable[[str], None] = print):
-        self._folder = os.path.abspath(os.path.join(workdir, FOLDER))
+        self._folder = remote.absolute(os.path.join(workdir, FOLDER))
         self._config, self._warn = config, warn
         self._finisher = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
         self._pending: tuple[int, concurrent.futures.Future] | None = None
@@ -72,11 +70,13 @@ class Checkpoints:
 
     def _mend(self) -> None:
         """What a kill left behind."""
-        for name in os.listdir(self._folder) if os.path.isdir(self._folder) else []:
-            if name.startswith('deleting-'):
-                shutil.rmtree(os.path.join(self._folder, name))
+        for name in remote.names(self._folder):
+            if name.startswith('deleting-') or name.isdigit() and not places.is_whole(self._folder, int(name)):
+                remote.remove_tree(os.path.join(self._folder, name))
+            elif name.isdigit():
+                places.commit(self._folder, int(name))
         for step in reversed(steps_in(self._folder)):
-            if damage := _damage(self._folder, step, most_bytes=_SMALL):  # Orbax reads the small files of all of them
+            if damage := listings.damage(self._folder, step, most_bytes=_SMALL):  # Orbax reads the small files of all of them
                 self._set_aside(step, damage)
 
     def steps(self) -> list[int]:
@@ -111,7 +111,7 @@ class Checkpoints:
         else:
             response.result()
         if processes.is_first():
-            _write_files_list(self._folder, step)
+            listings.write(self._folder, step)
             self._tidy()
 
     def _look_out(self, response: Any, known: int) -> None:
@@ -139,13 +139,21 @@ class Checkpoints:
             keep |= {step for step in steps if step % config.keep_every_steps == 0}
         keep.add(patience.best_step({info.step: (info.metrics or {}).get(config.best_metric) for info in infos}, config))
         for step in set(steps) - keep:
-            leaving = os.path.join(self._folder, f'deleting-{step}')
-            os.replace(os.path.join(self._folder, str(step)), leaving)
-            shutil.rmtree(leaving)
-        for name in os.listdir(self._folder):
-            if name.endswith('.files') and not os.path.isdir(os.path.join(self._folder, name.removesuffix('.files'))):
-                os.remove(os.path.join(self._folder, name))
+            self._delete(step)
+        there = remote.names(self._folder)
+        for name in there:
+            if name.endswith('.files') and name.removesuffix('.files') not in there:
+                remote.remove(os.path.join(self._folder, name))
         self._checkpointer.reload()
+
+    def _delete(self, step: int) -> None:
+        saved, leaving = (os.path.join(self._folder, name) for name in (str(step), f'deleting-{step}'))
+        if remote.is_remote(saved):
+            places.uncommit(self._folder, step)
+            leaving = saved
+        else:
+            os.replace(saved, leaving)
+        remote.remove_tree(leaving)
 
     def wait(self) -> None:
         """Returns when what was saved is on disk; raises UserError where it is not."""
@@ -199,25 +207,25 @@ class Checkpoints:
     def _newest(self) -> tuple[int, bool] | None:
         """(step, whether its files are listed) of the newest checkpoint whose files are whole, as far as that is known; damaged ones are set aside."""
         for step in reversed(self.steps()):
-            if not (damage := _damage(self._folder, step)):
-                return step, os.path.exists(_listing(self._folder, step))
+            if not (damage := listings.damage(self._folder, step)):
+                return step, remote.exists(listings.path_of(self._folder, step))
             self._set_aside(step, damage)
-        if any(name.startswith('torn-') for name in os.listdir(self._folder)):
+        if any(name.startswith('torn-') for name in remote.names(self._folder)):
             raise UserError(f'no checkpoint in {self._folder} can be read; see the warnings above. Give another --workdir, or restore the files from a copy')
         return None
 
     def _settle(self, step: int, listed: bool) -> None:
         if not listed:
-            _write_files_list(self._folder, step)
+            listings.write(self._folder, step)
         self._tidy()  # what a kill kept the run from
 
     def _set_aside(self, step: int, reason: str) -> None:
         aside = os.path.join(self._folder, f'torn-{step}')
-        while os.path.exists(aside):
+        while remote.exists(aside):
             aside += '+'
-        os.replace(os.path.join(self._folder, str(step)), aside)
-        if os.path.exists(_listing(self._folder, step)):
-            os.replace(_listing(self._folder, step), aside + '.files')
+        remote.move(os.path.join(self._folder, str(step)), aside)
+        if remote.exists(listings.path_of(self._folder, step)):
+            remote.move(listings.path_of(self._folder, step), aside + '.files')
         self._warn(f'warning: the checkpoint of step {step} cannot be read ({reason}); it is set aside as {aside}, and the one before it is used')
         if hasattr(self, '_checkpointer'):
             self._checkpointer.reload()
@@ -262,55 +270,6 @@ for _name in ('absl', 'asyncio'):
     logging.getLogger(_name).addFilter(_worth_saying)
 
 
-def _files(folder: str) -> list[str]:
-    return sorted(os.path.relpath(os.path.join(parent, name), folder) for parent, _, names in os.walk(folder) for name in names)
-
-
-def _crc32(path: str) -> int:
-    value = 0
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 22):
-            value = zlib.crc32(block, value)
-    return value
-
-
-def _listing(folder: str, step: int) -> str:
-    return os.path.join(folder, f'{step}.files')
-
-
-def _write_files_list(folder: str, step: int) -> None:
-    saved = os.path.join(folder, str(step))
-    listed = {name: [os.path.getsize(os.path.join(saved, name)), _crc32(os.path.join(saved, name))] for name in _files(saved)}
-    temporary = _listing(folder, step) + '.tmp'
-    with open(temporary, 'w', encoding='utf-8') as file:
-        json.dump(listed, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, _listing(folder, step))
-
-
-def _damage(folder: str, step: int, most_bytes: float = math.inf) -> str:
-    """What is wrong with the files of a checkpoint, in words; '' where nothing is, or where the run was killed before it could list them.
-
-    Args:
-      most_bytes: of larger files only the size is checked.
-    """
-    try:
-        with open(_listing(folder, step), encoding='utf-8') as file:
-            listed = json.load(file)
-    except (FileNotFoundError, ValueError):
-        return ''
-    for name, (size, crc) in listed.items():
-        path = os.path.join(folder, str(step), name)
-        if not os.path.exists(path):
-            return f'{name} is missing'
-        if os.path.getsize(path) != size:
-            return f'{name} has {os.path.getsize(path)} bytes where {size} were written'
-        if size <= most_bytes and _crc32(path) != crc:
-            return f'{name} does not hold what was written'
-    return ''
-
-
 def load_params(path: str, ema: bool = True, load_base: Callable[[dict[str, Any]], Any] | None = None, whole: bool = True) -> tuple[Config, dict[str, Any]]:
     """(config of the run, parameters as a nested dict of numpy arrays) of a workdir or of one of its checkpoints.
 
@@ -323,7 +282,7 @@ def load_params(path: str, ema: bool = True, load_base: Callable[[dict[str, Any]
     config = from_json(os.path.join(workdir, 'config.json'))
     folder = os.path.join(workdir, FOLDER, str(step))
     try:
-        if damage := _damage(os.path.dirname(folder), step):
+        if damage := listings.damage(os.path.dirname(folder), step):
             raise OSError(damage)
         metadata = ocp.checkpointables_metadata(folder)
         saved, run = metadata.metadata, metadata.custom_metadata or {}
@@ -372,12 +331,12 @@ def save_params(workdir: str, config: Config, params: Any, tokenizer_path: str) 
         file.write(to_json(config) + '\n')
     folder = os.path.join(os.path.abspath(workdir), FOLDER, '0')
     ocp.save_checkpointables(folder, {'params': jax.tree.map(np.asarray, params)})
-    _write_files_list(os.path.dirname(folder), 0)
+    listings.write(os.path.dirname(folder), 0)
 
 
 def copy_tokenizer(source: str, workdir: str) -> str:
     """Copies a tokenizer's files to workdir/tokenizer, so that the run can be used when its data are gone."""
-    target = os.path.join(workdir, 'tokenizer')
+    source, target = remote.local(source), os.path.join(mirrors.folder_of(workdir), 'tokenizer')
     os.makedirs(target, exist_ok=True)
     for name in tokenizers.present(source):
         if os.path.abspath(source) != os.path.abspath(target):

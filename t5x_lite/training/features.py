@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
+from t5x_lite import remote
 from t5x_lite.config import ARCHITECTURE, Config, DType, Features
 from t5x_lite.config_values import to_dict
 from t5x_lite.data import feature_files
@@ -80,7 +81,7 @@ def attach(config: Config, workdir: str, params: Any, train: DataFunction, valid
         params = checkpoint.load_params(workdir, ema=False)[1]
     mesh = partitioning.make_mesh(config)
     body = _Body(config, mesh, params)
-    root = config.tune.feature_cache or os.path.join(workdir, 'features')
+    root = config.tune.feature_cache or os.path.join(remote.cache() if remote.is_remote(workdir) else workdir, 'features')
     with jax.set_mesh(mesh):
         return tuple(data.with_features([body.folder(source, data.split, root) for source in data.every_source()]) for data in (train, validation))
 

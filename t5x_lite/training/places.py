@@ -10,23 +10,53 @@ import json
 import os
 import re
 
+from t5x_lite import remote
 from t5x_lite.config_values import from_json
 from t5x_lite.errors import UserError
 from t5x_lite.training import patience
 
 FOLDER, WORDS = 'checkpoints', ('best', 'newest')
+COMMITTED, _METADATA = 'commit_success.txt', '_CHECKPOINT_METADATA'  # Orbax's names
 STEP_HELP = 'a step, best (by config.checkpoint.best_metric) or newest; by default the best where the run has one, else the newest.'
 
 
 def steps_in(folder: str) -> list[int]:
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    return sorted(int(name) for name in names if name.isdigit())
+    steps = sorted(int(name) for name in remote.names(folder) if name.isdigit())
+    return [step for step in steps if is_whole(folder, step)]
+
+
+def is_whole(folder: str, step: int) -> bool:
+    """Whether all of a checkpoint was written. On a file system it has its name only then; in a bucket Orbax adds a last file.
+
+    One that was copied there from elsewhere lacks that; its metadata say when it was finished.
+    """
+    saved = os.path.join(folder, str(step))
+    if not remote.is_remote(folder) or remote.exists(os.path.join(saved, COMMITTED)):
+        return True
+    try:
+        return bool(json.loads(remote.read(os.path.join(saved, _METADATA)))['commit_timestamp_nsecs'])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
+
+
+def commit(folder: str, step: int) -> None:
+    """Adds the last files to a checkpoint that `is_whole` in a bucket: Orbax would take it for unfinished, and delete it."""
+    saved = os.path.join(folder, str(step))
+    if remote.is_remote(folder) and not remote.exists(os.path.join(saved, COMMITTED)):
+        for part in [name for name in remote.names(saved) if remote.is_dir(os.path.join(saved, name))] + ['']:
+            remote.write(os.path.join(saved, part, COMMITTED), b'copied from elsewhere')
+
+
+def uncommit(folder: str, step: int) -> None:
+    """A checkpoint in a bucket counts as unfinished from now on, before the first of its arrays is gone."""
+    for name in (COMMITTED, _METADATA):
+        remote.remove(os.path.join(folder, str(step), name))
 
 
 def holds_checkpoints(workdir: str) -> bool:
     """Whether anything was saved there, torn or not."""
     folder = os.path.join(workdir, FOLDER)
-    return os.path.isdir(folder) and any(re.match(r'\d+$|torn-', name) for name in os.listdir(folder))
+    return any(re.match(r'\d+$|torn-', name) for name in remote.names(folder))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,20 +77,20 @@ def choose(path: str, which: str = '') -> Choice:
     Raises:
       UserError: where there is no checkpoint of ours, or not that one.
     """
-    path = os.path.abspath(path)
+    path = remote.absolute(path)
     folder, last = os.path.split(path)
-    if os.path.basename(folder) == FOLDER and (last in WORDS or last.isdigit() and os.path.isdir(path)):
+    if os.path.basename(folder) == FOLDER and (last in WORDS or last.isdigit() and remote.is_dir(path)):
         which = which or last
     else:
         folder = path
-    if not os.path.isdir(folder):
+    if not remote.is_dir(folder):
         raise UserError(f'{path}: no such folder; expected a workdir, a checkpoint in it, or a Hugging Face folder')
     workdir = os.path.dirname(folder) if os.path.basename(folder) == FOLDER else folder
     folder = os.path.join(workdir, FOLDER)
     steps = steps_in(folder)
-    if not steps and os.path.exists(os.path.join(workdir, 'config.json')) and os.path.exists(os.path.join(workdir, 'tokenizer')):
+    if not steps and remote.exists(os.path.join(workdir, 'config.json')) and remote.exists(os.path.join(workdir, 'tokenizer')):
         raise UserError(f'{workdir} is a run that has not saved a checkpoint yet; wait until it has, or repeat its train command')
-    if not steps or not os.path.exists(os.path.join(workdir, 'config.json')):
+    if not steps or not remote.exists(os.path.join(workdir, 'config.json')):
         ours = f'a workdir has config.json and {FOLDER}/STEP'
         raise UserError(f'{path}: no checkpoint of ours ({ours}) and no Hugging Face folder (config.json and model.safetensors)')
     if which not in WORDS and which:
@@ -89,13 +119,12 @@ def locate(path: str) -> tuple[str, int]:
 
 def is_there(path: str) -> bool:
     """Whether a path that `choose` takes exists; WORKDIR/checkpoints/best is no folder."""
-    return os.path.exists(os.path.dirname(path.rstrip(os.sep)) if os.path.basename(path.rstrip(os.sep)) in WORDS else path)
+    return remote.exists(os.path.dirname(path.rstrip(os.sep)) if os.path.basename(path.rstrip(os.sep)) in WORDS else path)
 
 
 def _score(folder: str, step: int, metric: str) -> float | None:
     """A held-out score that was saved with a checkpoint; Orbax keeps them as JSON."""
     try:
-        with open(os.path.join(folder, str(step), 'metrics', 'metrics'), encoding='utf-8') as file:
-            return json.load(file).get(metric)
+        return json.loads(remote.read(os.path.join(folder, str(step), 'metrics', 'metrics'))).get(metric)
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None

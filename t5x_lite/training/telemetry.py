@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from t5x_lite import mirrors
 from t5x_lite.config import LogConfig
 from t5x_lite.training import goodput, processes
 
@@ -181,7 +182,7 @@ class Profile:
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
-            print(f'profile of steps {self._first} to {step} in {self._folder}')
+            print(mirrors.named(f'profile of steps {self._first} to {step} in {self._folder}'))
 
 
 def duration(seconds: float) -> str:

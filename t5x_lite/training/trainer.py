@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from t5x_lite import mirrors
 from t5x_lite.config import Config
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.errors import Interrupted, UserError
@@ -90,15 +91,16 @@ class Trainer:
         """The run itself: claims its workdir, restores or begins, and asks for one step after the other. Whoever takes a step answers before going on."""
         with workdirs.disk_errors(self._workdir), workdirs.locked(self._workdir):
             workdirs.claim(self._workdir, self._config)
-            processes.by_first(lambda: checkpoint.copy_tokenizer(self._tokenizer_path, self._workdir))
-            yield from self._run(checkpoint.Checkpoints(self._workdir, self._config.checkpoint))
+            with mirrors.kept(self._workdir) if processes.is_first() else contextlib.nullcontext():
+                processes.by_first(lambda: checkpoint.copy_tokenizer(self._tokenizer_path, self._workdir))
+                yield from self._run(checkpoint.Checkpoints(self._workdir, self._config.checkpoint))
 
     def _run(self, checkpoints: checkpoint.Checkpoints) -> Iterator[driving.Asked]:
-        with contextlib.closing(checkpoints), contextlib.closing(Goodput(self._workdir, processes.is_first(), self._began)) as self._goodput:
+        with contextlib.closing(checkpoints), contextlib.closing(Goodput(mirrors.folder_of(self._workdir), processes.is_first(), self._began)) as self._goodput:
             with self._goodput.spent('restore'):
                 state, run = self._start(checkpoints)
             first, steps = int(state.step), self._config.steps
-            self._watch = Watch(self._config, self._workdir, run.get('watch'), new=not first)
+            self._watch = Watch(self._config, mirrors.folder_of(self._workdir), run.get('watch'), new=not first)
             self._held_out = HeldOut(self._config, self._data, self._make_evaluate, self._watch, run.get('held_out'))
             if first >= steps or self._held_out.over:
                 done = f'all {steps:,} steps of {self._workdir} are done' if first >= steps else f'{self._workdir} has {self._stopped_early(first)}'
@@ -106,7 +108,7 @@ class Trainer:
                 return
             if not first and processes.is_first():  # who alone writes warnings; others need not read all rows of the first batches
                 self._warn_before()
-            log = MetricsLog(self._workdir, self._config.log, first)
+            log = MetricsLog(mirrors.folder_of(self._workdir), self._config.log, first)
             with contextlib.closing(log):
                 self._goodput.begin(first)
                 yield from self._loop(state, first, Window(run.get('window')), checkpoints, log)
@@ -182,7 +184,7 @@ class Trainer:
         config, data = self._config, self._data
         goodput, asked = self._goodput, None
         accounts = Accounts(config, data, self._program.module, self._watch, window, log, goodput)
-        profile = Profile(config.log.profile_steps, self._workdir, first)
+        profile = Profile(config.log.profile_steps, mirrors.folder_of(self._workdir), first)
 
         def begin_profile() -> None:
             accounts.settle()
@@ -223,6 +225,8 @@ class Trainer:
                 if save or stop:
                     log.flush()
                     goodput.mark(done, now=True)
+                    if processes.is_first():
+                        mirrors.upload(self._workdir)  # before the checkpoint, which a resumed run finds every line up to
                     run, saved = {'data': data.fingerprint, 'window': window.sums, 'held_out': self._held_out.state, 'watch': self._watch.state}, now
                     if self._part is not None and learnt.wanted(config):
                         run, saved = run | {'base': learnt.described(self._base, self._part, self._program.abstract.params)}, self._only(now)

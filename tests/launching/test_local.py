@@ -89,7 +89,8 @@ def test_bad_options_are_one_line(tmp_path):
         (('--process=2', '--', '--workdir=w'), "did you mean '--processes'?"),
         (('2', '--', '--workdir=w'), "'2': every option is written --name=value"),
         (('--', '--config=c.py'), '--workdir is missing among the flags of train'),
-        (('--', '--workdir=gs://bucket/run'), '--workdir=gs://bucket/run: a folder of a file system is needed; mount the bucket'),
+        (('--', '--workdir=gs://bucket/run'), '--workdir=gs://bucket/run: logs are written to a folder of a file system; name one before the --: --logs=DIR'),
+        (('--', '--workdir=s3://bucket/run'), '--workdir=s3://bucket/run: a folder of a file system, or gs://BUCKET/FOLDER, is needed; mount it on the machines'),
         (('--grace=never', '--', '--workdir=w'), "--grace: 'never' is no number of seconds"),
     ):
         assert words in one_error(tools.run('local.sh', *options, cwd=tmp_path))

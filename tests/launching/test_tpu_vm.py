@@ -83,6 +83,13 @@ def test_asks_waits_copies_installs_and_trains_on_all_workers(tools, launch, clo
     assert 'are left as they are; to delete them: gcloud compute tpus queued-resources delete t5' in done.stdout
 
 
+def test_a_path_in_a_bucket_installs_what_it_needs(tools, launch):
+    tools.lay(f'{QUEUE} describe', state('ACTIVE'))
+    assert launch(flags=('--config=c.py', '--config.data.path=gs://b/data', '--workdir=gs://b/run')).returncode == 0
+    installs = [argv[6] for argv in tools.calls(f'{VM} ssh') if 'on_worker.sh install' in argv[6]]
+    assert len(installs) == 1 and installs[0].endswith('/launch/on_worker.sh install tpu,gcs')
+
+
 def test_attaches_to_machines_that_are_there(tools, launch):
     tools.lay(f'{QUEUE} describe', state('ACTIVE'))
     assert launch().returncode == 0
