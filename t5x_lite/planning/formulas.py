@@ -159,14 +159,15 @@ def _planned(program: Program, stage: Stage, added_first: bool) -> Iterator[Coll
             yield from one('all-reduce', 'tensor', states(stage[1]), (1 if added_first else 2) * layers * parts, 'gradients of memory')
         yield from one('all-reduce', 'tensor', states(length), parts, 'embeddings of a divided vocabulary')
         forward = 2 if model.remat != Remat.none else 1
+        of_keys = [length] if attentions == 1 else [length, stage[1]]
         if in_ring(config, sizes):
-            of_keys = [length] if attentions == 1 else [length, stage[1]]
             causal = attentions == 2 or config.data.layout == Layout.decoder
             for size, times, place in _round(config, sizes, rows, length, of_keys, causal, forward):
                 yield from one('collective-permute', 'sequence', size, layers * times * parts, place)
             continue
-        keys = 2 * rows * length * model.num_heads * head_size(model) / sizes['tensor'] * item
-        yield from one('all-gather', 'sequence', keys, layers * attentions * (forward + 1) * parts, 'keys and values')
+        for length in of_keys:
+            keys = 2 * rows * length * model.num_heads * head_size(model) / sizes['tensor'] * item
+            yield from one('all-gather', 'sequence', keys, layers * (forward + 1) * parts, 'keys and values')
     predicted = stage[3] if config.data.layout != Layout.decoder else stage[1]
     yield from one('all-reduce', 'tensor', states(predicted), parts, 'gradients behind the output layer')
 
