@@ -165,9 +165,9 @@ def _planned(program: Program, stage: Stage, added_first: bool) -> Iterator[Coll
             for size, times, place in _round(config, sizes, rows, length, of_keys, causal, forward):
                 yield from one('collective-permute', 'sequence', size, layers * times * parts, place)
             continue
-        for length in of_keys:
-            keys = 2 * rows * length * model.num_heads * head_size(model) / sizes['tensor'] * item
-            yield from one('all-gather', 'sequence', keys, layers * (forward + 1) * parts, 'keys and values')
+        for keys in of_keys:
+            size = 2 * rows * keys * model.num_heads * head_size(model) / sizes['tensor'] * item
+            yield from one('all-gather', 'sequence', size, layers * (forward + 1) * parts, 'keys and values')
     predicted = stage[3] if config.data.layout != Layout.decoder else stage[1]
     yield from one('all-reduce', 'tensor', states(predicted), parts, 'gradients behind the output layer')
 
