@@ -47,7 +47,7 @@ class TaskExamples:
             raise UserError(f'the tokenizer {self._tokenizer_path} has no token that ends a text (</s>, [SEP]); tasks need one')
         self._pad, self._start = tokenizer.pad_id or 0, tokenizer.start_id
         self._keep_end = config.data.tasks.keep_end
-        self._empty = sum(not example['targets'].strip() for example in examples)
+        self._empty = sum(not str(example['targets']).strip() for example in examples)
         self._tokenize(examples, tokenizer, config.data.tasks.too_long)
         pack = config.data.tasks.pack
         self._rows = self._plan(random.key(seed, 'tasks.pack', task.name)) if pack else packing.alone(len(examples))

@@ -84,7 +84,7 @@ def test_balanced_weights():
 
 def test_fields_that_are_wrong():
     for given, words in (
-        (('balanced', '1'), "config.data.class_weights has 'balanced'; expected balanced, or numbers"),
+        (('balanced', '1'), "config.data.class_weights has 'balanced'; expected balanced, or finite numbers"),
         (('1', '-2'), "config.data.class_weights has '-2'"),
         (('0', '0'), 'config.data.class_weights are all 0'),
     ):
