@@ -51,7 +51,7 @@ class Chip:
 # twice its links: v5p 1,200 GB/s and 6, v5e 400 and 4, v6e 800 and 4; for v4 the paper says 50 GB/s.
 # Clocks of v5e and v5p follow from their peaks and their units for products: 4 a core, of 128 x 128, two FLOPs a cycle each.
 # The data-centre network: v5p 50 Gbit/s a chip; v5e and v6e 6.4 and 25.6 Tbit/s a pod of 256 (2 x 100 and 4 x 200 Gbit/s a host of 8); none is published of
-# v4. GPUs: an adapter of 200 (A100) or 400 Gbit/s each, in NVIDIA's DGX.
+# v4. GPUs: an adapter of 200 (A100) or 400 Gbit/s each, as in NVIDIA's DGX; assumed, not looked up.
 _CLOUD = 'cloud.google.com/tpu/docs'
 _NVIDIA = "NVIDIA's data sheet"
 CHIPS = {

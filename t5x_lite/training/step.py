@@ -199,8 +199,8 @@ def make_train_step(program: Program) -> Callable[..., tuple[TrainState, dict[st
 
         def keep(new: Any, old: Any) -> Any:
             kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-            # XLA:CPU would make a moment anew where a parameter needs it, out of what it was, and so copy both moments before it changes them where they lie:
-            # five times the time of an update, and the memory of both. Elsewhere one loop reads and writes all four.
+            # XLA:CPU would make a moment anew where a parameter needs it, out of what it was, and so copy both moments before it changes them where they lie: more
+            # to read and write, and the memory of both (test_step.py counts copies). Elsewhere one loop reads and writes all four.
             return jax.lax.optimization_barrier(kept) if on_cpu else kept
 
         transformation = mixout.remembering(config, optim.optimizer(config, n, keep))

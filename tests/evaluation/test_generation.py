@@ -119,6 +119,14 @@ def test_beams_find_what_enumeration_finds(kind, tokenizer):
         assert (answer.score, answer.log_prob) == pytest.approx((score, total), abs=1e-3)
 
 
+def assert_same_answers(sharded, single):
+    """Greedy and by beams."""
+    for decode in (DecodeConfig(max_new_tokens=6), DecodeConfig(method=Decoding.beam, beams=3, max_new_tokens=4)):
+        for ours, theirs in zip(sharded(PROMPTS, decode), single(PROMPTS, decode), strict=True):
+            assert [answer.tokens for answer in ours] == [answer.tokens for answer in theirs]
+            assert [answer.score for answer in ours] == pytest.approx([answer.score for answer in theirs], abs=1e-3)
+
+
 @pytest.mark.parametrize('sizes', [{'data': 2, 'fsdp': 2, 'tensor': 2}, {'data': 2, 'sequence': 4, 'sequence_attention': SequenceAttention.ring}], ids=str)
 @pytest.mark.parametrize('kind', ['decoder', 'encoder_decoder'])
 def test_a_mesh_gives_the_tokens_of_one_device(kind, sizes, tokenizer):
@@ -127,10 +135,7 @@ def test_a_mesh_gives_the_tokens_of_one_device(kind, sizes, tokenizer):
     mesh = partitioning.make_mesh(config)
     params = Evaluator.place_on(make_program(config, mesh), jax.tree.map(np.asarray, single.params))
     sharded = Generator(config, params, tokenizer, mesh, batch_size=4)
-    for decode in (DecodeConfig(max_new_tokens=6), DecodeConfig(method=Decoding.beam, beams=3, max_new_tokens=4)):
-        for ours, theirs in zip(sharded(PROMPTS, decode), single(PROMPTS, decode), strict=True):
-            assert [answer.tokens for answer in ours] == [answer.tokens for answer in theirs]
-            assert [answer.score for answer in ours] == pytest.approx([answer.score for answer in theirs], abs=1e-3)
+    assert_same_answers(sharded, single)
 
 
 def test_the_cache_is_sharded_as_the_model(tokenizer):

@@ -7,12 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite.config import DecodeConfig, Decoding
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.generation import Generator
 from t5x_lite.training import partitioning
 from t5x_lite.training.step import make_program
-from tests.evaluation.test_generation import PROMPTS, config_of, generator, tokenizer  # noqa: F401
+from tests.evaluation.test_generation import assert_same_answers, config_of, generator, tokenizer  # noqa: F401
 from tests.training import small
 from tests.training.test_step import assert_equal, assert_equal_gradients
 from tests.training.test_step_of_language_models import KINDS, train
@@ -45,7 +44,4 @@ def test_generation(kind, tokenizer):  # noqa: F811
     mesh = partitioning.make_mesh(config)
     params = Evaluator.place_on(make_program(config, mesh), jax.tree.map(np.asarray, single.params))
     sharded = Generator(config, params, tokenizer, mesh, batch_size=16)
-    for decode in (DecodeConfig(max_new_tokens=6), DecodeConfig(method=Decoding.beam, beams=3, max_new_tokens=4)):
-        for ours, theirs in zip(sharded(PROMPTS, decode), single(PROMPTS, decode), strict=True):
-            assert [answer.tokens for answer in ours] == [answer.tokens for answer in theirs]
-            assert [answer.score for answer in ours] == pytest.approx([answer.score for answer in theirs], abs=1e-3)
+    assert_same_answers(sharded, single)
