@@ -46,7 +46,7 @@ def gates(
       overlaps: whether the compiler can make collectives asynchronous at all (XLA's for CPUs cannot).
       flops, model_flops: of a step over all devices: compiled, and the model's.
       memory: share of a chip's; 0 where none is published.
-      mfu: None where no time can be told.
+      mfu: by the formulas that are held to published runs; None where no time can be told.
     """
     found = []
     if collectives is not None:
@@ -63,5 +63,5 @@ def gates(
         found.append(Gate('memory', memory <= MOST_MEMORY, f'{memory:.1%} of a chip, at most {MOST_MEMORY:.0%}'))
     least = next((share for size, share in LEAST_MFU if parameters >= size), None)
     if mfu is not None and least is not None:
-        found.append(Gate('MFU', mfu >= least, f'{mfu:.1%} estimated, at least {least:.0%}'))
+        found.append(Gate('MFU', mfu >= least, f'{mfu:.1%} by formulas, at least {least:.0%}'))
     return found

@@ -14,10 +14,10 @@ from t5x_lite.config import AttentionKernel, Config, Layout
 from t5x_lite.config_values import from_dict, to_dict
 from t5x_lite.dry_run import unpadded
 from t5x_lite.errors import UserError
-from t5x_lite.planning import batches, formulas, gates, hlo, memory, mending, products, traffic
+from t5x_lite.planning import batches, formulas, gates, hlo, memory, mending, products, roofline, traffic
 from t5x_lite.planning.batches import Stage
 from t5x_lite.planning.collectives import Collective, collectives
-from t5x_lite.planning.estimate import ASSUMPTIONS, Estimate, estimate, mfu, sending
+from t5x_lite.planning.estimate import ASSUMPTIONS, Estimate, estimate, mfu
 from t5x_lite.planning.topologies import TPUS, Topology, parse
 from t5x_lite.stages import stages
 from t5x_lite.training import driving, partitioning, slices
@@ -36,7 +36,10 @@ class StagePlan:
       flops: compiled, of all devices; model_flops: by formula.
       untold: loops whose trips could not be read, so that `flops` is too low.
       collectives: compiled ones; by formula where nothing is compiled.
-      estimate: None where no figures are published, or it does not fit.
+      estimate: of what was compiled; None where nothing was, no figures are published, or it does not fit.
+      mfu: at estimate.step.
+      predicted: seconds of a step by the formulas that are held to published runs (roofline.py); None where no figures are published.
+      predicted_mfu: at `predicted`.
       seconds: that compiling took.
     """
 
@@ -52,6 +55,8 @@ class StagePlan:
     collectives: list[Collective]
     estimate: Estimate | None
     mfu: float | None
+    predicted: float | None
+    predicted_mfu: float | None
     gates: list[gates.Gate]
     mends: list[str]
     seconds: float
@@ -70,10 +75,16 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Of the whole run; None where a stage has no estimate."""
-        if any(stage.estimate is None for stage in self.stages):
-            return None
-        return sum(stage.steps * stage.estimate.step for stage in self.stages)
+        """Of the whole run, by the formulas; None where no figures are published."""
+        return self._whole([stage.predicted for stage in self.stages])
+
+    @property
+    def scheduled_seconds(self) -> float | None:
+        """The same by the compiler's schedule; None also where a stage does not fit."""
+        return self._whole([stage.estimate and stage.estimate.step for stage in self.stages])
+
+    def _whole(self, seconds: list[float | None]) -> float | None:
+        return None if None in seconds else sum(stage.steps * each for stage, each in zip(self.stages, seconds, strict=True))
 
     @property
     def chip_hours(self) -> float | None:
@@ -185,14 +196,15 @@ def from_json(found: dict[str, Any]) -> Plan:
 
 
 def _assumptions(topology: Topology) -> tuple[str, ...]:
+    by_formulas = tuple(f'by formulas: {line}' for line in roofline.ASSUMPTIONS) if topology.timed else ()
     if topology.compiled:
-        return ASSUMPTIONS
+        return *by_formulas, *(f'as scheduled: {line}' for line in ASSUMPTIONS)
     return (
+        *by_formulas,
         'not compiled: there is no compiler for GPUs without one; FLOPs are those of the program as it is handed to a compiler',
         'activations by the formula of Korthikanti et al. (2022), collectives by the shapes',
         'all GPUs of a host linked by NVLink; several hosts (--slices) by an adapter for each GPU, at chip.network of plan.json',
         'attention=auto and cudnn count as blockwise: they keep no scores, and make them again in the backward pass',
-        'a step takes the longer of its products at the peak of bf16 and its communication; what else reads and writes memory is left out',
     )
 
 
@@ -210,8 +222,10 @@ def _stage(run: Run, program: Program, topology: Topology, stage: Stage, steps: 
     began = time.perf_counter()
     ready = lowered(program, batch)
     state, expected = memory.of_state(program, batch), formulas.model_flops(config, stage)
+    predicted = roofline.predict(program, batch, stage, topology).step
+    predicted_mfu = None if predicted is None else mfu(expected, predicted, topology)
     if not topology.compiled:
-        return _by_formula(program, topology, stage, steps, ready, state, expected, parameters)
+        return _by_formula(program, topology, stage, steps, ready, state, expected, parameters, predicted)
     try:
         compiled = ready.compile()
     except Exception as error:  # of the compiler: JAX's own, or the plugin's
@@ -219,8 +233,9 @@ def _stage(run: Run, program: Program, topology: Topology, stage: Stage, steps: 
             raise
         advice = mending.mends(config, state, dict(mesh.shape), stage, topology)
         return StagePlan(
-            stage, steps, False, state, over[0], over[1] or topology.chip.hbm, 0.0, expected, (), [], None, None, [], advice, time.perf_counter() - began
-        )
+            stage, steps, False, state, over[0], over[1] or topology.chip.hbm, 0.0, expected, (), [], None, None, predicted, predicted_mfu, [], advice,
+            time.perf_counter() - began,
+        )  # fmt: skip
     seconds = time.perf_counter() - began
     module = hlo.parse(compiled.as_text())
     kinds = memory.by_kind(state, compiled.memory_analysis(), memory.kept_for_backward(module))
@@ -234,30 +249,32 @@ def _stage(run: Run, program: Program, topology: Topology, stage: Stage, steps: 
     share = None if found is None else mfu(expected, found.step, topology)
     held = gates.gates(
         collectives=sent, largest=formulas.largest_gathered(program), exchanged=formulas.largest_exchanged(config, dict(mesh.shape), stage),
-        overlaps=topology.kind in TPUS, flops=flops, model_flops=expected, remat=config.model.remat, memory=used / room if room else 0.0, mfu=share,
+        overlaps=topology.kind in TPUS, flops=flops, model_flops=expected, remat=config.model.remat, memory=used / room if room else 0.0, mfu=predicted_mfu,
         parameters=parameters,
     )  # fmt: skip
     # A TPU's compiler refuses what does not fit; XLA's for CPUs does not know how much there is.
-    return StagePlan(stage, steps, True if room else None, kinds, used, room, flops, expected, module.untold, sent, found, share, held, [], seconds)
+    return StagePlan(
+        stage, steps, True if room else None, kinds, used, room, flops, expected, module.untold, sent, found, share, predicted, predicted_mfu, held, [], seconds
+    )
 
 
 def _by_formula(
-    program: Program, topology: Topology, stage: Stage, steps: int, ready: jax.stages.Lowered, state: dict[str, int], expected: float, parameters: int
-) -> StagePlan:
+    program: Program, topology: Topology, stage: Stage, steps: int, ready: jax.stages.Lowered, state: dict[str, int], expected: float, parameters: int,
+    predicted: float | None,
+) -> StagePlan:  # fmt: skip
     config, chip = program.config, topology.chip
     module = hlo.parse(ready.as_text(dialect='hlo'))
     flops, sent = float(products.total(module)), formulas.planned(program, stage, slices=topology.slices)
     sizes = dict(program.mesh.shape)
     kinds = state | {'activations': formulas.activations(config, sizes, stage), 'temporaries': formulas.working(config, sizes, stage)}
     used = sum(kinds.values())
-    computing = flops / topology.chips / chip.peak
-    sent_in = sum(one.times * sending(one, topology, chip.link) for one in sent)
-    found = Estimate(computing, 0.0, computing, computing, max(0.0, sent_in - computing), min(sent_in, computing))
     fits = used <= mending.FULL * chip.hbm
     advice = [] if fits else mending.mends(config, state, sizes, stage, topology)
-    share = mfu(expected, found.step, topology)
     held = gates.gates(
         collectives=None, largest=0, exchanged=0, overlaps=False, flops=flops, model_flops=expected, remat=config.model.remat, memory=used / chip.hbm, mfu=None,
         parameters=parameters,
     )  # fmt: skip
-    return StagePlan(stage, steps, fits, kinds, used, chip.hbm, flops, expected, module.untold, sent, found, share, held, advice, 0.0)
+    predicted_mfu = None if predicted is None else mfu(expected, predicted, topology)
+    return StagePlan(
+        stage, steps, fits, kinds, used, chip.hbm, flops, expected, module.untold, sent, None, None, predicted, predicted_mfu, held, advice, 0.0
+    )

@@ -187,7 +187,7 @@ def compile_best(
         found.append(Compiled(choice, plan, kept))
 
     def order(one: Compiled) -> tuple[Any, ...]:
-        return not one.fits, *((one.plan.seconds,) if one.plan.seconds is not None else ()), choices.index(one.choice)
+        return not one.fits, *((one.plan.scheduled_seconds,) if one.plan.scheduled_seconds is not None else ()), choices.index(one.choice)
 
     return sorted(found, key=order)
 

@@ -29,7 +29,7 @@ def _stage(plan: Plan, stage: StagePlan) -> list[list[str]]:
     compiled = f', compiled in {stage.seconds:.0f} s' if plan.compiled else ''
     lines = [[f'{stage.steps:,} steps from step {start:,}: {rows:,} rows of {length:,} ({predictions:,} predicted a row){compiled}']]
     lines[0].append(_fits(stage))
-    lines.append(_memory(stage))
+    lines.append(_memory(plan, stage))
     lines.append([f'what would make it fit:{"".join(f"{chr(10)}  {mend}" for mend in stage.mends)}'] if stage.mends else [])
     if stage.flops:
         ratio = stage.flops / stage.model_flops
@@ -38,14 +38,16 @@ def _stage(plan: Plan, stage: StagePlan) -> list[list[str]]:
         if stage.untold:
             lines[-1].append(f'  too low: {len(stage.untold)} loops do not tell how often they run, and count once ({", ".join(stage.untold[:3])})')
     lines.append(_collectives(plan, stage))
+    if stage.predicted is not None:
+        lines.append([f'a step takes {stage.predicted:.4g} s, MFU {stage.predicted_mfu:.1%}, by formulas that are held to published runs'])
     if stage.estimate is not None:
         found = stage.estimate
-        by = " by the compiler's cost model" if found.modelled != found.busy else ''
-        lines.append([
-            f'a step takes {found.step:.4g} s: MFU {stage.mfu:.1%}; at best {found.best:.4g} s and {stage.mfu * found.step / found.best:.1%}',
+        by = " by the compiler's own cost model" if found.modelled != found.busy else ''
+        lines[-1] += [
+            f'  as the compiler has scheduled it {found.step:.4g} s, MFU {stage.mfu:.1%}; at best {found.best:.4g} s and {stage.mfu * found.step / found.best:.1%}',
             f"  computing {found.modelled:.4g} s{by}, communication waited for {found.waited:.4g} s, hidden {found.hidden:.4g} s",
             f'  at best: products {found.products:.4g} s, main memory {found.memory:.4g} s, both as scheduled {found.busy:.4g} s',
-        ])  # fmt: skip
+        ]
     if stage.gates:
         lines.append(['gates:', *(f'  {"held  " if gate.held else "MISSED"}  {gate.name}: {gate.said}' for gate in stage.gates)])
     return lines
@@ -62,8 +64,8 @@ def _fits(stage: StagePlan) -> str:
     return f'does not fit: {used:,.2f} GiB of {room:,.2f} a chip, {used - room:,.2f} too many'
 
 
-def _memory(stage: StagePlan) -> list[str]:
-    what = 'of what a step is given and its gradients' if stage.fits is False and not stage.estimate else 'by kind'
+def _memory(plan: Plan, stage: StagePlan) -> list[str]:
+    what = 'of what a step is given and its gradients' if stage.fits is False and plan.compiled else 'by kind'
     return [f'memory of a device {what}, MiB:', *(f'  {kind:<16}{size / 2**20:>14,.1f}' for kind, size in stage.memory.items() if size)]
 
 
@@ -103,8 +105,7 @@ def _short(place: str) -> str:
 
 def _run(plan: Plan) -> list[str]:
     if plan.seconds is None:
-        why = 'it does not fit' if any(stage.fits is False for stage in plan.stages) else 'no figures of these devices are published'
-        return [f'the whole run: no estimate, {why}']
+        return ['the whole run: no estimate, no figures of these devices are published']
     fit = '' if all(stage.fits for stage in plan.stages) else ', were there memory for it'
     hours = plan.chip_hours
     lines = [f'the whole run of {sum(stage.steps for stage in plan.stages):,} steps: about {duration(plan.seconds)}, {hours:,.1f} chip-hours{fit}']
@@ -140,16 +141,19 @@ def draw(plan: Plan, figure_class: Any) -> Any:
             left.axvline(stage.room / 2**30, color='black', linestyle='--', linewidth=1, label='a chip has')
         left.set(yticks=[], xlabel='GiB of a device', title=f'{stage.stage[2]:,} x {stage.stage[1]:,}')
         left.title.set_fontsize(8)
-        if stage.estimate is None:
+        if stage.predicted is None:
             right.text(0.5, 0.5, 'no estimate of time', ha='center', va='center', fontsize=9)
             right.set_axis_off()
             continue
-        found = stage.estimate
-        terms = {'products': found.products, 'memory': found.memory, 'scheduled': found.busy, 'modelled': found.modelled, 'waited for': found.waited, 'step': found.step}
+        terms, said = {'by formulas': stage.predicted}, f'MFU {stage.predicted_mfu:.1%} by formulas'
+        if stage.estimate is not None:
+            found = stage.estimate
+            terms |= {'as scheduled': found.step, 'at best': found.best, 'products': found.products, 'memory': found.memory, 'waited for': found.waited}
+            said += f', {stage.mfu:.1%} as scheduled'
         right.barh(list(terms), [1e3 * seconds for seconds in terms.values()], color='C0')
         right.invert_yaxis()
         right.set(xlabel='ms of a step')
-        right.set_title(f'MFU {stage.mfu:.1%}, estimated', fontsize=8)
+        right.set_title(said, fontsize=8)
         right.tick_params(labelsize=7)
     handles = {label: handle for row in axes for handle, label in zip(*row[0].get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), fontsize=7, ncols=len(handles), loc='outside lower center')

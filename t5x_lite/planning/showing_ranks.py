@@ -81,9 +81,9 @@ def _reading(one: Compiled) -> str:
     said = [f'{used / 2**30:,.3f}{of_room} GiB' if used else 'does not say how much memory it would need']
     if not one.fits:
         said.insert(0, 'does not fit')
-    elif one.plan.seconds is not None:
+    elif one.plan.scheduled_seconds is not None:
         steps = sum(stage.steps for stage in stages)
-        said.insert(0, f'{one.plan.seconds / steps:.4g} s/step' if steps else f'{stages[0].estimate.step:.4g} s/step')
+        said.insert(0, f'{one.plan.scheduled_seconds / steps:.4g} s/step' if steps else f'{stages[0].estimate.step:.4g} s/step')
     sent = max((sum(each.times * each.sent for each in stage.collectives) for stage in stages), default=0.0)
     between = max((sum(each.times * each.between for each in stage.collectives) for stage in stages), default=0.0)
     said += [f'{sent / 2**20:,.1f} MiB sent by a device'] * bool(sent) + [f'{between / 2**20:,.1f} of them to other slices'] * bool(between)
