@@ -5,7 +5,7 @@
 
 Kinds: classes (accuracy) and numbers (Pearson) of tab-separated files without a header, tags (entity F1) of column files. AdamW with eps 1e-6, decay 0.01
 except of biases and norms, linear warm-up over 10 % of the steps and linear decay after it, gradients clipped at 1.0, dropout as the folder says. Batches are
-padded to their longest text, and each epoch ends with a partial one, where ours run on into the next: 160 steps for our 156 in five epochs of 1,000 examples.
+padded to their longest text, and run on from one epoch into the next, as ours do.
 """
 
 import json
@@ -68,19 +68,18 @@ def trained(seed: int, train: list, names: list[str]):
         parts[name.endswith('bias') or 'LayerNorm' in name].append(parameter)
     groups = [{'params': parts[False], 'weight_decay': 0.01}, {'params': parts[True], 'weight_decay': 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=FLAGS.rate, eps=1e-6)
-    steps = FLAGS.epochs * -(-len(train) // FLAGS.batch_size)
+    steps = FLAGS.epochs * len(train) // FLAGS.batch_size
     schedule = transformers.get_linear_schedule_with_warmup(optimiser, round(0.1 * steps), steps)
     model.train()
     order = random.Random(seed)
-    for _ in range(FLAGS.epochs):
-        shuffled = order.sample(train, len(train))
-        for first in range(0, len(shuffled), FLAGS.batch_size):
-            batch, _ = batch_of(tokenizer, shuffled[first : first + FLAGS.batch_size], names)
-            model(**batch).loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-            optimiser.zero_grad()
+    shuffled = [example for _ in range(FLAGS.epochs) for example in order.sample(train, len(train))]
+    for step in range(steps):
+        batch, _ = batch_of(tokenizer, shuffled[step * FLAGS.batch_size : (step + 1) * FLAGS.batch_size], names)
+        model(**batch).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad()
     model.eval()
     return model, tokenizer, steps
 
