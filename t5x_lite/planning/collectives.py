@@ -4,10 +4,10 @@ How overlap is read. The text is in the order of execution (`is_scheduled=true`)
 a later one:
 
   - `all-gather-start` ... `all-gather-done`, or `async-start` ... `async-done`;
-  - on TPUs, fusions: the same collective (one `channel_id`) stands inside several, the first of which (`async-collective-start`) begins it and the last
-    (`async-collective-done`) ends it; those between carry products along with it.
+  - on TPUs, fusions: the same collective (one `channel_id`) stands inside several, the first of which (`AsyncCollectiveStart`) begins it and the last
+    (`AsyncCollectiveDone`) ends it; those between, in loops that run meanwhile too, carry a part of it along with their own work.
 
-It is overlapped where products are computed between its begin and its end. All others are waited for. A TPU's compiler marks some of these
+What stands between runs beside it, and hides as much of it as that takes (overlap.py). All others are waited for. A TPU's compiler marks some of these
 `async_collective_name`: it tried to make them asynchronous, found nothing to compute meanwhile, and made them synchronous again, so they count as waited for.
 A fusion of an all-reduce and the slice of it that a device keeps is a TPU's reduce-scatter.
 
@@ -42,6 +42,8 @@ class Collective:
     meanwhile: FLOPs of products between begin and end, once; 0 where it is waited for.
     largest: bytes of the largest single array in it.
     slices: that a group spans, as many of its devices in each.
+    within, span: the computation, and the places in it where it begins and ends.
+    hidden: share of its time beside which a device does something else; overlap.py finds it.
     """
 
     name: str
@@ -55,10 +57,9 @@ class Collective:
     dims: tuple[int, ...]  # of that array
     place: str
     slices: int = 1
-
-    @property
-    def overlapped(self) -> bool:
-        return self.meanwhile > 0
+    within: str = ''
+    span: tuple[int, int] = (0, 0)
+    hidden: float = 0.0
 
     @property
     def sent(self) -> float:
@@ -87,10 +88,10 @@ def collectives(module: Module, mesh: Mapping[str, int], slices: int = 1, along:
       mesh: sizes of its axes, in order; of a program for one slice of several those within.
       slices: that the devices of `mesh` are of, along its axis `along`. What a program for one slice says of others needs no number.
     """
-    found = []
+    found, begun = [], _begun_in_fusions(module)
     for name, times in module.runs.items():
         if name not in module.fused:
-            found += _in_order(module, module.computations[name], times, mesh, along)
+            found += _in_order(module, module.computations[name], times, mesh, along, begun)
     spread = mesh[along] // slices
     for number, one in enumerate(found):
         if slices > 1 and one.slices == 1:
@@ -99,7 +100,20 @@ def collectives(module: Module, mesh: Mapping[str, int], slices: int = 1, along:
     return [one for one in found if len(one.group) > 1]
 
 
-def _in_order(module: Module, computation: Computation, times: int, mesh: Mapping[str, int], along: str) -> Iterator[Collective]:
+def _begun_in_fusions(module: Module) -> dict[str, set[str]]:
+    """{channel: computations} of what begins in a fusion there; where else it stands, in a loop, a part of it is carried along."""
+    found: dict[str, set[str]] = {}
+    for name in module.runs.keys() - module.fused:
+        for instruction in module.computations[name].instructions.values():
+            for where, inner in _inside(module, module.computations[name], instruction):
+                if any('"AsyncCollectiveStart"' in one.attributes for one in where.instructions.values() if one.opcode == 'custom-call'):
+                    found.setdefault(inner.text('channel_id'), set()).add(name)
+    return found
+
+
+def _in_order(
+    module: Module, computation: Computation, times: int, mesh: Mapping[str, int], along: str, begun: Mapping[str, set[str]]
+) -> Iterator[Collective]:
     order = list(computation.instructions.values())
     places = {instruction.name: number for number, instruction in enumerate(order)}
     spans: dict[str, list[int]] = {}
@@ -107,20 +121,23 @@ def _in_order(module: Module, computation: Computation, times: int, mesh: Mappin
     for number, instruction in enumerate(order):
         for where, inner in _inside(module, computation, instruction):
             channel = inner.text('channel_id')
+            if where is not computation and channel in begun and computation.name not in begun[channel]:
+                continue
             key = f'channel {channel}' if channel and where is not computation else instruction.name
             spans.setdefault(key, [number, number])[1] = number
             what.setdefault(key, (where, inner))
         if instruction.opcode.endswith('-done'):
-            begun = instruction.operands[0] if instruction.opcode == 'recv-done' else _begun(computation, instruction)
-            if begun in spans:
-                spans[begun][1] = places[instruction.name]
+            begin = instruction.operands[0] if instruction.opcode == 'recv-done' else _begin(computation, instruction)
+            if begin in spans:
+                spans[begin][1] = places[instruction.name]
     for key, (first, last) in spans.items():
         where, inner = what[key]
         meanwhile = sum(_flops(module, computation, instruction) for instruction in order[first + 1 : last])
         if inner.opcode == 'recv':
-            yield _between_slices(computation, inner, times, meanwhile, mesh, along)
+            one = _between_slices(computation, inner, times, meanwhile, mesh, along)
         else:
-            yield _collective(where, inner, order[first].name, times, meanwhile, mesh)
+            one = _collective(where, inner, order[first].name, times, meanwhile, mesh)
+        yield dataclasses.replace(one, within=computation.name, span=(first, last))
 
 
 def _inside(module: Module, computation: Computation, instruction: Instruction) -> Iterator[tuple[Computation, Instruction]]:
@@ -135,7 +152,7 @@ def _inside(module: Module, computation: Computation, instruction: Instruction) 
                     yield from _inside(module, inner, one)
 
 
-def _begun(computation: Computation, done: Instruction) -> str:
+def _begin(computation: Computation, done: Instruction) -> str:
     """The instruction that began what ends here."""
     name = done.operands[0]
     while name in computation.instructions and not (found := computation.instructions[name]).opcode.endswith('-start') and found.operands:

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from t5x_lite.planning.collectives import Collective
-from t5x_lite.planning.topologies import Topology
+from t5x_lite.planning.topologies import Chip, Topology
 from t5x_lite.planning.traffic import Work
 
 ASSUMPTIONS = (
@@ -18,7 +18,7 @@ ASSUMPTIONS = (
     'at best, and where the compiler says nothing or no clock is published, it takes the longer of its products (bf16 peak) and its main memory traffic',
     'a collective is a ring over each side of the torus that its group spans, at the full speed of its links, without latency',
     "what goes to another slice takes each chip's share of its host's adapters (chip.network in plan.json), and is added to what goes around within",
-    'an asynchronous collective costs what it takes longer than the products beside it; all others stop the chip',
+    'an asynchronous collective costs what it takes longer than the work beside it; all others stop the chip',
     'data are there in time, and saving and evaluating take none',
     'none of this is fitted to measured runs',
 )
@@ -34,7 +34,7 @@ class Estimate:
       busy: of the instructions one after another, each at its slower side.
       modelled: the same by the compiler's cost model, where it says something.
       waited: of communication that nothing hides.
-      hidden: of communication beside products.
+      hidden: of communication beside something else.
     """
 
     products: float
@@ -54,28 +54,36 @@ class Estimate:
 
 
 def estimate(works: Sequence[Work], collectives: Sequence[Collective], topology: Topology, mesh: Mesh) -> Estimate | None:
-    """None where the chip has no published figures (a CPU; of several slices, v4)."""
+    """None where the chip has no published figures (a CPU; of several slices, v4).
+
+    Args:
+      collectives: with their `hidden` shares.
+    """
     chip = topology.chip
     if not topology.timed:
         return None
     waited = hidden = 0.0
     for one in collectives:
         seconds = sending(one, topology, bandwidth(one, topology, mesh) if one.sent > one.between else 0.0)
-        outside = max(0.0, seconds - one.meanwhile / chip.peak)
-        waited += one.times * outside
-        hidden += one.times * (seconds - outside)
-
-    def slower_side(work: Work) -> float:
-        return max(work.flops / chip.peak, work.bytes / chip.bandwidth)
-
+        waited += one.times * seconds * (1 - one.hidden)
+        hidden += one.times * seconds * one.hidden
     return Estimate(
         products=sum(work.times * work.flops for work in works) / chip.peak,
         memory=sum(work.times * work.bytes for work in works) / chip.bandwidth,
-        busy=sum(work.times * slower_side(work) for work in works),
-        modelled=sum(work.times * (work.cycles / chip.clock if work.cycles and chip.clock else slower_side(work)) for work in works),
+        busy=sum(work.times * _slower_side(work, chip) for work in works),
+        modelled=sum(work.times * taken(work, chip) for work in works),
         waited=waited,
         hidden=hidden,
     )
+
+
+def taken(work: Work, chip: Chip) -> float:
+    """Seconds of an instruction once, by the compiler's cost model where it says something."""
+    return work.cycles / chip.clock if work.cycles and chip.clock else _slower_side(work, chip)
+
+
+def _slower_side(work: Work, chip: Chip) -> float:
+    return max(work.flops / chip.peak, work.bytes / chip.bandwidth)
 
 
 def sending(collective: Collective, topology: Topology, speed: float) -> float:

@@ -57,7 +57,7 @@ def gates(
     found.append(Gate('FLOPs', flops <= most * model_flops, f"{flops / model_flops:.3f} x the model's, at most {most}"))
     sent = sum(one.sent * one.times for one in collectives or ())
     if sent and overlaps:
-        share = sum(one.sent * one.times for one in collectives if one.overlapped) / sent
+        share = sum(one.sent * one.times * one.hidden for one in collectives) / sent
         found.append(Gate('overlap', share >= LEAST_OVERLAPPED, f'{share:.1%} of the bytes sent, at least {LEAST_OVERLAPPED:.0%}'))
     if memory:
         found.append(Gate('memory', memory <= MOST_MEMORY, f'{memory:.1%} of a chip, at most {MOST_MEMORY:.0%}'))

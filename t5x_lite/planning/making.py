@@ -14,7 +14,7 @@ from t5x_lite.config import AttentionKernel, Config, Layout
 from t5x_lite.config_values import from_dict, to_dict
 from t5x_lite.dry_run import unpadded
 from t5x_lite.errors import UserError
-from t5x_lite.planning import batches, formulas, gates, hlo, memory, mending, products, roofline, traffic
+from t5x_lite.planning import batches, formulas, gates, hlo, memory, mending, overlap, products, roofline, traffic
 from t5x_lite.planning.batches import Stage
 from t5x_lite.planning.collectives import Collective, collectives
 from t5x_lite.planning.estimate import ASSUMPTIONS, Estimate, estimate, mfu
@@ -99,7 +99,7 @@ class Plan:
                 {
                     'kind': one.kind, 'axes': list(one.axes), 'devices': len(one.group), 'bytes': one.bytes, 'times': one.times, 'sent': round(one.sent),
                     'slices': one.slices, 'sent_between_slices': round(one.between),
-                    'overlapped': one.overlapped if self.compiled else None, 'flops_meanwhile': one.meanwhile, 'place': one.place or one.name,
+                    'hidden': one.hidden if self.compiled else None, 'flops_meanwhile': one.meanwhile, 'place': one.place or one.name,
                 }
                 for one in stage.collectives
             ]  # fmt: skip
@@ -180,7 +180,7 @@ def from_json(found: dict[str, Any]) -> Plan:
         fields['collectives'] = [
             Collective(
                 one['place'], one['kind'], tuple(one['axes']), tuple(range(one['devices'])), one['bytes'], one['times'], one['flops_meanwhile'], 0, (),
-                one['place'], one['slices'],
+                one['place'], one['slices'], hidden=one['hidden'] or 0.0,
             )
             for one in given['collectives']
         ]  # fmt: skip
@@ -244,6 +244,7 @@ def _stage(run: Run, program: Program, topology: Topology, stage: Stage, steps: 
         sent = collectives(module, slices.within(mesh.shape, topology.slices, along), along=along)
     else:
         sent = collectives(module, mesh.shape, topology.slices, along)
+    sent = overlap.hidden(module, sent, works, topology, mesh)
     found = estimate(works, sent, topology, mesh)
     flops, used, room = products.total(module) * topology.chips, sum(kinds.values()), topology.chip.hbm
     share = None if found is None else mfu(expected, found.step, topology)

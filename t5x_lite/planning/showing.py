@@ -82,7 +82,7 @@ def _collectives(plan: Plan, stage: StagePlan) -> list[str]:
     lines.append(f'  {"kind":<18} {"axes":<16} {"MiB":>10} {"times":>6}  {"overlapped" if plan.compiled else "":<10}  where')
     rows: dict[tuple[Any, ...], list[float]] = {}
     for one in stage.collectives:
-        overlapped = ('yes' if one.overlapped else 'no') if plan.compiled else ''
+        overlapped = f'{one.hidden:.0%}' if plan.compiled else ''
         key = one.kind, '+'.join(one.axes) + ' (slices)' * (one.slices > 1), one.bytes, overlapped, _short(one.place or one.name)
         row = rows.setdefault(key, [0, 0.0])
         row[0] += one.times
