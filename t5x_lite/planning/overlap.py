@@ -9,7 +9,7 @@ import dataclasses
 
 from jax.sharding import Mesh
 
-from t5x_lite.planning.collectives import Collective
+from t5x_lite.planning.collectives import KINDS, Collective
 from t5x_lite.planning.estimate import bandwidth, sending, taken
 from t5x_lite.planning.hlo import Computation, Instruction, Module
 from t5x_lite.planning.topologies import Topology
@@ -40,7 +40,9 @@ def hidden(module: Module, collectives: Sequence[Collective], works: Sequence[Wo
 
 
 def _seconds(module: Module, computation: Computation, instruction: Instruction, seconds: dict[str, float]) -> float:
-    """Of an instruction once, with the trips of a loop."""
+    """Of an instruction once, with the trips of a loop; what only communicates hides nothing."""
+    if instruction.opcode.removesuffix('-start') in KINDS:
+        return 0.0
     if instruction.opcode not in ('while', 'call', 'conditional'):
         return seconds[instruction.name] if instruction.name in seconds else 0.0
     trips = (module.trips(computation.name, instruction) or 1) if instruction.opcode == 'while' else 1

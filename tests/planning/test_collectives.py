@@ -61,7 +61,7 @@ def test_states_are_added_over_tensor(found):
 
 def test_nothing_else_is_sent(found):
     assert {one.kind for one in found} <= {'all-gather', 'all-reduce', 'reduce-scatter'}
-    assert not [one for one in found if one.overlapped]  # XLA's for CPUs waits for all
+    assert not [one for one in found if one.meanwhile]  # XLA's for CPUs waits for all
 
 
 def test_those_of_a_tpu():
@@ -70,9 +70,9 @@ def test_those_of_a_tpu():
         assert one.axes == ('fsdp',) and one.group == (0, 1, 2, 3) and one.times == fixture.TRIPS
     # One gather, though it stands in three fusions; a product runs between the first and the last of them.
     assert asynchronous.kind == waited.kind == 'all-gather' and asynchronous.bytes == waited.bytes == 2 * 8 * 16
-    assert asynchronous.overlapped and asynchronous.meanwhile == 2 * 32 * 8 * 8
+    assert asynchronous.meanwhile == 2 * 32 * 8 * 8
     # What bears the name of an asynchronous one, and is one instruction, is waited for.
-    assert not waited.overlapped
+    assert not waited.meanwhile
     assert scattered.kind == 'reduce-scatter' and scattered.bytes == 4 * 8 * 16 and scattered.sent == 4 * 8 * 16 * 3 / 4
 
 
@@ -92,8 +92,70 @@ DOT = '  %dot.1 = f32[4,8]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contr
 
 @pytest.mark.parametrize('lines, flops', [((DOT, DONE), 2 * 4 * 8 * 8), ((DONE, DOT), 0)])
 def test_pairs_of_start_and_done(lines, flops):
-    (one,) = collectives(hlo.parse(PAIR.format('\n'.join(lines))), {'data': 2, 'fsdp': 1, 'tensor': 1, 'sequence': 1})
+    (one,) = collectives(hlo.parse(PAIR.format('\n'.join(lines))), DATA)
     assert one.kind == 'all-gather' and one.axes == ('data',) and one.bytes == 4 * 8 * 8 and one.meanwhile == flops
+
+
+# A gather that begins before a loop and ends behind it: each trip carries a part of it along with a product.
+THROUGH_A_LOOP = """HloModule m, is_scheduled=true, num_partitions=2
+
+%begin (p0: f32[4,8]) -> (f32[4,8], f32[8,8]) {
+  %p0 = f32[4,8]{1,0} parameter(0)
+  %all-gather.1 = f32[8,8]{1,0} all-gather(%p0), channel_id=7, replica_groups={{0,1}}, dimensions={0}, use_global_device_ids=true
+  ROOT %custom-call.1 = (f32[4,8]{1,0}, f32[8,8]{1,0}) custom-call(%all-gather.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%carry (p0: f32[4,8], p1: f32[8,8]) -> (f32[8,8], f32[4,8]) {
+  %p0.1 = f32[4,8]{1,0} parameter(0)
+  %p1.1 = f32[8,8]{1,0} parameter(1)
+  %all-gather.2 = f32[8,8]{1,0} all-gather(%p0.1), channel_id=7, replica_groups={{0,1}}, dimensions={0}, use_global_device_ids=true
+  %dot.1 = f32[4,8]{1,0} dot(%p0.1, %p1.1), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %tuple.1 = (f32[8,8]{1,0}, f32[4,8]{1,0}) tuple(%all-gather.2, %dot.1)
+}
+
+%end (p0: f32[4,8], p1: f32[8,8]) -> f32[8,8] {
+  %p0.2 = f32[4,8]{1,0} parameter(0)
+  %p1.2 = f32[8,8]{1,0} parameter(1)
+  %all-gather.3 = f32[8,8]{1,0} all-gather(%p0.2), channel_id=7, replica_groups={{0,1}}, dimensions={0}, use_global_device_ids=true
+  ROOT %custom-call.2 = f32[8,8]{1,0} custom-call(%p0.2, %p1.2, %all-gather.3), custom_call_target="AsyncCollectiveDone"
+}
+
+%body (state: (s32[], f32[4,8], f32[8,8])) -> (s32[], f32[4,8], f32[8,8]) {
+  %state = (s32[], f32[4,8]{1,0}, f32[8,8]{1,0}) parameter(0)
+  %number = s32[] get-tuple-element(%state), index=0
+  %x = f32[4,8]{1,0} get-tuple-element(%state), index=1
+  %w = f32[8,8]{1,0} get-tuple-element(%state), index=2
+  %fusion.2 = (f32[8,8]{1,0}, f32[4,8]{1,0}) fusion(%x, %w), kind=kCustom, calls=%carry
+  %made = f32[4,8]{1,0} get-tuple-element(%fusion.2), index=1
+  %constant.1 = s32[] constant(1)
+  %add.1 = s32[] add(%number, %constant.1)
+  ROOT %tuple.2 = (s32[], f32[4,8]{1,0}, f32[8,8]{1,0}) tuple(%add.1, %made, %w)
+}
+
+%condition (state: (s32[], f32[4,8], f32[8,8])) -> pred[] {
+  %state.1 = (s32[], f32[4,8]{1,0}, f32[8,8]{1,0}) parameter(0)
+  %number.1 = s32[] get-tuple-element(%state.1), index=0
+  %constant.2 = s32[] constant(3)
+  ROOT %lt.1 = pred[] compare(%number.1, %constant.2), direction=LT
+}
+
+ENTRY %main (x: f32[4,8], w: f32[8,8]) -> f32[8,8] {
+  %x.1 = f32[4,8]{1,0} parameter(0)
+  %w.1 = f32[8,8]{1,0} parameter(1)
+  %constant.3 = s32[] constant(0)
+  %fusion.1 = (f32[4,8]{1,0}, f32[8,8]{1,0}) fusion(%x.1), kind=kCustom, calls=%begin
+  %begun = f32[8,8]{1,0} get-tuple-element(%fusion.1), index=1
+  %tuple.3 = (s32[], f32[4,8]{1,0}, f32[8,8]{1,0}) tuple(%constant.3, %x.1, %w.1)
+  %while.1 = (s32[], f32[4,8]{1,0}, f32[8,8]{1,0}) while(%tuple.3), condition=%condition, body=%body
+  ROOT %fusion.3 = f32[8,8]{1,0} fusion(%x.1, %begun), kind=kCustom, calls=%end
+}
+"""
+DATA = {'data': 2, 'fsdp': 1, 'tensor': 1, 'sequence': 1}
+
+
+def test_what_a_loop_carries_along_is_counted_where_it_begins():
+    (one,) = collectives(hlo.parse(THROUGH_A_LOOP), DATA)
+    assert one.kind == 'all-gather' and one.times == 1 and one.within == 'main' and one.meanwhile == 3 * 2 * 4 * 8 * 8
 
 
 @pytest.mark.parametrize('written, group, axes', [
@@ -143,9 +205,9 @@ def test_what_a_slice_exchanges_with_others():
     module = hlo.parse(ACROSS)
     summed, gathered, inside = collectives(module, {'data': 2, 'fsdp': 4, 'tensor': 1, 'sequence': 1})
     assert (summed.kind, summed.axes, summed.slices, len(summed.group), summed.bytes) == ('all-reduce', ('data',), 2, 2, PART)
-    assert summed.overlapped and summed.meanwhile == 2 * 256 * 128 * 128 and summed.between == summed.sent == PART  # 2 x 1/2
+    assert summed.meanwhile == 2 * 256 * 128 * 128 and summed.between == summed.sent == PART  # 2 x 1/2
     assert (gathered.kind, gathered.slices, gathered.bytes, gathered.dims) == ('all-gather', 4, 4 * PART, (256, 128))
-    assert not gathered.overlapped and gathered.between == gathered.sent == 3 * PART
+    assert not gathered.meanwhile and gathered.between == gathered.sent == 3 * PART
     # Groups of the program are numbered within a slice.
     assert (inside.kind, inside.axes, inside.slices, inside.group, inside.between) == ('all-reduce', ('data',), 1, (0, 4), 0)
     assert {work.name for work in traffic.works(module)} == {'dot.1', 'add.1', 'all-reduce.1'}

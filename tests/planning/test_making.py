@@ -216,14 +216,14 @@ def test_gates_are_missed_where_they_should_be():
         }  # fmt: skip
         return {gate.name: gate.held for gate in gates.gates(**(given | changed))}
 
-    def one(kind='all-gather', elements=25, meanwhile=0):
-        return making.Collective('x', kind, ('fsdp',), (0, 1, 2, 3), 400, 1, meanwhile, 400, (elements,), '')
+    def one(kind='all-gather', elements=25, hidden=0.0):
+        return making.Collective('x', kind, ('fsdp',), (0, 1, 2, 3), 400, 1, 0, 400, (elements,), '', hidden=hidden)
 
     assert all(held().values())
     assert held(flops=1.2)['FLOPs'] is False and held(flops=1.2, remat=Remat.full)['FLOPs'] is True
     assert held(memory=0.91)['memory'] is False and held(mfu=0.55)['MFU'] is False and held(mfu=0.55, parameters=400_000_000)['MFU'] is True
     assert held(collectives=[one()]) == {'no unplanned collective': True, 'FLOPs': True, 'overlap': False, 'memory': True, 'MFU': True}
-    assert held(collectives=[one(meanwhile=10)])['overlap'] is True
+    assert held(collectives=[one(hidden=0.96)])['overlap'] is True and held(collectives=[one(hidden=1.0), one(hidden=0.8)])['overlap'] is False
     assert held(collectives=[one(elements=26)])['no unplanned collective'] is False  # 4 x 26 of at most 100
     assert held(collectives=[one('all-to-all', 1)])['no unplanned collective'] is False
     assert held(collectives=[one('all-to-all', 1)], exchanged=400)['no unplanned collective'] is True
