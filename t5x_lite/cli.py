@@ -24,7 +24,6 @@ from t5x_lite.errors import UserError, mendable, nearest
 flags.disclaim_key_flags()  # what is defined here belongs to the command: --help shows it
 
 _IN_WORKDIR = ['config.json']  # the config that a command without --config takes
-_IN_BUCKET: list[str] = []  # the flags that take gs://BUCKET/FOLDER
 _ARGV: list[str] = []  # the command line as config_flags reads it, with --config first
 _OF_HEADS: dict[str, str] = {}  # {'NAME.data.train': 'FILE'} of flags --config.heads.NAME.data.train=FILE, which config_flags does not know
 
@@ -33,7 +32,6 @@ def define_config_flags(
     workdir_required: bool = True,
     file: str = 'config.json',
     what: str = 'Folder of the run, or gs://BUCKET/FOLDER: config.json, metrics.jsonl, checkpoints/, tokenizer/.',
-    in_bucket: bool = True,
 ) -> flags.FlagHolder[Config]:
     """--config and --workdir, for the commands that work on a run.
 
@@ -43,10 +41,8 @@ def define_config_flags(
     Args:
       file: what it is called there.
       what: --workdir is.
-      in_bucket: it may be gs://BUCKET/FOLDER.
     """
     _IN_WORKDIR[:] = [file]
-    _IN_BUCKET[:] = ['workdir'] * in_bucket
     flags.DEFINE_string('workdir', None, what, required=workdir_required)
     holder = config_flags.DEFINE_config_dataclass(
         'config',
@@ -148,14 +144,13 @@ def _no_more(rest: Sequence[str]) -> None:
 
 
 def _check_places() -> None:
-    """A bucket is there and lets us in, which is found out first. Where a file system is needed, gs://BUCKET/RUN would be a local folder `gs:`."""
+    """A bucket is there and lets us in, which is found out first. Where another URL was meant, s3://BUCKET/RUN would be a local folder `s3:`."""
     for name in ('workdir', 'output'):
         if name not in flags.FLAGS or '://' not in (value := str(flags.FLAGS[name].value)):
             continue
-        if name not in _IN_BUCKET or not remote.is_remote(value):
-            mend = 'write there and copy it (gcloud storage cp -r), or mount the bucket (Cloud Storage FUSE: launch/README.md) and name the folder there'
-            or_bucket = ', or gs://BUCKET/FOLDER,' * (name in _IN_BUCKET)
-            raise UserError(f'--{name}={value}: a folder of a file system{or_bucket} is needed; {mend}')
+        if not remote.is_remote(value):
+            mend = 'write there and copy it, or mount the place and name the folder there'
+            raise UserError(f'--{name}={value}: a folder of a file system, or gs://BUCKET/FOLDER, is needed; {mend}')
         remote.check(value)
 
 

@@ -18,7 +18,7 @@ from t5x_lite.interop import conversion
 from t5x_lite.training import places
 
 _INPUT = flags.DEFINE_string('input', None, 'A Hugging Face folder, or a workdir of ours or one checkpoint in it.', required=True)
-_OUTPUT = flags.DEFINE_string('output', None, 'Folder to write; it must be new or empty.', required=True)
+_OUTPUT = flags.DEFINE_string('output', None, 'Folder to write, or gs://BUCKET/FOLDER; it must be new or empty.', required=True)
 _FORMAT = flags.DEFINE_enum('format', None, ['hf', 'native'], 'What to write.', required=True)
 _EMA = flags.DEFINE_bool('ema', False, 'Write the moving average of the weights (--format=hf).')
 _STEP = flags.DEFINE_string('step', None, 'Of a workdir (--format=hf): ' + places.STEP_HELP)

@@ -6,33 +6,44 @@
         mirrors.upload('gs://BUCKET/RUN')                      before a checkpoint: a run that goes on from it finds every line up to it
 
 A launch that is killed leaves there what was uploaded last; the next cuts off what came after the checkpoint that it goes on from, as in any workdir, so that
-nothing is lost and nothing stands there twice. A workdir of a file system is its own folder, and none of this happens.
+nothing is lost and nothing stands there twice. A workdir of a file system is its own folder, and none of this happens. (What other commands write:
+t5x_lite/outgoing.py.)
 """
 
 import atexit
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
 import threading
+import time
 
 from t5x_lite import remote
 from t5x_lite.errors import UserError
 
-_EVERY_SECONDS = 20.0
+_EVERY_SECONDS, _SAID_SECONDS = 20.0, 30.0
 _OWN = ('launch.json',)  # who trains there: a lease is no file to be copied (training/leases.py)
 _PARTIAL = ('.tmp', '.partial', '.part')
 
 
-class _Mirror:
-    def __init__(self, path: str):
+class Mirror:
+    """A folder of this machine whose files are to be those of a folder in a bucket.
+
+    Args:
+      path: the folder in the bucket.
+      folder: here; '': a temporary one, to which the files that are there are copied.
+    """
+
+    def __init__(self, path: str, folder: str = ''):
         self.path, self._lock = path, threading.Lock()
-        self.folder = tempfile.mkdtemp(prefix='t5x_lite-')
+        self.folder = folder or tempfile.mkdtemp(prefix='t5x_lite-')
         self._known: dict[str, tuple[int, int]] = {}  # what each file was when it was last the same there
         self._seen: dict[str, list[str]] = {}  # and what the bucket said of it
-        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
-        self.pull()
+        if not folder:
+            atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
+            self.pull()
 
     def pull(self) -> None:
         """Brings the files of the workdir here, those in its folders left out, unless they were changed here."""
@@ -46,17 +57,38 @@ class _Mirror:
                     file.write(remote.read(f'{self.path}/{name}'))
                 self._known[name], self._seen[name] = _state(here), seen
 
-    def push(self) -> None:
+    def names(self) -> list[str]:
+        """Of the files below the folder, those that are being written left out."""
+        found = (os.path.relpath(os.path.join(parent, name), self.folder) for parent, _, names in os.walk(self.folder) for name in names)
+        return sorted(name for name in found if not name.endswith(_PARTIAL))
+
+    def is_there(self, name: str) -> None:
+        """A file need not be uploaded while it stays as it is."""
+        self._known[name] = _state(os.path.join(self.folder, name))
+
+    def push(self, last: str = '', before_last: Callable[[], None] = lambda: None) -> None:
+        """Uploads the files that have changed, whole, and removes there those that are gone here.
+
+        Args:
+          last: the name of the one that is uploaded after all others.
+          before_last: called just before that.
+        """
         with self._lock:
-            here = {os.path.relpath(os.path.join(parent, name), self.folder) for parent, _, names in os.walk(self.folder) for name in names}
-            for name in sorted(name for name in here if not name.endswith(_PARTIAL)):
+            here, said, done_bytes = self.names(), time.monotonic(), 0
+            for name in sorted(here, key=lambda name: (name == last, name)):
                 path = os.path.join(self.folder, name)
+                if name == last:
+                    before_last()
                 with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
                     state = _state(path)
                     if name not in self._known or self._known[name] != state:
                         remote.upload(path, f'{self.path}/{name}')
                         self._known[name] = state
-            for name in self._known.keys() - here:
+                        done_bytes += state[1]
+                if time.monotonic() - said > _SAID_SECONDS:
+                    said = time.monotonic()
+                    print(f'{self.path}: {done_bytes / 1e9:,.2f} GB are uploaded, up to {name}', file=sys.stderr, flush=True)
+            for name in self._known.keys() - set(here):
                 with contextlib.suppress(FileNotFoundError):
                     remote.remove(f'{self.path}/{name}')
                 del self._known[name]
@@ -67,13 +99,13 @@ def _state(path: str) -> tuple[int, int]:
     return found.st_mtime_ns, found.st_size
 
 
-_mirrors: dict[str, _Mirror] = {}
+_mirrors: dict[str, Mirror] = {}
 
 
-def _of(workdir: str) -> _Mirror:
+def _of(workdir: str) -> Mirror:
     workdir = remote.absolute(workdir)
     if workdir not in _mirrors:
-        _mirrors[workdir] = _Mirror(workdir)
+        _mirrors[workdir] = Mirror(workdir)
     return _mirrors[workdir]
 
 

@@ -24,7 +24,7 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # no device is used; with libtpu 
 
 from absl import flags
 
-from t5x_lite import cli
+from t5x_lite import cli, outgoing
 from t5x_lite.assemble import assemble
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import reporting
@@ -36,7 +36,7 @@ _CONFIG = cli.define_config_flags(workdir_required=False)
 _TOPOLOGY = flags.DEFINE_string('topology', None, 'Where to run: v5p:4x4x4, v5e:16x16, v4:..., v6e:..., cpu:8 or gpu:8xH100.', required=True)
 _SLICES = flags.DEFINE_integer('slices', 1, 'How many of them, linked by the data-centre network; of gpu, hosts.', lower_bound=1)
 _PRICE = flags.DEFINE_float('price_per_chip_hour', 0.0, 'What a chip costs an hour, in any money; the plan then says what the run costs.', lower_bound=0.0)
-_OUTPUT = flags.DEFINE_string('output', '', 'Folder for plan.json and plan.png.')
+_OUTPUT = flags.DEFINE_string('output', '', 'Folder for plan.json and plan.png, or gs://BUCKET/FOLDER.')
 _MESH = flags.DEFINE_enum('mesh', 'config', ['config', 'auto'], 'config: that of config.mesh. auto: the best of all meshes, recomputations and microbatches.')
 _COMPILE = flags.DEFINE_integer('compile', 3, 'With --mesh=auto: how many of the best are compiled; 0: none.', lower_bound=0)
 _CACHE_DIR = flags.DEFINE_string('cache_dir', '', "With --mesh=auto: a folder in which compiled plans are kept; '': t5x_lite/plans in your cache folder.")
@@ -50,19 +50,25 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f'--output={_OUTPUT.value} is a file; name a folder')
     if _OUTPUT.value:
         reporting.matplotlib_figure()  # whether there is one, before minutes are spent
-    if _MESH.value == 'auto':
-        _auto(topology)
-        return
-    for flag in (_COMPILE, _CACHE_DIR):
-        if flag.present:
-            raise UserError(f'--{flag.name} is for --mesh=auto; add that, or leave it out')
+    if _MESH.value != 'auto':
+        for flag in (_COMPILE, _CACHE_DIR):
+            if flag.present:
+                raise UserError(f'--{flag.name} is for --mesh=auto; add that, or leave it out')
+    with outgoing.to(_OUTPUT.value, showing_ranks.JSON if _MESH.value == 'auto' else showing.JSON) as folder:
+        written = (_auto if _MESH.value == 'auto' else _one)(topology, folder)
+    if written:
+        print(f'\nwritten to {" and ".join(path.replace(folder, _OUTPUT.value) for path in written)}')
+
+
+def _one(topology: Topology, folder: str) -> list[str]:
+    """Prints the plan of the config as it stands. Returns what it wrote."""
     plan = making.make(assemble(_CONFIG.value), topology, _PRICE.value)
     print(showing.text(plan))
-    if _OUTPUT.value:
-        print(f'\nwritten to {" and ".join(showing.write(plan, _OUTPUT.value))}')
+    return showing.write(plan, folder) if folder else []
 
 
-def _auto(topology: Topology) -> None:
+def _auto(topology: Topology, folder: str) -> list[str]:
+    """Prints the ranking of all meshes. Returns what it wrote."""
     cache = keeping.Cache(_CACHE_DIR.value)  # whether one can write there, before minutes are spent
     if _COMPILE.value:
         topology.devices()  # whether there is a compiler; and fake devices are asked for before JAX begins
@@ -75,8 +81,7 @@ def _auto(topology: Topology) -> None:
     print(showing_ranks.text(found))
     if compiled:
         print(f'\n{showing.text(compiled[0].plan)}')
-    if _OUTPUT.value:
-        print(f'\nwritten to {" and ".join(showing_ranks.write(found, _OUTPUT.value))}')
+    return showing_ranks.write(found, folder) if folder else []
 
 
 if __name__ == '__main__':

@@ -30,7 +30,7 @@ from typing import Any
 from absl import flags
 import jax
 
-from t5x_lite import cli, several
+from t5x_lite import cli, outgoing, several
 from t5x_lite.assemble import load_for_use
 from t5x_lite.config import Config, DecodeConfig
 from t5x_lite.config_values import from_json
@@ -57,7 +57,7 @@ _CONFIG = cli.define_config_flags()
 _TEXT = flags.DEFINE_string('text', None, 'A text; [MASK] marks words to fill in.')
 _TEXT_B = flags.DEFINE_string('text_b', None, 'The second text of a pair.')
 _INPUT = flags.DEFINE_string('input', None, 'A file with a text a line (two texts: separated by a tab), or for labels a table (.csv, .jsonl); - is standard input.')
-_OUTPUT = flags.DEFINE_string('output', None, 'A jsonl file for the answers; - is standard output, a line as soon as it is known.')
+_OUTPUT = flags.DEFINE_string('output', None, 'A jsonl file for the answers, or gs://BUCKET/FILE; - is standard output, a line as soon as it is known.')
 _STEP = flags.DEFINE_string('step', None, 'The checkpoint to use: ' + places.STEP_HELP)
 _CHOICES = flags.DEFINE_string(
     'choices', None, 'Continuations, separated by |, to rank by their probability instead of generating one; of a multiple choice run, the choices.'
@@ -193,6 +193,14 @@ def main(argv: Sequence[str]) -> None:
         raise UserError('give --text="..." or --input=FILE (- for standard input), one of them')
     if _TEXT_B.value is not None and _TEXT.value is None:
         raise UserError('--text_b goes with --text; in an --input, two texts of a line are separated by a tab')
+    with outgoing.to(_OUTPUT.value or '-') as output:
+        said = _answer(output)
+    if said:
+        print(f'{said[0]} in {_OUTPUT.value}{said[1]}')
+
+
+def _answer(output: str) -> tuple[str, str] | None:
+    """Answers what is asked. What there is to say of answers that were written to a file."""
     if _ADAPTER.value:
         predictors = _beside(_CONFIG.value)
         asked, ask, shown = {'': next(iter(predictors.values()))}, lambda texts: _side_by_side(predictors, texts), _show_runs
@@ -207,25 +215,25 @@ def main(argv: Sequence[str]) -> None:
             for piece in first.stream(_TEXT.value):
                 print(piece, end='', flush=True)
             print()
-            return
-    if not _OUTPUT.value or _OUTPUT.value == '-':
+            return None
+    if output == '-':
         for answer in ask(_inputs(asked)):
             print(_line(answer) if _OUTPUT.value else shown(answer), flush=True)
-        return
+        return None
     cut = 0
-    count, partial = 0, f'{_OUTPUT.value}.partial'  # renamed when whole: a mistake in line 1,000 leaves what was there before
+    count, partial = 0, f'{output}.partial'  # renamed when whole: a mistake in line 1,000 leaves what was there before
     try:
         with open(partial, 'w', encoding='utf-8') as file:
             for count, answer in enumerate(ask(_inputs(asked)), 1):
                 file.write(_line(answer) + '\n')
                 cut += 'cut' in answer
-        os.replace(partial, _OUTPUT.value)
+        os.replace(partial, output)
     except OSError as error:
-        raise UserError(f'--output={_OUTPUT.value}: {error.strerror}') from error
+        raise UserError(f'--output={output}: {error.strerror}') from error
     finally:
         with contextlib.suppress(OSError):
             os.remove(partial)
-    print(f'{count:,} answers in {_OUTPUT.value}' + (f'; {cut:,} of the texts were too long and cut (those with "cut")' if cut else ''))
+    return f'{count:,} answers', f'; {cut:,} of the texts were too long and cut (those with "cut")' if cut else ''
 
 
 if __name__ == '__main__':

@@ -18,6 +18,9 @@ rule removed. A language filter is not among them.
 --runner prepares as an Apache Beam pipeline, for corpora that outgrow one machine (pip install 't5x-lite[beam]'; t5x_lite/data/beam_form.py): the
 same bytes as without, for any number of workers. --input and --output must be paths that all workers see. One file is read by one worker: give many.
 
+--output=gs://BUCKET/FOLDER is made below $T5X_LITE_CACHE (~/.cache/t5x_lite/buckets), which needs room for all of it, and uploaded when it is whole. --input and
+what --runner writes are of a file system.
+
 Byte-level BPE and characters take white space for text: it is kept as it is, newlines included, and sentences only mark places in it. Other
 tokenizers see single spaces.
 
@@ -38,7 +41,7 @@ _FLAGS = (
         'Files, folders, patterns or tfds:NAME/CONFIG:VERSION, separated by commas; text or jsonl, either may be gz.',
         required=True,
     ),
-    flags.DEFINE_string('output', None, 'Folder to write.', required=True),
+    flags.DEFINE_string('output', None, 'Folder to write, or gs://BUCKET/FOLDER.', required=True),
     flags.DEFINE_string(
         'tokenizer',
         _DEFAULT.tokenizer,

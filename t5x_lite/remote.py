@@ -4,6 +4,7 @@ What a bucket holds is written whole: it cannot be appended to, renamed at once,
 
     what is read       is copied to a folder of this machine that is named by what it holds (`local`): below $T5X_LITE_CACHE, or ~/.cache/t5x_lite/buckets
     what a run writes  into its workdir goes to a folder of this machine, whose files are uploaded whole (t5x_lite/mirrors.py)
+    what others write  is made on this machine, and uploaded when it is whole (t5x_lite/outgoing.py)
     a checkpoint       is written and read in its place, by Orbax and TensorStore
     a lease            is made by `create`, which the bucket grants to one of those who ask at once (ifGenerationMatch=0)
 
@@ -141,7 +142,10 @@ def _in(folder: str) -> dict[str, dict[str, Any]]:
 def files(folder: str) -> dict[str, dict[str, Any]]:
     """{path relative to the folder: what the bucket says of it: size, crc32c, generation} of all files below a remote folder."""
     with _at(folder) as system:
-        found = system.find(folder, detail=True)
+        try:
+            found = system.find(folder, detail=True)
+        except FileNotFoundError:
+            return {}
     own = folder.removeprefix(SCHEME).rstrip('/') + '/'
     return {name.removeprefix(own): info for name, info in sorted(found.items()) if name.startswith(own) and not name.endswith('/')}
 

@@ -11,17 +11,19 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from t5x_lite import cli
+from t5x_lite import cli, outgoing
 from t5x_lite.evaluation import reporting
 
 _WORKDIRS = flags.DEFINE_list('workdirs', None, 'Folders of runs, separated by commas.', required=True)
-_OUTPUT = flags.DEFINE_string('output', None, 'Folder to write.', required=True)
+_OUTPUT = flags.DEFINE_string('output', None, 'Folder to write, or gs://BUCKET/FOLDER.', required=True)
 _METRICS = flags.DEFINE_list('metrics', [], 'Metrics to draw, in this order; by default all that are measured on held-out data.')
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    print(reporting.report(_WORKDIRS.value, _OUTPUT.value, _METRICS.value))
+    with outgoing.to(_OUTPUT.value, reporting.SUMMARY) as folder:
+        text = reporting.report(_WORKDIRS.value, folder, _METRICS.value)
+    print(text)
     print(f'written to {_OUTPUT.value}/{reporting.CURVES} and {_OUTPUT.value}/{reporting.SUMMARY}')
 
 

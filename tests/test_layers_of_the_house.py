@@ -54,7 +54,7 @@ def room_of(module: str) -> str | None:
         return inside
     if parts[1:2] and parts[1] in ('assemble', 'dry_run', 'running'):  # a run from its config to its end
         return 'assembly'
-    if parts[1:2] and parts[1] in ('config', 'config_values', 'checks', 'dotted_names', 'errors', 'mirrors', 'remote', 'several', 'stages'):
+    if parts[1:2] and parts[1] in ('config', 'config_values', 'checks', 'dotted_names', 'errors', 'mirrors', 'outgoing', 'remote', 'several', 'stages'):
         return 'config'
     return parts[1] if len(parts) > 1 and (ROOT / 't5x_lite' / parts[1]).is_dir() else 'commands'
 

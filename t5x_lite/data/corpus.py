@@ -21,6 +21,7 @@ from t5x_lite import remote
 from t5x_lite.errors import UserError
 
 FORMAT = 1
+MANIFEST = 'manifest.json'  # written last: a folder without it is no corpus
 
 
 class Corpus:
@@ -140,7 +141,7 @@ class Corpus:
 
 def read_manifest(path: str) -> dict:
     """manifest.json of a prepared corpus, or UserError."""
-    file_path = os.path.join(path, 'manifest.json')
+    file_path = os.path.join(path, MANIFEST)
     try:
         with open(file_path, encoding='utf-8') as file:
             manifest = json.load(file)

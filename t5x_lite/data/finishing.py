@@ -42,7 +42,7 @@ def finish(folder: str, tokenizer: tokenizers.Tokenizer, state: dict, records: M
         'removed': state['removed'],
         'splits': splits,
     }
-    shards.write_json(os.path.join(folder, 'manifest.json'), manifest)
+    shards.write_json(os.path.join(folder, corpus.MANIFEST), manifest)
     shutil.rmtree(os.path.join(folder, 'unfinished'), ignore_errors=True)
     return manifest
 

@@ -8,6 +8,7 @@ size of a block and the number of processes, not on the input.
 
 import concurrent.futures.process
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import hashlib
@@ -17,6 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 
+from t5x_lite import outgoing
 from t5x_lite.data import beam_form, beam_steps, block_texts, corpus, filtering, finishing, progress, shards, sources, splitting, tokenizers, workers
 from t5x_lite.data.preparation_settings import Settings, checked, inputs
 from t5x_lite.errors import UserError
@@ -28,12 +30,18 @@ _CHANGED = 'the input changed while it was read; delete the output folder and st
 def prepare(settings: Settings, log: Callable[[str], None] = print) -> dict:
     """Writes the corpus (laid out as in `t5x_lite.data.corpus`) into settings.output and returns its manifest.
 
-    Repeating it finishes what was interrupted, with the same bytes as if nothing had happened, and does nothing where all is done.
+    Repeating it finishes what was interrupted, with the same bytes as if nothing had happened, and does nothing where all is done. What is to be in a bucket
+    is made on this machine, which needs the room for it, and uploaded when it is whole.
 
     Raises:
-      UserError: wrong settings; missing, empty or broken input; a folder that holds something else; a full disk.
+      UserError: wrong settings; missing, empty or broken input; a folder that holds something else; a full disk; a bucket that cannot be written to.
     """
     settings = checked(settings)
+    with outgoing.to(settings.output, corpus.MANIFEST, goes_on=True) as folder:
+        return _made(dataclasses.replace(settings, output=folder), lambda line: log(line.replace(folder, settings.output)))
+
+
+def _made(settings: Settings, log: Callable[[str], None]) -> dict:
     try:
         with contextlib.closing(_Preparation(settings, inputs(settings), log)) as preparation:
             return preparation.run()
@@ -72,7 +80,7 @@ class _Preparation:
             )
 
     def run(self) -> dict:
-        manifest_path, state_path = os.path.join(self.folder, 'manifest.json'), os.path.join(self.work, 'state.json')
+        manifest_path, state_path = os.path.join(self.folder, corpus.MANIFEST), os.path.join(self.work, 'state.json')
         if os.path.exists(manifest_path):
             manifest = corpus.read_manifest(self.folder)
             self._compare(manifest, manifest_path)

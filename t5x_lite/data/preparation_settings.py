@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 
+from t5x_lite import remote
 from t5x_lite.data import cleaning, near_duplicates, sources, tokenizers
 from t5x_lite.errors import UserError, nearest
 
@@ -64,7 +65,7 @@ class Settings:
 def checked(settings: Settings) -> Settings:
     """The settings with their defaults filled in. Raises UserError where they are wrong or do not go together."""
     trained = settings.tokenizer in tokenizers.TRAINERS
-    if not trained and not os.path.exists(settings.tokenizer):
+    if not trained and not remote.exists(settings.tokenizer):
         raise UserError(f'--tokenizer={settings.tokenizer}: no such kind or folder, {nearest(settings.tokenizer, tokenizers.TRAINERS)}')
     for name, choices in (('documents', sources.DOCUMENTS), ('sentences', ('auto', 'line'))):
         if getattr(settings, name) not in choices:
@@ -88,6 +89,9 @@ def checked(settings: Settings) -> Settings:
         raise UserError(f'--runner={settings.runner}: {nearest(settings.runner, RUNNERS)}')
     if settings.beam_options and not settings.runner:
         raise UserError(f'--beam_options={" ".join(settings.beam_options)}: no runner takes them; give --runner, one of {", ".join(RUNNERS)}')
+    if settings.runner and remote.is_remote(settings.output):
+        mend = 'name one and copy it when it is whole (gcloud storage cp -r)'
+        raise UserError(f'--output={settings.output}: the workers of --runner={settings.runner} write to a folder that all of them see; {mend}')
     wordpiece = settings.tokenizer == 'wordpiece'
     if trained and settings.lowercase and not wordpiece:
         raise UserError(f'--lowercase is for --tokenizer=wordpiece; a {settings.tokenizer} tokenizer keeps case, leave the flag out')

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from t5x_lite import remote
 from t5x_lite.errors import UserError, nearest
 
 BLOCK = 1 << 18  # bytes
@@ -92,6 +93,8 @@ def find(inputs: Sequence[str], tfds_dir: str = '', split: str = '', flag: str =
         if item.startswith(TFDS):
             found[item] = Source(item, 'tfds', int(_tfds_builder(item, tfds_dir).info.splits['train'].num_bytes), split)
             continue
+        if remote.is_remote(item):
+            raise UserError(f'{flag}={item}: text is read from a file system; copy it to one (gcloud storage cp -r), or mount the bucket')
         if os.path.isdir(item):
             names = sorted(_files_below(item))
         elif os.path.isfile(item):

@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import logging
 
-from t5x_lite import remote
+from t5x_lite import outgoing, remote
 from t5x_lite.config import Config
 from t5x_lite.config_values import from_json
 from t5x_lite.dotted_names import resolve
@@ -31,11 +31,16 @@ def to_native(source: str, output: str, *, unmerge: str = '') -> Config:
       unmerge: a run whose adapters are taken out of the weights, which they were merged into.
 
     Raises:
-      UserError: `source` is no such folder or a broken one; `output` exists and is not empty.
+      UserError: `source` is no such folder or a broken one; `output` exists and is not empty, or cannot be written to.
     """
     if not folder.is_hf_folder(source):
         raise UserError(f'--input={source}: not a Hugging Face folder (config.json with a model_type, beside model.safetensors)')
     _check_empty(output)
+    with outgoing.to(output, 'config.json', new=True) as here:
+        return _to_native(source, here, unmerge)
+
+
+def _to_native(source: str, output: str, unmerge: str) -> Config:
     model, params = folder.load(source)
     params = _without(params, unmerge)
     config, fields = Config(model=model), folder.read_fields(source)
@@ -76,6 +81,11 @@ def to_hf(source: str, output: str, *, which: str = '', ema: bool = False, max_s
     if folder.is_hf_folder(source):
         raise UserError(f'--input={source}: already a Hugging Face folder; --format=hf takes a workdir or checkpoint of ours')
     _check_empty(output)
+    with outgoing.to(output, 'config.json', new=True) as here:
+        return _to_hf(source, here, which, ema, max_shard_bytes, unmerge)
+
+
+def _to_hf(source: str, output: str, which: str, ema: bool, max_shard_bytes: int, unmerge: str) -> Config:
     choice = checkpoint.choose(source, which)
     workdir = choice.workdir
     if choice.said:
@@ -108,6 +118,6 @@ def _without(params: Any, run: str) -> Any:
 
 
 def _check_empty(output: str) -> None:
-    """Before anything is read, which may take minutes."""
+    """Before anything is read, which may take minutes. (Of a bucket: outgoing.py.)"""
     if os.path.exists(output) and (not os.path.isdir(output) or os.listdir(output)):
         raise UserError(f'--output={output}: exists and is not empty; choose another folder')

@@ -45,16 +45,16 @@ def test_a_run_in_a_bucket_is_that_of_a_folder_and_goes_on(tmp_path, monkeypatch
 
     def killed_at_the_second_save(self, step, *args, **options):
         if step == 8:
-            monkeypatch.setattr(mirrors._Mirror, 'push', lambda self: None)  # one that is killed uploads nothing more
+            monkeypatch.setattr(mirrors.Mirror, 'push', lambda self: None)  # one that is killed uploads nothing more
             raise Killed
         return save(self, step, *args, **options)
 
-    save, push = checkpoint.Checkpoints.save, mirrors._Mirror.push
+    save, push = checkpoint.Checkpoints.save, mirrors.Mirror.push
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint.Checkpoints, 'save', killed_at_the_second_save)
         with pytest.raises(Killed):
             train(f'{bucket}/run', f'{bucket}/data')
-    monkeypatch.setattr(mirrors._Mirror, 'push', push)
+    monkeypatch.setattr(mirrors.Mirror, 'push', push)
     assert max(line['step'] for line in lines((there / 'metrics.jsonl').read_text())) == 6  # after the checkpoint of step 4
     monkeypatch.setattr(mirrors, '_mirrors', {})  # another process, another machine
     train(f'{bucket}/run', f'{bucket}/data')
