@@ -18,6 +18,8 @@ import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import urllib.parse
 import zlib
@@ -27,6 +29,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import _registry
 
 BUCKET = 'bucket-of-tests'
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 class Folders(fsspec.AbstractFileSystem):
@@ -105,7 +108,7 @@ def folders(root, monkeypatch) -> str:
         here = os.path.join(root, path.removeprefix('gs://').rstrip('/'))
         return {'driver': 'file', 'path': here if here.endswith('/_sharding') else f'{here}/'}  # a file, or what the names of files are added to
 
-    os.makedirs(os.path.join(root, BUCKET))
+    os.makedirs(os.path.join(root, BUCKET), exist_ok=True)
     monkeypatch.setenv('T5X_LITE_CACHE', os.path.join(root, 'cache'))
     monkeypatch.setattr(Folders, 'root', str(root))
     for protocol in Folders.protocol:
@@ -116,6 +119,15 @@ def folders(root, monkeypatch) -> str:
     remote._opened.cache_clear()
     monkeypatch.setattr(mirrors, '_mirrors', {})
     return f'gs://{BUCKET}'
+
+
+def command(root, name: str, *flags: str) -> subprocess.CompletedProcess:
+    """`python -m t5x_lite.NAME FLAGS` of a process whose gs:// is the folder `root`."""
+    code = (
+        f'import sys, runpy, pytest; from tests import bucket_stand_ins; bucket_stand_ins.folders({str(root)!r}, pytest.MonkeyPatch()); '
+        f"sys.argv = ['', *{list(flags)!r}]; runpy.run_module('t5x_lite.{name}', run_name='__main__', alter_sys=True)"
+    )
+    return subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 @contextlib.contextmanager

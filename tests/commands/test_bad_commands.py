@@ -25,7 +25,7 @@ FLAGS = [
     ('train', '', '--workdir is missing'),
     ('train', '--workdir=', '--workdir is empty'),
     ('train', '--config=configs/bert.py:tiny --workdir=s3://bucket/run', '--workdir=s3://bucket/run', 'or gs://BUCKET/FOLDER, is needed'),
-    ('prepare', '--input={}/texts --output=gs://bucket/data', '--output=gs://bucket/data', 'write there and copy it (gcloud storage cp -r), or mount the bucket'),
+    ('prepare', '--input={}/texts --output=s3://bucket/data', '--output=s3://bucket/data', 'write there and copy it, or mount the place'),
     ('train', '--workdir={}/new', '--config is missing', 'configs/FILE.py'),
     ('train', '--workdir={}/new --config', '--config has no value'),
     ('train', '--config=configs/bert.py:tiny', '--workdir is missing'),
