@@ -26,7 +26,7 @@ from t5x_lite.errors import UserError
 from t5x_lite.sweeps import grid, picture, plan, runs, table
 from t5x_lite.training import devices
 
-_CONFIG = cli.define_config_flags(file=plan.BASE, what='Folder of the sweep: runs/, sweep.md, sweep.csv, sweep.png, best.json.', in_bucket=False)
+_CONFIG = cli.define_config_flags(file=plan.BASE, what='Folder of the sweep, or gs://BUCKET/FOLDER: runs/, sweep.md, sweep.csv, sweep.png, best.json.')
 _GRID = flags.DEFINE_multi_string('grid', [], 'Fields and their values: "optim.learning_rate=1e-5,3e-5; seed=0..2". May be given several times.')
 _RUNS = flags.DEFINE_string('runs', '', 'A file with a run a line: field=value field=value, or (.jsonl) an object of fields.')
 _METRIC = flags.DEFINE_string('metric', '', 'The held-out metric that decides; default: config.checkpoint.best_metric, else the loss.')

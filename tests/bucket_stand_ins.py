@@ -127,7 +127,8 @@ def command(root, name: str, *flags: str) -> subprocess.CompletedProcess:
         f'import sys, runpy, pytest; from tests import bucket_stand_ins; bucket_stand_ins.folders({str(root)!r}, pytest.MonkeyPatch()); '
         f"sys.argv = ['', *{list(flags)!r}]; runpy.run_module('t5x_lite.{name}', run_name='__main__', alter_sys=True)"
     )
-    return subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+    return subprocess.run([sys.executable, '-c', code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
 
 
 @contextlib.contextmanager

@@ -3,11 +3,13 @@
 Numbers go along the axis before names do, and learning rates before other numbers; these, and what spans more than a factor of 20, on a logarithmic scale.
 """
 
+import io
 import math
 import os
 import textwrap
 from typing import Any
 
+from t5x_lite import remote
 from t5x_lite.evaluation import reporting
 from t5x_lite.sweeps import grid, runs
 from t5x_lite.sweeps.table import REPEATS, Group, Results
@@ -27,7 +29,9 @@ def write(folder: str, results: Results) -> None:
     Raises:
       UserError: matplotlib is not installed.
     """
-    draw(results, reporting.matplotlib_figure()).savefig(os.path.join(folder, PICTURE), dpi=150)
+    drawn = io.BytesIO()
+    draw(results, reporting.matplotlib_figure()).savefig(drawn, format='png', dpi=150)
+    remote.write(os.path.join(folder, PICTURE), drawn.getvalue())
 
 
 def axes_of(results: Results) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:

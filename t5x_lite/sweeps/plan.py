@@ -16,7 +16,7 @@ import re
 import shlex
 from typing import Any
 
-from t5x_lite import dry_run
+from t5x_lite import dry_run, remote
 from t5x_lite.assemble import assemble
 from t5x_lite.checks import finalize
 from t5x_lite.config import Config
@@ -55,14 +55,12 @@ class Sweep:
 
     def save(self) -> None:
         """Makes the folder this sweep's."""
-        os.makedirs(self.folder, exist_ok=True)
+        if not remote.is_remote(self.folder):
+            os.makedirs(self.folder, exist_ok=True)
         runs = [{'name': run.name, 'fields': run.fields} for run in self.runs]
         written = {'metric': self.metric, 'best': self.best, 'runs': runs}
         for name, text in ((BASE, to_json(self.base)), (SWEEP, json.dumps(written, indent=1))):
-            path = os.path.join(self.folder, name)
-            with open(path + '.tmp', 'w', encoding='utf-8') as file:
-                file.write(text + '\n')
-            os.replace(path + '.tmp', path)
+            remote.write(os.path.join(self.folder, name), f'{text}\n'.encode())
 
 
 def opened(folder: str, base: Config, combinations: Sequence[grid.Fields] | None = None, metric: str = '', best: str = '') -> Sweep:
@@ -75,11 +73,11 @@ def opened(folder: str, base: Config, combinations: Sequence[grid.Fields] | None
       UserError: the folder has a sweep of another config, or none, and nothing is added.
     """
     path = os.path.join(folder, SWEEP)
-    written = _read(path) if os.path.exists(path) else {'runs': [], 'metric': '', 'best': ''}
+    written = _read(path) if remote.exists(path) else {'runs': [], 'metric': '', 'best': ''}
     if combinations is None and not written['runs']:
         example = '--grid="optim.learning_rate=1e-5,3e-5; seed=0..2"'
         raise UserError(f'{folder} has no sweep, and neither --grid nor --runs is given; name fields and values: {example}')
-    if os.path.exists(os.path.join(folder, 'config.json')):
+    if remote.exists(os.path.join(folder, 'config.json')):
         raise UserError(f'{folder} is the folder of a run (config.json); give another --workdir for the sweep')
     added = list(combinations or ())
     if written['runs']:
@@ -98,11 +96,10 @@ def opened(folder: str, base: Config, combinations: Sequence[grid.Fields] | None
 
 
 def _read(path: str) -> dict[str, Any]:
-    with open(path, encoding='utf-8') as file:
-        try:
-            return json.load(file)
-        except json.JSONDecodeError as error:
-            raise UserError(f'{path}:{error.lineno}: not JSON ({error.msg}); bring the file back, or give another --workdir') from error
+    try:
+        return json.loads(remote.read(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f'{path}:{error.lineno}: not JSON ({error.msg}); bring the file back, or give another --workdir') from error
 
 
 def _check_base(folder: str, base: Config, runs: Sequence[grid.Fields]) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import time
 
-from t5x_lite import running
+from t5x_lite import remote, running
 from t5x_lite.assemble import Run, assemble
 from t5x_lite.config import Config
 from t5x_lite.config_values import from_json
@@ -35,29 +35,31 @@ class State:
 
 def state_of(workdir: str) -> State:
     """By what is on disk, whoever trained it: this process, another, or a cluster's."""
-    config, outcome = os.path.join(workdir, 'config.json'), os.path.join(workdir, OUTCOME)
-    saved = os.path.join(workdir, checkpoint.FOLDER, str(from_json(config).steps)) if os.path.exists(config) else ''
-    if saved and (os.path.isdir(saved) or _stopped_early(workdir, from_json(config))):
+    path, outcome = os.path.join(workdir, 'config.json'), os.path.join(workdir, OUTCOME)
+    config = from_json(path) if remote.exists(path) else None
+    if config is not None and (_is_saved(workdir, config.steps) or _stopped_early(workdir, config)):
         return State(FINISHED)
-    if os.path.exists(outcome):
-        with open(outcome, encoding='utf-8') as file:
-            return State(**json.load(file))
-    return State(BEGUN if saved else WAITING)
+    if remote.exists(outcome):
+        return State(**json.loads(remote.read(outcome)))
+    return State(WAITING if config is None else BEGUN)
+
+
+def _is_saved(workdir: str, step: int) -> bool:
+    return step in checkpoint.steps_in(os.path.join(workdir, checkpoint.FOLDER))
 
 
 def _stopped_early(workdir: str, config: Config) -> bool:
     """Whether config.eval.patience has ended, by the scores in metrics.jsonl, and the step is saved at which it did."""
     path = os.path.join(workdir, 'metrics.jsonl')
-    if not config.eval.patience or not os.path.exists(path):
+    if not config.eval.patience or not remote.exists(path):
         return False
     patience, step = Patience(config), 0
-    with open(path, encoding='utf-8') as file:
-        for line in map(json.loads, file):
-            scores = {name.removeprefix('eval/'): float('nan') if value is None else value for name, value in line.items() if name.startswith('eval/')}
-            if config.checkpoint.best_metric in scores:
-                step = line['step']
-                patience.add(step, scores)
-    return patience.over and os.path.isdir(os.path.join(workdir, checkpoint.FOLDER, str(step)))
+    for line in map(json.loads, remote.read(path).splitlines()):
+        scores = {name.removeprefix('eval/'): float('nan') if value is None else value for name, value in line.items() if name.startswith('eval/')}
+        if config.checkpoint.best_metric in scores:
+            step = line['step']
+            patience.add(step, scores)
+    return patience.over and _is_saved(workdir, step)
 
 
 def to_train(sweep: Sweep) -> list[Planned]:
@@ -153,9 +155,7 @@ def _failing(places: int | Sequence[int], ends: Callable[[int, UserError | None]
 
 
 def _record(run: Planned, error: UserError | None) -> None:
-    path = os.path.join(run.workdir, OUTCOME)
-    os.makedirs(run.workdir, exist_ok=True)
+    if not remote.is_remote(run.workdir):
+        os.makedirs(run.workdir, exist_ok=True)
     state = State(FINISHED) if error is None else State(DIVERGED if isinstance(error, NotFinite) else FAILED, str(error))
-    with open(path + '.tmp', 'w', encoding='utf-8') as file:
-        json.dump(dataclasses.asdict(state), file)
-    os.replace(path + '.tmp', path)
+    remote.write(os.path.join(run.workdir, OUTCOME), json.dumps(dataclasses.asdict(state)).encode())

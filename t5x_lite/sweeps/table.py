@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import csv
 import dataclasses
 import functools
+import io
 import json
 import math
 import os
 from typing import Any
 
-from t5x_lite import dry_run
+from t5x_lite import dry_run, remote
 from t5x_lite.config import Best, CheckpointConfig, Config, MeshConfig
 from t5x_lite.config_values import flatten, from_dict, from_json, to_dict, to_json
 from t5x_lite.errors import UserError, nearest
@@ -112,7 +113,7 @@ def _row(run: Planned, varied: dict[str, list[Any]]) -> Row:
     state, flat = runs.state_of(run.workdir), flatten(run.config)
     values = {field: flat[field] for field in varied}
     path = os.path.join(run.workdir, 'config.json')
-    if not os.path.exists(path):
+    if not remote.exists(path):
         return Row(run, state, values, {}, 0, 0, 0.0, 0)
     config = from_json(path)
     try:
@@ -167,13 +168,13 @@ def _groups(rows: Sequence[Row], metric: str) -> list[Group]:
 def write(sweep: Sweep, results: Results) -> str:
     """Writes sweep.md, sweep.csv and best.json, and returns what the first holds."""
     text = as_markdown(sweep, results)
-    with open(os.path.join(sweep.folder, TABLE), 'w', encoding='utf-8') as file:
-        file.write(text + '\n')
-    with open(os.path.join(sweep.folder, ROWS), 'w', encoding='utf-8', newline='') as file:
-        _write_rows(file, results)
+    rows = io.StringIO(newline='')
+    _write_rows(rows, results)
+    files = {TABLE: f'{text}\n', ROWS: rows.getvalue()}
     if results.best is not None:
-        with open(os.path.join(sweep.folder, BEST), 'w', encoding='utf-8') as file:
-            file.write(to_json(best_config(results.best)) + '\n')
+        files[BEST] = f'{to_json(best_config(results.best))}\n'
+    for name, content in files.items():
+        remote.write(os.path.join(sweep.folder, name), content.encode())
     return text
 
 

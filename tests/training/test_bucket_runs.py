@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from t5x_lite import mirrors, remote, running
+from t5x_lite import mirrors, outgoing, remote, running
 from t5x_lite.assemble import assemble
 from t5x_lite.errors import UserError
 from t5x_lite.training import checkpoint
@@ -189,3 +189,30 @@ def test_of_several_who_create_at_once_one_does(server):
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(asks, range(8)))
     assert sum(got) == 1 and remote.read(f'gs://{bucket_stand_ins.BUCKET}/lease') == f'{got.index(True)}'.encode()
+
+
+@needs_server
+def test_what_is_made_here_is_uploaded_to_a_server(server, tmp_path, monkeypatch):
+    monkeypatch.setenv('T5X_LITE_CACHE', str(tmp_path / 'cache'))
+    output, upload = f'gs://{bucket_stand_ins.BUCKET}/made/here', remote.upload
+
+    def breaks(source: str, path: str) -> None:
+        if path.endswith('/index.json'):
+            raise UserError(f'{path}: the connection was reset')
+        upload(source, path)
+
+    def make() -> None:
+        with outgoing.to(output, 'index.json', new=True) as made:
+            for name in ('index.json', 'array'):
+                with open(os.path.join(made, name), 'w') as file:
+                    file.write(name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(remote, 'upload', breaks)
+        with pytest.raises(UserError, match='the upload failed .*the connection was reset'):
+            make()
+    assert list(remote.files(output)) == ['array', outgoing.MARK]
+    make()
+    assert list(remote.files(output)) == ['array', 'index.json'] and remote.read(f'{output}/array') == b'array'
+    with pytest.raises(UserError, match='exists and is not empty'):
+        make()
