@@ -49,6 +49,7 @@ train)
         shown_from=20
     else
         export T5X_LITE_CLUSTER=auto T5X_LITE_STOPPED=75 PYTHONUNBUFFERED=1 PYTHONPATH=$root
+        cd -- "$root" # where --config=configs/FILE.py is
         start "$python" "$@"
     fi
     pid=$(cat "$run/pid")

@@ -17,7 +17,7 @@ class Generation:
     Attributes:
       prefix: of accelerator types, 'v5litepod' of v5litepod-16.
       per_chip: what the number in an accelerator type counts of each chip.
-      sizes: numbers that exist, for those that are lists; () where topologies are three-dimensional: multiples of 4 chips.
+      sizes: numbers that exist, for those that are lists; () where topologies are three-dimensional.
       most: the largest number.
       chips_per_host: of slices of several hosts.
       gke: value of the node label cloud.google.com/gke-tpu-accelerator.
@@ -42,6 +42,12 @@ GENERATIONS = {
 }
 
 
+# Topologies that are less than a cube of 4x4x4, of which larger ones are made; and the flat ones.
+_PARTS = ('2x2x1', '2x2x2', '2x2x4', '2x4x4')
+_FLAT = ('1x1', '2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
+_CUBE = 64  # chips
+
+
 def of_type(accelerator: str) -> Generation:
     """The generation of an accelerator type such as v5p-128.
 
@@ -55,11 +61,16 @@ def of_type(accelerator: str) -> Generation:
         raise UserError(f'--type={accelerator}: no such accelerator type{also}, {nearest(prefix or accelerator, by_prefix)}; a type is v5p-128')
     found = by_prefix[prefix]
     number = int(size) if size.isdigit() else 0
-    usual = found.sizes or tuple(found.per_chip * 2**power for power in range(2, 13) if found.per_chip * 2**power <= found.most)
-    right = number in found.sizes if found.sizes else number and number % (4 * found.per_chip) == 0 and number <= found.most
-    if not right:
-        raise UserError(f'--type={accelerator}: no {prefix} of that size; there are {", ".join(f"{prefix}-{size}" for size in usual)}')
+    parts = found.sizes or tuple(found.per_chip * _chips(part) for part in _PARTS)
+    cubes = () if found.sizes else range(found.per_chip * _CUBE, found.most + 1, found.per_chip * _CUBE)
+    if number not in parts and number not in cubes:
+        there = ', '.join(f'{prefix}-{size}' for size in parts) + (f', and multiples of {prefix}-{cubes[0]} up to {prefix}-{cubes[-1]}' if cubes else '')
+        raise UserError(f'--type={accelerator}: no {prefix} of that size; there are {there}')
     return found
+
+
+def _chips(shape: str) -> int:
+    return math.prod(map(int, shape.split('x')))
 
 
 def of_topology(topology: str) -> tuple[Generation, str, int]:
@@ -74,7 +85,13 @@ def of_topology(topology: str) -> tuple[Generation, str, int]:
     found = GENERATIONS[name]
     if not re.fullmatch('x'.join([r'[1-9]\d*'] * found.dimensions), shape):
         raise UserError(f'--topology={topology}: the shape of a {name} has {found.dimensions} numbers, as in {name}:{"x".join(["4"] * found.dimensions)}')
-    chips = math.prod(map(int, shape.split('x')))
+    chips = _chips(shape)
     if chips * found.per_chip > found.most:
         raise UserError(f'--topology={topology}: {chips:,} chips; the largest {name} has {found.most // found.per_chip:,}')
+    sides = tuple(map(int, shape.split('x')))
+    known = _FLAT if found.dimensions == 2 else _PARTS
+    cubes = found.dimensions == 3 and sides == tuple(sorted(sides)) and not any(side % 4 for side in sides)
+    if shape not in known and not cubes:
+        more = ', and multiples of 4 in ascending order, such as 4x8x12' if found.dimensions == 3 else ''
+        raise UserError(f'--topology={topology}: no {name} of that shape; there are {", ".join(known)}{more}')
     return found, shape, chips

@@ -1,5 +1,6 @@
 """The code that is launched: a commit as git has it, never what happens to lie in the folder. (Standard library and git only.)"""
 
+import os
 import subprocess
 
 from t5x_lite.errors import UserError
@@ -33,10 +34,23 @@ def commit(root: str, wanted: str = '') -> str:
         raise UserError(f'--commit={wanted}: no such commit in {root}' if wanted else f'{root} has no commit yet; commit the code that is to run') from error
     changed = _git(root, 'status', '--porcelain')
     if changed and not wanted:
-        names = [line[3:] for line in changed.splitlines()]
+        names = [line.split(maxsplit=1)[1] for line in changed.splitlines()]  # after two letters, of which the first may be a space
         more = f' and {len(names) - 3} more' if len(names) > 3 else ''
         raise UserError(f'uncommitted changes in {", ".join(names[:3])}{more} would not be launched; commit them, or name what to launch: --commit=HEAD')
     return found
+
+
+def check_config(root: str, commit: str, path: str) -> None:
+    """
+    Raises:
+      UserError: the config that is to run is not in the commit; machines would be asked for in vain.
+    """
+    if not path or '://' in path or os.path.isabs(path):
+        return
+    try:
+        _git(root, 'cat-file', '-e', f'{commit}:{os.path.normpath(path)}')
+    except subprocess.CalledProcessError as error:
+        raise UserError(f'--config={path}: not in commit {commit[:12]} of {root}, which is all that is copied; commit it, or mend the name') from error
 
 
 def archive(root: str, commit: str, path: str) -> list[str]:

@@ -94,6 +94,25 @@ def workdir(flags: Sequence[str]) -> str:
     return found
 
 
+def named(option: str, value: str, pattern: str, expected: str) -> None:
+    """
+    Raises:
+      UserError: a value that the tool behind an option would refuse, perhaps after minutes.
+    """
+    if not re.fullmatch(pattern, value):
+        raise UserError(f'{option}={value}: expected {expected}')
+
+
+def config(flags: Sequence[str]) -> str:
+    """The file that --config names, a variant left out; '' where there is none."""
+    found = ''
+    for place, flag in enumerate(flags):
+        name, equals, value = flag.partition('=')
+        if re.sub('^--?', '', name) == 'config':
+            found = value if equals else flags[place + 1] if place + 1 < len(flags) else ''
+    return found if found.endswith('.json') else found.partition(':')[0]
+
+
 def logs(flags: Sequence[str]) -> str:
     """Where processes log to if nothing says where: logs/ in the workdir.
 

@@ -12,6 +12,7 @@ the JobSet at once. Repeated, the command attaches to a JobSet that is there; on
 from collections.abc import Sequence
 import argparse
 import json
+import os
 import re
 import subprocess
 import time
@@ -21,6 +22,8 @@ from t5x_lite.errors import UserError
 from t5x_lite.launching import accelerators, command_lines
 
 _JOB = 'workers'  # of the JobSet: a Job a slice
+_CONTAINER = 'train'  # of a pod; the file system of a bucket adds one of its own, before it
+_LINES, _MOST_BREAKS = 20, 5  # of a log whose connection broke: shown again, and in a row
 _OPTIONS = 'implicit-dirs,rename-dir-limit=1000000'  # of Cloud Storage FUSE: checkpoints are folders that are renamed when they are whole
 
 
@@ -38,12 +41,15 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument('--retries', type=command_lines.at_least(0), default=10, help='how often all processes are started again (10)')
     options.add_argument('--grace', type=command_lines.at_least(30), default=300, help='seconds to save in when asked to end (300)')
     options.add_argument('--output', default='', help='the manifest (NAME.yaml)')
-    options.add_argument('--poll', type=command_lines.seconds, default=5.0, help='seconds between two looks for pods (5)')
-    options.add_argument('--wait', type=command_lines.seconds, default=86400.0, help='seconds to wait for nodes at most (a day)')
+    options.add_argument('--poll', type=command_lines.seconds, default=5.0, help='seconds between two looks at pods (5)')
+    options.add_argument('--wait', type=command_lines.seconds, default=86400.0, help='seconds that the first process may take to begin (a day)')
     options.add_argument('--again', action='store_true', help='replace a JobSet of this name that has ended')
     options.add_argument('--delete', action='store_true', help='delete the JobSet at the end')
     given, flags = command_lines.parsed(options, argv)
     flags = command_lines.checked_flags(flags)
+    for option, value in (('--image', given.image), ('--namespace', given.namespace), ('--context', given.context), ('--service_account', given.service_account)):
+        command_lines.named(option, value, r'\S*', 'no spaces')
+    _check_workdir(given, command_lines.workdir(flags))
     text = as_yaml(manifest(given, flags)) + '\n'
     path, commands = given.output or f'{given.name}.yaml', Commands(given)
     if given.dry_run:
@@ -73,26 +79,24 @@ class Commands:
     def apply(self, path: str) -> list[str]:
         return self._kubectl('apply', f'--filename={path}')
 
-    def ready(self) -> list[str]:
-        return self._kubectl('wait', '--for=condition=Ready', 'pod', f'--selector={self._first()}', f'--timeout={self._given.wait:g}s')
+    def pods(self) -> list[str]:
+        """Of the first process: one, or the one that failed and the one that follows it."""
+        first = f'jobset.sigs.k8s.io/jobset-name={self._given.name},jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0'
+        return self._kubectl('get', 'pods', f'--selector={first}', '--output=json')
 
-    def logs(self) -> list[str]:
-        return self._kubectl('logs', '--follow', '--tail=-1', f'--selector={self._first()}')
+    def logs(self, pod: str, lines: int = -1) -> list[str]:
+        return self._kubectl('logs', pod, '--follow', f'--container={_CONTAINER}', f'--tail={lines}')
 
     def delete(self) -> list[str]:
         return self._kubectl('delete', 'jobset', self._given.name, '--wait=true')
-
-    def _first(self) -> str:
-        """Labels of the first process."""
-        return f'jobset.sigs.k8s.io/jobset-name={self._given.name},jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0'
 
     def plan(self, path: str) -> list[tuple[str, list[str]]]:
         found = [
             ('is there one of this name, and has it ended?', self.state()),
             ('if there is none', self.apply(path)),
-            ('until the first process has its node, and after each restart', self.ready()),
-            ('what it says', self.logs()),
-            ('how did it end?', self.state()),
+            (f'every {self._given.poll:g} s until the first process has begun, and after each restart', self.pods()),
+            ('what it says', self.logs('POD')),
+            ('has the JobSet ended, and how?', self.state()),
         ]
         return found + ([('at the end', self.delete())] if self._given.delete else [])
 
@@ -130,28 +134,66 @@ class Commands:
 
     def _follow(self) -> int:
         """Shows the log of the first process, of each attempt, until the JobSet has ended."""
-        for _ in range(self._given.retries + 1):
-            self._wait_for_first()
-            self._must(self.logs(), 'the log cannot be read')
-            # Logs end with the process; the controller needs a moment to say what that means.
-            subprocess.run(
-                self._kubectl('wait', '--for=jsonpath={.status.terminalState}', 'jobset', self._given.name, '--timeout=60s'), capture_output=True, check=False
-            )
-            if (state := self._ask()) != 'running':
+        shown: set[str] = set()
+        said, until = '', time.monotonic() + self._given.wait
+        while True:
+            state, pods = self._ask(), self._first_pods()  # in this order: after the end no pod comes
+            begun = [pod for pod in pods if pod['metadata']['uid'] not in shown and pod['status']['phase'] != 'Pending']
+            for pod in begun:
+                self._show(pod)
+                shown.add(pod['metadata']['uid'])
+            if begun:
+                said, until = '', time.monotonic() + self._given.wait
+                continue
+            if state != 'running':
                 print(f'launch: {self._given.name} is {state or "gone"}')
                 return 0 if state == 'Completed' else 1
-        raise UserError(f'{self._given.name} is still restarting after {self._given.retries} times; see: kubectl describe jobset {self._given.name}')
-
-
-    def _wait_for_first(self) -> None:
-        """Until the first process has its node. (kubectl does not wait for a pod that is yet to be made.)"""
-        print(f'+ {command_lines.shown(self.ready())}', flush=True)
-        until = time.monotonic() + self._given.wait
-        while (done := subprocess.run(self.ready(), stderr=subprocess.PIPE, text=True, check=False)).returncode:
-            if 'no matching resources' not in done.stderr and 'NotFound' not in done.stderr or time.monotonic() > until:
-                said = ' '.join(done.stderr.split())[:300]
-                raise UserError(f'the first process got no node within {self._given.wait:g} s ({said}); see: kubectl describe jobset {self._given.name}')
+            if (now := _what_it_waits_for([pod for pod in pods if pod['metadata']['uid'] not in shown])) != said:
+                print(f'launch: the first process {now}', flush=True)
+                said = now
+            if time.monotonic() > until:
+                raise UserError(f'the first process did not begin within {self._given.wait:g} s (it {now}); see: kubectl describe jobset {self._given.name}')
             time.sleep(self._given.poll)
+
+    def _first_pods(self) -> list[dict[str, Any]]:
+        done = subprocess.run(self.pods(), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError(f'kubectl cannot look for pods: {" ".join(done.stderr.split())[:300]}; repeat the command to attach')
+        return json.loads(done.stdout)['items']
+
+    def _show(self, pod: dict[str, Any]) -> None:
+        """The log of a process to its end, through connections that break."""
+        lines, breaks = -1, 0
+        while True:
+            command = self.logs(pod['metadata']['name'], lines)
+            print(f'+ {command_lines.shown(command)}', flush=True)
+            breaks = breaks + 1 if subprocess.run(command, check=False).returncode else 0
+            time.sleep(self._given.poll)  # until the end of the process shows
+            if not any(each['metadata']['uid'] == pod['metadata']['uid'] and each['status']['phase'] == 'Running' for each in self._first_pods()):
+                return
+            if breaks == _MOST_BREAKS:
+                raise UserError(f'the log cannot be read (see above); {self._given.name} goes on: repeat the command to attach')
+            lines = _LINES
+
+
+def _what_it_waits_for(pods: list[dict[str, Any]]) -> str:
+    """Of a process that has not begun: its node, its image, ..."""
+    for status in (pod['status'] for pod in pods):
+        waiting = [each['state']['waiting'] for each in (status['containerStatuses'] if 'containerStatuses' in status else ()) if 'waiting' in each['state']]
+        conditions = status['conditions'] if 'conditions' in status else ()
+        for found in [*waiting, *(each for each in conditions if each['type'] == 'PodScheduled' and each['status'] == 'False')]:
+            return f'waits: {": ".join(found[name] for name in ("reason", "message") if name in found)[:300]}'
+    return 'waits to be started' if pods else 'is yet to be made'
+
+
+def _check_workdir(given: argparse.Namespace, workdir: str) -> None:
+    """Raises UserError where what is written goes with the pod."""
+    folders = [_bucket(mount)[1] for mount in given.mount]
+    if len(set(folders)) < len(folders):
+        raise UserError(f'--mount: {max(folders, key=folders.count)} is there twice; give each bucket a folder of its own')
+    if not workdir.startswith(command_lines.BUCKET) and not any(os.path.normpath(workdir).startswith(f'{folder.rstrip("/")}/') for folder in folders):
+        below = f'a folder below {" or ".join(folders)}' if folders else 'one below a --mount'
+        raise UserError(f'--workdir={workdir}: would be a folder of each pod, and lost with it; name {below}, or gs://BUCKET/FOLDER')
 
 
 def _bucket(mount: str) -> tuple[str, str]:
@@ -180,7 +222,7 @@ def manifest(given: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any]:
     if given.spot:
         selector['cloud.google.com/gke-spot'] = 'true'
     container: dict[str, Any] = {
-        'name': 'train',
+        'name': _CONTAINER,
         'image': given.image,
         'command': [word.replace('$(', '$$(') for word in command_lines.train_line(flags)],  # $(NAME) would be a variable's value
         'env': [{'name': 'T5X_LITE_CLUSTER', 'value': 'auto'}, {'name': 'T5X_LITE_STOPPED', 'value': str(command_lines.GONE)}],
@@ -202,7 +244,7 @@ def manifest(given: argparse.Namespace, flags: Sequence[str]) -> dict[str, Any]:
             {'name': f'bucket-{number}', 'csi': {'driver': 'gcsfuse.csi.storage.gke.io', 'volumeAttributes': {'bucketName': bucket, 'mountOptions': _OPTIONS}}}
             for number, (bucket, _) in enumerate(mounts)
         ]
-    mistakes = {'action': 'FailJob', 'onExitCodes': {'containerName': 'train', 'operator': 'In', 'values': [command_lines.MISTAKE]}}
+    mistakes = {'action': 'FailJob', 'onExitCodes': {'containerName': _CONTAINER, 'operator': 'In', 'values': [command_lines.MISTAKE]}}
     job = {
         'parallelism': hosts,
         'completions': hosts,

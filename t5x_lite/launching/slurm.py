@@ -21,6 +21,8 @@ from t5x_lite.launching import command_lines
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+_LONGEST_NOTICE = 65535
+
 # Slurm sends USR1 to this script ahead of the limit (--signal=B:), and the script SIGTERM to the processes: `scancel --signal` reaches job steps, not it.
 # SIGTERM to the script is a preemption, after which Slurm requeues by itself, or a person's scancel, after which nobody should.
 _SCRIPT = """\
@@ -102,9 +104,27 @@ def _check(given: argparse.Namespace) -> None:
         raise UserError(f'--time={given.time}: expected minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS:MINUTES:SECONDS')
     if not re.fullmatch(r'[\w.-]+', given.name):
         raise UserError(f'--name={given.name}: expected letters, digits, dots and dashes; logs are called so')
+    for name in ('partition', 'account'):
+        if re.search(r'\s', getattr(given, name)):
+            raise UserError(f'--{name}={getattr(given, name)}: Slurm reads no spaces there')
+    if given.notice > _LONGEST_NOTICE:
+        raise UserError(f'--notice={given.notice}: Slurm counts to {_LONGEST_NOTICE} at most')
+    if given.time and given.notice >= _seconds(given.time):
+        raise UserError(f'--notice={given.notice} is not less than --time={given.time}; the job would save and stop as soon as it begins')
     for option in given.option:
         if not re.fullmatch(r'--[a-z][\w-]*(=\S+)?', option):
             raise UserError(f'--option={option}: expected an option of sbatch such as --option=--constraint=h100')
+
+
+def _seconds(limit: str) -> int:
+    """Of a limit of sbatch: MINUTES[:SECONDS], HOURS:MINUTES:SECONDS, DAYS-HOURS[:MINUTES[:SECONDS]]."""
+    days, dash, rest = limit.rpartition('-')
+    numbers = [int(number) for number in rest.split(':')]
+    if dash or len(numbers) == 3:
+        numbers += [0] * (3 - len(numbers))
+    else:
+        numbers = [0, *numbers, *[0] * (2 - len(numbers))]
+    return int(days or 0) * 86400 + sum(number * unit for number, unit in zip(numbers, (3600, 60, 1)))
 
 
 def script(given: argparse.Namespace, flags: Sequence[str], folder: str) -> str:

@@ -19,7 +19,7 @@ import tempfile
 import time
 
 from t5x_lite.errors import UserError
-from t5x_lite.launching import accelerators, code, command_lines
+from t5x_lite.launching import code, command_lines, tpu_options
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -38,34 +38,10 @@ class _Preempted(Exception):
 
 
 def main(argv: Sequence[str]) -> int:
-    options = command_lines.parser(__doc__)
-    options.add_argument('--name', required=True, help='of the queued resource and its node')
-    options.add_argument('--project', required=True, help='Google Cloud project')
-    options.add_argument('--zone', required=True, help='such as us-east5-a')
-    options.add_argument('--type', required=True, help='accelerator type, such as v5p-128 or v6e-64')
-    options.add_argument('--slices', type=command_lines.at_least(1), default=1, help='slices of that type (1); with --stop, those of --name')
-    options.add_argument('--runtime', default='', help='TPU software version; by default the one for JAX on this type')
-    tier = options.add_mutually_exclusive_group()
-    tier.add_argument('--spot', action='store_true', help='cheaper machines that can be taken away at any time')
-    tier.add_argument('--reserved', action='store_true', help='machines of a reservation')
-    options.add_argument('--network', default='', help='by default that of the project')
-    options.add_argument('--subnetwork', default='')
-    options.add_argument('--service_account', default='', help='of the workers')
-    options.add_argument('--internal_ip', action='store_true', help='no external addresses: for a launcher inside the same network')
-    options.add_argument('--commit', default='', help='what to launch; by default HEAD, which then must be all there is')
-    options.add_argument('--setup', default='', help='command that every worker runs before it installs: mounting a shared disk, say')
-    options.add_argument('--retries', type=command_lines.at_least(0), default=5, help='how often machines that were lost are asked for again (5)')
-    options.add_argument('--backoff', type=command_lines.seconds, default=60.0, help='seconds before the first retry (60); doubled each time, to 16 times that')
-    options.add_argument('--poll', type=command_lines.seconds, default=30.0, help='seconds between two looks at the request (30)')
-    options.add_argument('--wait', type=command_lines.seconds, default=86400.0, help='seconds to wait for machines at most (a day)')
-    options.add_argument('--delete', action='store_true', help='delete the machines at the end, however the training ended')
-    options.add_argument('--stop', action='store_true', help='only stop the training of --name, which saves first')
-    given, flags = command_lines.parsed(options, argv)
-    generation = accelerators.of_type(given.type)
-    given.runtime = given.runtime or generation.runtime
-    if not given.stop:
-        flags = command_lines.checked_flags(flags)
+    given, flags = tpu_options.parsed(argv, __doc__)
     commit = '' if given.stop else code.commit(ROOT, given.commit)
+    if not given.stop:
+        code.check_config(ROOT, commit, command_lines.config(flags))
     if not given.dry_run:
         command_lines.on_path('gcloud', 'install the Google Cloud CLI, https://cloud.google.com/sdk/docs/install')
     launch = Launch(given, commit, flags)
@@ -276,7 +252,7 @@ class Launch:
                 last = state
             if state in GONE:
                 if asked:  # in this very attempt
-                    raise _Preempted(f'{self._given.name} is {state}')
+                    raise _Preempted(f'{self._given.name} is {state} (why: {command_lines.shown(self._queued("describe"))})')
                 self.must(self.delete(), f'the request {self._given.name}, which is {state}, could not be removed')
             elif state == ABSENT:
                 self.must(self.create(), f'{self._given.name} could not be asked for')

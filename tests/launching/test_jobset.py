@@ -77,7 +77,7 @@ def tools(tmp_path):
 
 @pytest.fixture
 def launch(tools, tmp_path):
-    def run(*options, flags=FLAGS, place=('--name=t5', '--image=r/i:1', '--topology=v5p:4x4x4', '--poll=0')):
+    def run(*options, flags=FLAGS, place=('--name=t5', '--image=r/i:1', '--topology=v5p:4x4x4', '--mount=gs://my-bucket:/data', '--poll=0')):
         return tools.run('gke/launch.sh', *place, *options, '--', *flags, cwd=tmp_path)
 
     return run
@@ -90,12 +90,26 @@ def _manifest(tmp_path):
     return found
 
 
-STATE = 'kubectl get jobset'
+STATE, PODS, LOGS = 'kubectl get jobset', 'kubectl get pods', 'kubectl logs'
+
+
+def pods(**phases):
+    """What kubectl says of pods: {uid: phase, or what stands in its status}."""
+    items = [
+        {'metadata': {'name': f't5-workers-0-0-{uid}', 'uid': uid}, 'status': {'phase': phase} if isinstance(phase, str) else {'phase': 'Pending'} | phase}
+        for uid, phase in phases.items()
+    ]
+    return {'out': json.dumps({'items': items})}
+
+
+def logged(tools):
+    return [argv[2].rpartition('-')[2] + (' again' if '--tail=20' in argv else '') for argv in tools.calls(LOGS)]
 
 
 def test_the_manifest_is_what_the_api_takes(tools, launch, tmp_path):
     tools.lay(STATE, {}, {'out': 't5:Completed'})
-    options = ('--slices=2', '--spot', '--mount=gs://my-bucket:/data', '--mount=gs://other.bucket:/text/a', '--service_account=trainer', '--namespace=n')
+    tools.lay(PODS, pods(a='Succeeded'))
+    options = ('--slices=2', '--spot', '--mount=gs://other.bucket:/text/a', '--service_account=trainer', '--namespace=n')
     done = launch(*options)
     assert done.returncode == 0, done.stderr
     found = _manifest(tmp_path)
@@ -140,15 +154,52 @@ def test_yaml_holds_any_text():
 
 
 def test_applies_follows_and_says_how_it_ended(tools, launch):
-    tools.lay(STATE, {}, {'out': 't5:'}, {'out': 't5:Completed'})  # none, after the first attempt running, then done
-    tools.lay('kubectl wait --for=condition=Ready', {'status': 1, 'err': 'error: no matching resources found\n'}, {})
+    """Through a restart: the log of each attempt once, of the container of ours (Cloud Storage FUSE puts one of its own before it)."""
+    tools.lay(STATE, {}, *[{'out': 't5:'}] * 5, {'out': 't5:Completed'})  # none, running, then done
+    unplaced = {'conditions': [{'type': 'PodScheduled', 'status': 'False', 'reason': 'Unschedulable', 'message': 'no node matches'}]}
+    pulling = {'containerStatuses': [{'state': {'waiting': {'reason': 'ImagePullBackOff', 'message': 'not found: r/i:1'}}}]}
+    tools.lay(
+        PODS, pods(), pods(a=unplaced), pods(a=pulling), pods(a='Running'), pods(a='Failed'), pods(a='Failed'), pods(a='Failed', b='Running'), pods(b='Succeeded'),
+    )  # fmt: skip
     done = launch()
     assert done.returncode == 0 and 't5 is Completed' in done.stdout, done.stderr
-    verbs = [argv[1] for argv in tools.calls()]
-    assert verbs == ['get', 'apply', 'wait', 'wait', 'logs', 'wait', 'get', 'wait', 'logs', 'wait', 'get']  # followed through a restart
+    said = [line for line in done.stdout.splitlines() if line.startswith('launch: the first')]
+    assert said == [
+        'launch: the first process is yet to be made', 'launch: the first process waits: Unschedulable: no node matches',
+        'launch: the first process waits: ImagePullBackOff: not found: r/i:1', 'launch: the first process is yet to be made',
+    ]  # fmt: skip
+    assert logged(tools) == ['a', 'b'] and all('--container=train' in argv and '--tail=-1' in argv for argv in tools.calls(LOGS))
+    assert [argv[1] for argv in tools.calls()].count('apply') == 1
+
+
+def test_a_process_that_ended_before_anyone_looked_is_shown(tools, launch):
+    """A mistake in the flags ends in seconds: it was never seen to be ready."""
+    tools.lay(STATE, {}, {'out': 't5:'}, {'out': 't5:Failed'})
+    tools.lay(PODS, pods(), pods(a='Failed'))
+    tools.lay(LOGS, {'out': 'error: --config.steps=ten: expected a whole number\n'})
+    done = launch()
+    assert done.returncode == 1 and 'expected a whole number' in done.stdout and logged(tools) == ['a']
+
+
+def test_a_log_whose_connection_breaks_goes_on(tools, launch):
+    tools.lay(STATE, {'out': 't5:'}, {'out': 't5:Completed'})
+    tools.lay(PODS, pods(a='Running'), pods(a='Running'), pods(a='Running'), pods(a='Succeeded'))
+    tools.lay(LOGS, {'status': 1}, {}, {})  # an error, an end that is none, the end
+    assert launch().returncode == 0 and logged(tools) == ['a', 'a again', 'a again']
+    tools.lay(STATE, {'out': 't5:'})
+    tools.lay(PODS, pods(b='Running'))
+    tools.lay(LOGS, {'status': 1, 'err': ''})
+    assert 'the log cannot be read (see above); t5 goes on: repeat the command to attach' in one_error(launch())
+
+
+def test_what_does_not_begin_is_said(tools, launch):
+    tools.lay(STATE, {'out': 't5:'})
+    tools.lay(PODS, pods(a={'containerStatuses': [{'state': {'waiting': {'reason': 'ErrImagePull'}}}]}))
+    assert 'the first process did not begin within 0 s (it waits: ErrImagePull); see: kubectl describe' in one_error(launch('--wait=0'))
 
 
 def test_attaches_and_replaces_only_what_has_ended(tools, launch):
+    tools.lay(PODS, pods(a='Failed'))
     tools.lay(STATE, {'out': 't5:'}, {'out': 't5:Failed'})
     assert launch().returncode == 1
     assert 'apply' not in [argv[1] for argv in tools.calls()]
@@ -156,13 +207,14 @@ def test_attaches_and_replaces_only_what_has_ended(tools, launch):
     assert 'the JobSet t5 has ended (Failed); add --again to replace it' in one_error(launch())
     tools.lay(STATE, {'out': 't5:Failed'}, {'out': 't5:Completed'})
     assert launch('--again').returncode == 0
-    assert [argv[1] for argv in tools.calls()][-6:] == ['get', 'delete', 'apply', 'wait', 'logs', 'wait', 'get'][-6:]
-    assert [argv[1] for argv in tools.calls()].count('delete') == 1
+    verbs = [argv[1] for argv in tools.calls()]
+    assert verbs.count('delete') == 1 and verbs[verbs.index('delete') + 1] == 'apply'
 
 
 @pytest.mark.parametrize('options, deletes', [((), False), (('--delete',), True)])
 def test_deletes_only_if_asked(tools, launch, options, deletes):
     tools.lay(STATE, {}, {'out': 't5:Completed'})
+    tools.lay(PODS, pods(a='Succeeded'))
     assert launch(*options).returncode == 0
     assert ('delete' in [argv[1] for argv in tools.calls()]) == deletes
 
@@ -171,7 +223,7 @@ def test_a_dry_run_prints_and_runs_nothing(tools, launch, tmp_path):
     done = launch('--dry_run', '--delete')
     assert done.returncode == 0 and not tools.calls() and not (tmp_path / 't5.yaml').exists()
     commands = [line.split()[1] for line in done.stdout.splitlines() if line.startswith('kubectl')]
-    assert commands == ['get', 'apply', 'wait', 'logs', 'get', 'delete'] and 'kind: "JobSet"' in done.stdout
+    assert commands == ['get', 'apply', 'get', 'logs', 'get', 'delete'] and 'kind: "JobSet"' in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -183,14 +235,27 @@ def test_a_dry_run_prints_and_runs_nothing(tools, launch, tmp_path):
         ('--name=T5', '--name=T5: expected lower case'),
         ('--mount=bucket:/data', 'expected gs://BUCKET:/FOLDER'),
         ('--slices=0', "--slices: '0' is no whole number of at least 1"),
+        ('--topology=v5p:4x8x6', 'no v5p of that shape; there are 2x2x1, 2x2x2, 2x2x4, 2x4x4, and multiples of 4 in ascending order'),
+        ('--topology=v5p:8x4x4', 'no v5p of that shape'),
+        ('--topology=v6e:4x6', 'no v6e of that shape; there are 1x1, 2x2, 2x4, 4x4'),
+        ('--image=a b', '--image=a b: expected no spaces'),
+        ('--namespace=a b', '--namespace=a b: expected no spaces'),
+        ('--mount=gs://other:/data', '--mount: /data is there twice'),
     ],
 )
 def test_bad_options_are_one_line(tools, launch, option, words):
     assert words in one_error(launch(option)) and not tools.calls()
 
 
+@pytest.mark.parametrize('workdir', ['runs/t5', '/runs/t5', '/data2/t5', '/data/../t5'])
+def test_a_workdir_that_goes_with_its_pod_is_refused(tools, launch, workdir):
+    said = one_error(launch(flags=('--config=a.py', f'--workdir={workdir}')))
+    assert f'--workdir={workdir}: would be a folder of each pod, and lost with it; name a folder below /data, or gs://' in said and not tools.calls()
+    assert launch('--dry_run', flags=('--config=a.py', '--workdir=gs://my-bucket/t5')).returncode == 0
+
+
 def test_slices_of_one_host_are_refused(tools, launch):
-    said = one_error(launch('--slices=2', place=('--name=t5', '--image=r/i:1', '--topology=v5e:2x2')))
+    said = one_error(launch('--slices=2', place=('--name=t5', '--image=r/i:1', '--topology=v5e:2x2', '--mount=gs://my-bucket:/data')))
     assert 'GKE links slices of several hosts only' in said and not tools.calls()
 
 
@@ -202,6 +267,8 @@ def test_a_missing_cluster_is_one_line(tools, launch):
 def test_accelerator_types_and_topologies():
     assert accelerators.of_type('v5litepod-256').runtime == 'v2-alpha-tpuv5-lite' and accelerators.of_type('v4-8').runtime == 'tpu-ubuntu2204-base'
     assert accelerators.of_topology('v5p:8x8x8')[2] == 512
-    for wrong in ('v5p', 'v5p-0', 'v5p-12', 'v6e-12', 'v6e-512', '-8', 'v5p-x'):
+    for right in ('v5p-64', 'v5p-384', 'v5p-12288', 'v4-32', 'v6e-8'):
+        accelerators.of_type(right)
+    for wrong in ('v5p', 'v5p-0', 'v5p-12', 'v5p-24', 'v5p-192', 'v5p-12416', 'v6e-12', 'v6e-512', '-8', 'v5p-x'):
         with pytest.raises(UserError):
             accelerators.of_type(wrong)

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from t5x_lite.launching import slurm
 from tests.launching.stand_ins import DIRECTIVES, ROOT, Tools, complaint, one_error
 
 FLAGS = ('--config=configs/gpt.py:gpt2', "--config.decode.stop=it's; $(touch here)")
@@ -77,12 +78,20 @@ def test_bad_options_are_one_line(submit, tools):
         ('--option=-p gpu', '--option=-p gpu: expected an option of sbatch'),
         ('--name=a b', '--name=a b: expected letters'),
         ('--logs=a b', 'Slurm reads no such character'),
+        ('--partition=a b', '--partition=a b: Slurm reads no spaces there'),
+        ('--notice=70000', '--notice=70000: Slurm counts to 65535 at most'),
+        ('--time=5:00', '--notice=300 is not less than --time=5:00'),
         ('--notice=1', "--notice: '1' is no whole number of at least 30"),
     ):
         assert words in one_error(submit(option)), option
     assert not tools.calls()
     (tools.folder / 'sbatch').unlink()
     assert 'sbatch is not on the PATH' in one_error(submit())
+
+
+def test_limits_are_read_as_slurm_reads_them():
+    limits = {'90': 5400, '5:30': 330, '24:00:00': 86400, '2-12': 216000, '1-00:30': 88200, '1-00:00:01': 86401}
+    assert {limit: slurm._seconds(limit) for limit in limits} == limits
 
 
 @pytest.fixture

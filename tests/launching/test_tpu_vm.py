@@ -30,7 +30,7 @@ def _git(clone, *arguments):
 def clone(tmp_path):
     """A checkout with the launchers in it."""
     root = tmp_path / 'a clone'
-    for part in ('launch', 't5x_lite/launching'):
+    for part in ('launch', 'configs', 't5x_lite/launching'):
         shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns('__pycache__'))
     for name in ('t5x_lite/__init__.py', 't5x_lite/errors.py'):
         shutil.copy(ROOT / name, root / name)
@@ -161,6 +161,13 @@ def test_a_dry_run_prints_and_runs_nothing(tools, launch):
     assert 'python -m t5x_lite.train' in commands[-2]
 
 
+def test_a_workdir_that_nothing_mounts_is_pointed_out(tools, launch):
+    said = 'launch: /shared/runs/a b must be on a disk that all workers share, and nothing mounts one here'
+    assert f'# {said}' in launch('--dry_run').stdout
+    assert said not in launch('--dry_run', '--setup=sudo mount 10.0.0.2:/share /shared').stdout
+    assert said not in launch('--dry_run', flags=('--config=configs/bert.py:base', '--workdir=gs://b/x')).stdout
+
+
 def test_stop_asks_the_workers(tools, launch):
     done = launch('--stop', flags=())
     assert done.returncode == 0 and len(tools.calls()) == 1 and 'on_worker.sh' in tools.calls()[0][6]
@@ -181,17 +188,25 @@ def test_stop_asks_the_workers(tools, launch):
         ({}, ('--workdir=a', 'b'), "'b' after --: flags of train are written --name=value"),
         ({}, (), 'no flags of train'),
         ({'--commit': 'nowhere'}, FLAGS, '--commit=nowhere: no such commit'),
+        ({'--name': 't 5'}, FLAGS, '--name=t 5: expected lower case letters'),
+        ({'--name': 'T5'}, FLAGS, '--name=T5: expected lower case letters'),
+        ({'--zone': 'us-east5'}, FLAGS, '--zone=us-east5: expected a zone, such as us-east5-a'),
+        ({'--project': 'my project'}, FLAGS, '--project=my project: expected the ID of a project'),
+        ({'--type': 'v5p-24'}, FLAGS, 'no v5p of that size; there are v5p-8, v5p-16, v5p-32, v5p-64, and multiples of v5p-128 up to v5p-12288'),
+        ({}, ('--config=configs/bert.py:base', '--workdir=runs/x'), '--workdir=runs/x: would be a folder of each worker, and lost with its machine'),
+        ({}, ('--config=configs/brt.py:base', '--workdir=gs://b/x'), '--config=configs/brt.py: not in commit '),
     ],
 )
 def test_bad_options_are_one_line(tools, launch, options, flags, words):
-    place = {'--name': 't5', '--project': 'p', '--zone': 'z', '--type': 'v5p-16'} | options
+    place = {'--name': 't5', '--project': 'p', '--zone': 'us-east5-a', '--type': 'v5p-16'} | options
     done = launch(place=[f'{name}={value}' for name, value in place.items() if value is not None], flags=flags)
     assert words in one_error(done) and not tools.calls()
 
 
 def test_only_committed_code_is_launched(tools, launch, clone):
     (clone / 'new.py').write_text('')
-    assert 'uncommitted changes in new.py would not be launched; commit them, or name what to launch: --commit=HEAD' in one_error(launch())
+    (clone / 'configs' / 'bert.py').write_text('')
+    assert 'uncommitted changes in configs/bert.py, new.py would not be launched; commit them, or name what to launch: --commit=HEAD' in one_error(launch())
     tools.lay(f'{QUEUE} describe', state('ACTIVE'))
     assert launch('--commit=HEAD').returncode == 0
     shutil.rmtree(clone / '.git')
@@ -211,6 +226,7 @@ def test_what_gcloud_cannot_say_is_one_line(tools, launch):
 PYTHON = """#!/bin/bash
 printf '%s\\0' "$@" >>"$HOME/arguments"
 echo "cluster $T5X_LITE_CLUSTER"
+echo "in $PWD"
 trap 'echo saved; exit $T5X_LITE_STOPPED' TERM
 [ -e "$HOME/status" ] && exit "$(cat "$HOME/status")"
 for _ in $(seq 400); do [ -e "$HOME/go" ] && exit 0; sleep 0.05; done
@@ -264,6 +280,7 @@ def test_a_worker_trains_apart_from_the_connection_and_is_attached_to(worker):
     assert again.returncode == 0 and 'cluster auto' in out, (out, err)
     words = (worker / 'arguments').read_text().split('\0')[:-1]
     assert words == list(TRAIN[3:])  # once, word for word
+    assert f'in {worker}/t5x_lite/abc\n' in (worker / 't5x_lite' / 'runs' / 't5' / 'log').read_text(), 'where --config=configs/FILE.py is'
 
 
 @pytest.mark.parametrize('host, quiet, shown', [('t1v-n-1-w-0', False, True), ('t1v-n-1-w-12', False, False), ('t1v-n-1-w-0', True, False)])
