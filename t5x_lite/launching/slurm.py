@@ -34,16 +34,14 @@ cd {folder}
 export PYTHONPATH={root}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONUNBUFFERED=1 T5X_LITE_CLUSTER=slurm{more}
 
 due='' left=''
-trap 'due=1; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
-trap 'left=1' TERM
+trap 'signalled=1 due=1; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
+trap 'signalled=1 left=1' TERM
 
 srun {srun} \\
     {line} &
-pid=$!
-status=0
-wait $pid || status=$?
-while kill -0 $pid 2>/dev/null; do # a signal ended the wait, not the step
-    status=0
+pid=$! signalled=1
+while [ -n "$signalled" ]; do # a signal ended the wait, not the step; whose status bash keeps
+    signalled='' status=0
     wait $pid || status=$?
 done
 

@@ -121,7 +121,7 @@ def test_goes_back_into_the_queue_when_something_was_lost(batch, tools, status, 
 
 
 # An srun that runs until the processes are asked to end.
-_WAITS = '#!/bin/bash\ntouch {folder}/running\nfor _ in $(seq 200); do [ -e {folder}/asked ] && exit 0; sleep 0.05; done; exit 9\n'
+_WAITS = '#!/bin/bash\necho $$ >{folder}/pid; touch {folder}/running\nfor _ in $(seq 200); do [ -e {folder}/asked ] && exit 0; sleep 0.05; done; exit 9\n'
 
 
 @pytest.mark.parametrize('number, requeued', [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
@@ -130,8 +130,9 @@ def test_ahead_of_the_limit_it_saves_and_goes_back_into_the_queue(batch, tools, 
     for name in ('seq', 'touch', 'sleep'):
         (tools.folder / name).symlink_to(shutil.which(name))
     (tools.folder / 'srun').write_text(_WAITS.format(folder=tmp_path))
-    if requeued:  # what scancel would have the processes do
-        (tools.folder / 'scancel').write_text(f'#!/bin/bash\n[ "$*" = "--signal=TERM 1234" ] && touch {tmp_path}/asked\n')
+    if requeued:  # what scancel would have the processes do; they may have ended before it has
+        gone = f'for _ in $(seq 200); do kill -0 "$(cat {tmp_path}/pid)" || exit 0; sleep 0.05; done'
+        (tools.folder / 'scancel').write_text(f'#!/bin/bash\n[ "$*" = "--signal=TERM 1234" ] && touch {tmp_path}/asked\n{gone} 2>/dev/null\n')
     process = batch()
     end = time.monotonic() + 20
     while not (tmp_path / 'running').exists():

@@ -1,6 +1,7 @@
 """launch/tpu_vm.sh against a gcloud that only pretends: requests, preemptions, retries, and nothing deleted that nobody asked to delete."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -85,7 +86,7 @@ def test_asks_waits_copies_installs_and_trains_on_all_workers(tools, launch, clo
 
 def test_a_path_in_a_bucket_installs_what_it_needs(tools, launch):
     tools.lay(f'{QUEUE} describe', state('ACTIVE'))
-    assert launch(flags=('--config=c.py', '--config.data.path=gs://b/data', '--workdir=gs://b/run')).returncode == 0
+    assert launch(flags=('--config=configs/bert.py:base', '--config.data.path=gs://b/data', '--workdir=gs://b/run')).returncode == 0
     installs = [argv[6] for argv in tools.calls(f'{VM} ssh') if 'on_worker.sh install' in argv[6]]
     assert len(installs) == 1 and installs[0].endswith('/launch/on_worker.sh install tpu,gcs')
 
@@ -127,7 +128,7 @@ def test_retries_end(tools, launch):
     # A request that fails as soon as it is made is no better the next time, but for want of capacity.
     tools.lay(f'{QUEUE} describe', ABSENT, state('FAILED'), state('FAILED'), ABSENT, state('FAILED'))
     done = launch('--retries=1')
-    assert 't5 is FAILED; given up after 1 retries' in one_error(done)
+    assert re.search(r't5 is FAILED \(why: gcloud compute tpus queued-resources describe t5 .*\); given up after 1 retries', one_error(done))
 
 
 def test_waits_double_and_are_bounded():
