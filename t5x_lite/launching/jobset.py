@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     given, flags = command_lines.parsed(options, argv)
     flags = command_lines.checked_flags(flags)
     for option, value in (('--image', given.image), ('--namespace', given.namespace), ('--context', given.context), ('--service_account', given.service_account)):
-        command_lines.named(option, value, r'\S*', 'no spaces')
+        command_lines.named(option, value, r'\S+' if option == '--image' else r'\S*', 'a name without spaces')
     _check_workdir(given, command_lines.workdir(flags))
     text = as_yaml(manifest(given, flags)) + '\n'
     path, commands = given.output or f'{given.name}.yaml', Commands(given)

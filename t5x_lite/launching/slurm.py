@@ -108,7 +108,7 @@ def _check(given: argparse.Namespace) -> None:
     if given.notice > _LONGEST_NOTICE:
         raise UserError(f'--notice={given.notice}: Slurm counts to {_LONGEST_NOTICE} at most')
     if given.time and given.notice >= _seconds(given.time):
-        raise UserError(f'--notice={given.notice} is not less than --time={given.time}; the job would save and stop as soon as it begins')
+        raise UserError(f'--notice={given.notice} is not less than --time={given.time}; the job would save and stop as soon as it begins: give a smaller one')
     for option in given.option:
         if not re.fullmatch(r'--[a-z][\w-]*(=\S+)?', option):
             raise UserError(f'--option={option}: expected an option of sbatch such as --option=--constraint=h100')

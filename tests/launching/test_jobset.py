@@ -238,8 +238,9 @@ def test_a_dry_run_prints_and_runs_nothing(tools, launch, tmp_path):
         ('--topology=v5p:4x8x6', 'no v5p of that shape; there are 2x2x1, 2x2x2, 2x2x4, 2x4x4, and multiples of 4 in ascending order'),
         ('--topology=v5p:8x4x4', 'no v5p of that shape'),
         ('--topology=v6e:4x6', 'no v6e of that shape; there are 1x1, 2x2, 2x4, 4x4'),
-        ('--image=a b', '--image=a b: expected no spaces'),
-        ('--namespace=a b', '--namespace=a b: expected no spaces'),
+        ('--image=a b', '--image=a b: expected a name without spaces'),
+        ('--image=', '--image=: expected a name'),
+        ('--namespace=a b', '--namespace=a b: expected a name without spaces'),
         ('--mount=gs://other:/data', '--mount: /data is there twice'),
     ],
 )
