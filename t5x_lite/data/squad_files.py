@@ -77,7 +77,7 @@ def _question(path: str, row: dict[str, Any], context: str, title: str, answered
     given = row['answers'] if answered and not impossible else row.get('answers', [])
     # SQuAD 2.0 has the answers of an impossible question under `plausible_answers`; what others leave in `answers` is none either.
     answers = () if impossible else tuple(Answer(answer['text'], answer.get('answer_start')) for answer in given)
-    texts = [context, row['question'], *(answer.text for answer in answers)]
+    texts = [context, row['question'], *(answer.text for answer in answers), str(row['id'])]
     starts = [answer.start for answer in answers if answer.start is not None]
     if not all(isinstance(text, str) for text in texts) or not all(isinstance(start, int) for start in starts):
         raise UserError(f'{where}: context, question and the text of answers must be strings and answer_start a whole number')

@@ -125,15 +125,7 @@ def _read_jsonl(path: str, text: str) -> Table:
     for number, line in enumerate(text.split('\n'), 1):
         if not line.strip():
             continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f'{path}:{number}: not JSON ({not_json(error)}); expected one object a line') from error
-        if '\\ud' in line.lower():  # json can spell half a surrogate pair
-            try:
-                json.dumps(value, ensure_ascii=False).encode()
-            except UnicodeEncodeError as error:
-                raise UserError(f'{path}:{number}: {error.object[error.start]!r} in it is not Unicode; mend the text') from error
+        value = parsed(line, f'{path}:{number}')
         if not isinstance(value, dict):
             raise UserError(f'{path}:{number}: expected a JSON object such as {{"text": ..., "label": ...}}')
         objects.append(value)
@@ -142,6 +134,20 @@ def _read_jsonl(path: str, text: str) -> Table:
     if not columns:
         raise UserError(f'{path}: its objects are empty; expected such as {{"text": ..., "label": ...}}')
     return Table(path, columns, [[value.get(name) for name in columns] for value in objects], lines, 'one JSON object a line')
+
+
+def parsed(line: str, where: str) -> Any:
+    """The value of a line of jsonl; UserError for what is not JSON, or not Unicode."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{where}: not JSON ({not_json(error)}); expected one object a line') from error
+    if '\\ud' in line.lower():  # json can spell half a surrogate pair
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f'{where}: {error.object[error.start]!r} in it is not Unicode; mend the text') from error
+    return value
 
 
 def not_json(error: Exception) -> str:
