@@ -168,11 +168,12 @@ def shared_kernels(config: TuneConfig, params: Any) -> list[str]:
     """
     _check_rules(config.lora)
     kernels = [path.removesuffix('/kernel') for path in paths.leaves(params) if path.endswith('/kernel')]
+    matching = {name: [rule for rule in config.lora if re.fullmatch(rule[0], name)] for name in kernels}
     lines = []
-    for (first, rank, _), (second, *_) in itertools.combinations(config.lora, 2):
-        if both := [name for name in kernels if re.fullmatch(first, name) and re.fullmatch(second, name)]:
+    for first, second in itertools.combinations(config.lora, 2):
+        if both := [name for name, rules in matching.items() if rules[:1] == [first] and second in rules]:
             more = f' and {len(both) - 1} more' if len(both) > 1 else ''
-            lines.append(f'config.tune.lora: {first!r} and {second!r} both match {both[0]}{more}; the first counts there (rank {rank})')
+            lines.append(f'config.tune.lora: {first[0]!r} and {second[0]!r} both match {both[0]}{more}; the first counts there (rank {first[1]})')
     return lines
 
 
