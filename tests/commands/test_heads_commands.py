@@ -201,7 +201,7 @@ def test_a_run_that_is_not_finished_says_so(reader, place):
     note = f'{place}/stopped is not finished: step 4 of 8 is used; its train command, repeated, goes on\n'
     assert forked.run('predict', f'--workdir={place}/stopped', *text).err == note
     assert forked.run('evaluate', f'--workdir={place}/stopped', '--resamples=0').err == note
-    for asked in ((f'--workdir={place}/stopped', '--step=4'), (f'--workdir={place}/stopped', '--step=newest'), (f'--workdir={place}/stopped/checkpoints/4',)):
-        assert not forked.run('predict', *asked, *text).err, 'whoever names a step knows'
+    for step in ('4', 'newest'):
+        assert not forked.run('predict', f'--workdir={place}/stopped', f'--step={step}', *text).err, 'whoever names a step knows'
     assert not forked.run('predict', f'--workdir={place}/reader', *text).err
     assert not forked.run('predict', f'--workdir={place}/reader', '--step=4', *text).err
