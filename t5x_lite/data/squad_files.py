@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from t5x_lite.data import table_files
+from t5x_lite.data import json_lines, table_files
 from t5x_lite.errors import UserError
 
 _EXPECTED = 'expected data, paragraphs, qas, answers'
@@ -51,7 +51,7 @@ def read(path: str, answered: bool = True) -> list[Question]:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         line = f':{error.lineno}' if isinstance(error, json.JSONDecodeError) else ''
-        raise UserError(f'{path}{line}: not JSON ({table_files.not_json(error)})') from error
+        raise UserError(f'{path}{line}: not JSON ({json_lines.not_json(error)})') from error
     try:
         found = [
             _question(path, question, paragraph['context'], article.get('title', ''), answered)

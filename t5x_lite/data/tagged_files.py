@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import dataclasses
 from typing import Any
 
-from t5x_lite.data import table_files
+from t5x_lite.data import json_lines, table_files
 from t5x_lite.errors import UserError, nearest
 
 WORD_FLAG, TAG_FLAG = '--config.data.text_columns', '--config.data.label_column'
@@ -150,7 +150,7 @@ def _rows(path: str, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         where = f'{path}:{number}'
-        fields = table_files.parsed(line, where)
+        fields = json_lines.parsed(line, where)
         if not isinstance(fields, dict):
             raise UserError(f'{where}: expected a JSON object, found {type(fields).__name__}')
         yield where, fields

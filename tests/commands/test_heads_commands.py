@@ -192,6 +192,9 @@ def test_questions_of_a_file_are_answered_one_by_one(reader, place):
     row, = forked.run('predict', f'--workdir={workdir}', f'--input={place}/asked.csv', '--output=-').success.splitlines()
     row, same = json.loads(row), next(answer for answer, each in zip(answers, asked, strict=True) if each['id'] == 'a1')
     assert 'id' not in row and row['answer'] == same['answer'] and row['no_answer'] == pytest.approx(same['no_answer'], abs=1e-5)
+    (place / 'mine.csv').write_text('told,asked,id\nthe man sings in a red house 1,the man,7\n')
+    mine, = forked.run('predict', f'--workdir={workdir}', f'--input={place}/mine.csv', '--config.data.text_columns=asked,told', '--output=-').success.splitlines()
+    assert json.loads(mine) == {'id': '7'} | row
     (place / 'twice.json').write_text(json.dumps({'data': [{'paragraphs': [{'context': 'a', 'qas': [{'id': 'x', 'question': 'b'}] * 2}]}]}))
     assert f'{place}/twice.json[x]: a question before it has the same id' in forked.run('predict', f'--workdir={workdir}', f'--input={place}/twice.json').error
 
