@@ -128,8 +128,8 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
     if has_data:
         if training:
             train = data_function(config, 'train')
-            if not config.heads:
-                order, said = bases.order_of_labels(config, initial, _told(train).get('data.labels', ()), workdir)
+            if not config.heads and 'data.labels' in (told := _told(train)):
+                order, said = bases.order_of_labels(config, initial, told['data.labels'], workdir)
                 if order:
                     config.data.labels, notes = order, notes + said
                     train = data_function(config, 'train')  # anew: numbers of labels, and weights of classes, follow their order

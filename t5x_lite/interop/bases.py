@@ -99,8 +99,9 @@ def order_of_labels(config: Config, initial: dict[str, Any] | None, found: tuple
     """
     if config.data.labels or not found:
         return (), ()
-    if workdir and checkpoint.holds_checkpoints(workdir):
-        order = _in_order_of(found, tuple(from_json(os.path.join(workdir, 'config.json')).data.labels))
+    begun = os.path.join(workdir, 'config.json')
+    if workdir and checkpoint.holds_checkpoints(workdir) and remote.exists(begun):
+        order = _in_order_of(found, tuple(from_json(begun).data.labels))
         return (order if order != found else ()), ()
     if initial is None or not any(name in initial for name in _OF_LABELS):
         return (), ()
