@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from t5x_lite import several
+from t5x_lite import remote, several
 from t5x_lite.checks import finalize
 from t5x_lite.config import ARCHITECTURE, AugmentConfig, Config, Features, Layout, ModelConfig, TuneConfig
 from t5x_lite.config_values import from_json, to_dict
@@ -128,8 +128,13 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
     if has_data:
         if training:
             train = data_function(config, 'train')
+            if not config.heads and 'data.labels' in (told := _told(train)):
+                order, said = bases.order_of_labels(config, initial, told['data.labels'], workdir)
+                if order:
+                    config.data.labels, notes = order, notes + said
+                    train = data_function(config, 'train')  # anew: numbers of labels, and weights of classes, follow their order
             for filled, data in [(head, train.single[head.name]) for head in config.heads] or [(config, train)]:
-                for name, value in getattr(data.sources(data.stages[0])[0], 'resolved', {}).items():
+                for name, value in _told(data).items():
                     group, field = name.split('.')
                     setattr(getattr(filled, group), field, value)
             epoch = train.num_examples / config.batch_size  # in steps
@@ -144,6 +149,8 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
                 initial, said = bases.without_head_of_other_labels(config, initial)
                 notes += said
         config = finalize(config)
+        if len(config.tune.lora) > 1 and training:
+            notes += tuple(adapters.shared_kernels(config.tune, nn.unbox(_abstract(config))))
         if train is not None:
             train.complete(config)
         validation = data_function(config, 'validation')
@@ -155,6 +162,11 @@ def assemble(config: Config, *, training: bool = True, trained_with: str = '', w
     elif config.tune.unfreeze_by_epoch and training:
         raise UserError('config.tune.unfreeze_by_epoch needs data to count; give config.data.train or config.data.path, or steps in config.tune.unfreeze')
     return Run(config, initial, tokenizer_path, train, validation, base, notes)
+
+
+def _told(data: DataFunction) -> dict[str, Any]:
+    """{field of the config: what the data say of it}."""
+    return getattr(data.sources(data.stages[0])[0], 'resolved', {})
 
 
 def _has_data(config: Config) -> bool:
@@ -221,12 +233,14 @@ def load_for_use(
     """(complete config, parameters, step) of a run that is to be evaluated or applied.
 
     `config` is the run's own with whatever flags changed in it; fields that the weights fix must not be among those. `weights` may have read its base.
-    Of `step` see `checkpoint.choose`; where it is None, and the best is not the newest, standard error says which was taken.
+    Of `step` see `checkpoint.choose`; where nobody names one, and the best is not the newest or the run is not finished, standard error says which was taken.
     """
     choice = checkpoint.choose(workdir, '' if step is None else str(step))
+    nobody_asked = step is None and choice.workdir == remote.absolute(workdir)
     found, step = choice.workdir, choice.step
-    if choice.said:
-        print(choice.said, file=sys.stderr, flush=True)
+    for said in (choice.said, checkpoint.unfinished(found, step) if nobody_asked else ''):
+        if said:
+            print(said, file=sys.stderr, flush=True)
     saved = from_json(os.path.join(found, 'config.json'))
     moved = config.init_from if config.init_from != saved.init_from else ''
     _, params = (weights or bases.Weights()).run(os.path.join(found, checkpoint.FOLDER, str(step)), ema=ema, moved=moved)
@@ -239,8 +253,7 @@ def load_for_use(
                 'leave --config out to use the config of the run'
             )
     config = finalize(config)
-    module = several_heads.made(config)
-    expected = nn.unbox(adapters.added_to(config.tune, jax.eval_shape(lambda: module.init(jax.random.key(0), dummy_batch())['params']), config.seed))
+    expected = nn.unbox(adapters.added_to(config.tune, _abstract(config), config.seed))
     available = paths.leaves(params)
     if not available.keys() & paths.leaves(expected).keys():
         raise UserError(f'{found} holds no parameter of {config.model.module} with its head; fine-tune it: --config.init_from={workdir}')
@@ -248,6 +261,12 @@ def load_for_use(
     if config.heads or config.data.train or config.data.validation or config.data.tasks.names:
         config.data.tokenizer = os.path.join(found, 'tokenizer')  # init_from may be gone
     return config, paths.map_paths(lambda path, _: available[path], expected), step
+
+
+def _abstract(config: Config) -> Any:
+    """The parameters of a complete config's model, abstract and boxed, without what config.tune adds."""
+    module = several_heads.made(config)
+    return jax.eval_shape(lambda: module.init(jax.random.key(0), dummy_batch())['params'])
 
 
 _DRAWN = ('init', 'init_stddev', 'position_init')  # how weights began, which no longer matters

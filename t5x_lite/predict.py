@@ -7,6 +7,10 @@
     python -m t5x_lite.predict --workdir=runs/swag --text="She opened the door and" --choices="went in.|ate it."
     python -m t5x_lite.predict --workdir=runs/reviews --input=new.txt --output=labels.jsonl     # a text a line; - reads standard input
     python -m t5x_lite.predict --workdir=runs/reviews --input=new.csv --output=labels.jsonl     # or jsonl: the texts of its rows, in the columns of training
+    python -m t5x_lite.predict --workdir=runs/swag --input=new.csv --output=answers.jsonl       # or tsv, jsonl: questions and choices, likewise
+    python -m t5x_lite.predict --workdir=runs/squad --input=dev.json --output=answers.jsonl     # SQuAD's form, or csv, jsonl: columns question and context
+    python -m t5x_lite.predict --workdir=runs/squad --input=dev.json --output=predictions.json  # {id: answer}, what evaluate-v2.0.py takes
+    python -m t5x_lite.predict --workdir=runs/ner --input=new.conll --output=tags.jsonl         # words as they are divided there, or jsonl: {"words": [...]}
     python -m t5x_lite.predict --workdir=runs/reviews --input=- --output=-      # stays open, answers each line as it comes, as JSON
     python -m t5x_lite.predict --workdir=runs/gpt --text="Once upon a time" --config.decode.method=sample --config.decode.temperature=0.8
     python -m t5x_lite.predict --workdir=runs/t5 --text="translate English to German: A dog." --config.decode.method=beam
@@ -21,9 +25,7 @@ config.decode.shots, demonstrations of a task stand before the text, which is a 
 """
 
 from collections.abc import Iterator, Sequence
-import contextlib
 import itertools
-import json
 import os
 from typing import Any
 
@@ -37,12 +39,13 @@ from t5x_lite.config_values import from_json
 from t5x_lite.data import tokenizers
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
-from t5x_lite.evaluation import asking, incoming
+from t5x_lite.evaluation import answer_files, asking, incoming
 from t5x_lite.evaluation.answer_predictor import AnswerPredictor
+from t5x_lite.evaluation.batching import Asked, Texts
 from t5x_lite.evaluation.choice_predictor import ChoicePredictor
 from t5x_lite.evaluation.evaluator import Evaluator
 from t5x_lite.evaluation.generation import Generator
-from t5x_lite.evaluation.predictor import Predictor, TextPredictor, Texts, show
+from t5x_lite.evaluation.predictor import Predictor, TextPredictor, show
 from t5x_lite.evaluation.tag_predictor import TagPredictor
 from t5x_lite.interop import bases
 from t5x_lite.models import heads
@@ -51,13 +54,19 @@ from t5x_lite.tasks import examples as task_examples
 from t5x_lite.tasks.few_shot import FewShot
 from t5x_lite.training import checkpoint, devices, partitioning, places
 from t5x_lite.training.step import make_program
-from t5x_lite.training.telemetry import as_json
 
 _CONFIG = cli.define_config_flags()
 _TEXT = flags.DEFINE_string('text', None, 'A text; [MASK] marks words to fill in.')
 _TEXT_B = flags.DEFINE_string('text_b', None, 'The second text of a pair.')
-_INPUT = flags.DEFINE_string('input', None, 'A file with a text a line (two texts: separated by a tab), or for labels a table (.csv, .jsonl); - is standard input.')
-_OUTPUT = flags.DEFINE_string('output', None, 'A jsonl file for the answers, or gs://BUCKET/FILE; - is standard output, a line as soon as it is known.')
+_INPUT = flags.DEFINE_string(
+    'input', None,
+    'A file with a text a line (two texts: separated by a tab); for labels and choices a table in the columns of training (.csv, .jsonl), for answers in texts '
+    "SQuAD's form (.json) or a table, for tags words (.jsonl, .conll, .bio, .iob); - is standard input.",
+)  # fmt: skip
+_OUTPUT = flags.DEFINE_string(
+    'output', None,
+    'A jsonl file for the answers (of a .json of questions, NAME.json is {id: answer}), or gs://BUCKET/FILE; - is standard output, a line as soon as it is known.',
+)  # fmt: skip
 _STEP = flags.DEFINE_string('step', None, 'The checkpoint to use: ' + places.STEP_HELP)
 _CHOICES = flags.DEFINE_string(
     'choices', None, 'Continuations, separated by |, to rank by their probability instead of generating one; of a multiple choice run, the choices.'
@@ -70,7 +79,7 @@ _TOP = flags.DEFINE_integer('top', 5, 'Words shown for a mask.', lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'Texts at a time.', lower_bound=1)
 
 
-def _inputs(predictors: dict[str, Predictor | AnswerPredictor | ChoicePredictor | TagPredictor | TextPredictor]) -> Iterator[tuple[str, ...] | None]:
+def _inputs(predictors: dict[str, Predictor | AnswerPredictor | ChoicePredictor | TagPredictor | TextPredictor]) -> Iterator[Asked | None]:
     """What --text or --input say, checked; `incoming.texts_of` has more."""
     if _INPUT.value is not None:
         yield from incoming.texts_of(_INPUT.value, predictors)
@@ -182,10 +191,6 @@ def _show_runs(answer: dict[str, Any]) -> str:
     return '\n'.join(lines)
 
 
-def _line(answer: dict[str, Any]) -> str:
-    return json.dumps(as_json(answer), ensure_ascii=False, allow_nan=False)
-
-
 def main(argv: Sequence[str]) -> None:
     del argv
     devices.configure(_CONFIG.value)
@@ -196,44 +201,37 @@ def main(argv: Sequence[str]) -> None:
     with outgoing.to(_OUTPUT.value or '-') as output:
         said = _answer(output)
     if said:
-        print(f'{said[0]} in {_OUTPUT.value}{said[1]}')
+        print(said)
 
 
-def _answer(output: str) -> tuple[str, str] | None:
+def _answer(output: str) -> str:
     """Answers what is asked. What there is to say of answers that were written to a file."""
     if _ADAPTER.value:
         predictors = _beside(_CONFIG.value)
-        asked, ask, shown = {'': next(iter(predictors.values()))}, lambda texts: _side_by_side(predictors, texts), _show_runs
+        asked, ask, shown = {f'--adapter={run}': each for run, each in predictors.items()}, lambda texts: _side_by_side(predictors, texts), _show_runs
     else:
         config, params, _ = load_for_use(_CONFIG.value, cli.workdir(), _STEP.value)
-        asked = {name: _predictor(*each, cli.workdir()) for name, each in _of_heads(config, params).items()}
-        first = ask = next(iter(asked.values()))
-        shown = show
-        if len(asked) > 1:
-            ask, shown = lambda texts: _side_by_side(asked, texts, 'heads'), _show_runs
+        predictors = {name: _predictor(*each, cli.workdir()) for name, each in _of_heads(config, params).items()}
+        first = ask = next(iter(predictors.values()))
+        asked, shown = {'': first}, show
+        if len(predictors) > 1:
+            asked = {f'head {name}': each for name, each in predictors.items()}
+            ask, shown = lambda texts: _side_by_side(predictors, texts, 'heads'), _show_runs
         if isinstance(first, TextPredictor) and _TEXT.value is not None and not _OUTPUT.value and first.streams:
             for piece in first.stream(_TEXT.value):
                 print(piece, end='', flush=True)
             print()
-            return None
+            return ''
     if output == '-':
         for answer in ask(_inputs(asked)):
-            print(_line(answer) if _OUTPUT.value else shown(answer), flush=True)
-        return None
-    cut = 0
-    count, partial = 0, f'{output}.partial'  # renamed when whole: a mistake in line 1,000 leaves what was there before
-    try:
-        with open(partial, 'w', encoding='utf-8') as file:
-            for count, answer in enumerate(ask(_inputs(asked)), 1):
-                file.write(_line(answer) + '\n')
-                cut += 'cut' in answer
-        os.replace(partial, output)
-    except OSError as error:
-        raise UserError(f'--output={output}: {error.strerror}') from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.remove(partial)
-    return f'{count:,} answers', f'; {cut:,} of the texts were too long and cut (those with "cut")' if cut else ''
+            print(answer_files.line(answer) if _OUTPUT.value else shown(answer), flush=True)
+        return ''
+    if shown is show and output.endswith('.json') and _INPUT.value and incoming.is_squad(_INPUT.value, asked):
+        no_answers = first.no_answers
+        if no_answers and output != _OUTPUT.value:
+            raise UserError(f'--output={_OUTPUT.value}: of a run that may give no answer this form is two files; name a local one, or NAME.jsonl')
+        return answer_files.write_squad(output, ask(_inputs(asked)), no_answers, _OUTPUT.value)
+    return answer_files.write(output, ask(_inputs(asked)), _OUTPUT.value)
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ The guesses, in order:
   counted either way, that is a `UserError`, and so is whatever else remains open.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import re
 
@@ -112,22 +113,40 @@ def choices_of(table: Table, task: Task) -> list[tuple[str | None, ...]]:
       UserError: a choice that is no text, a list of some, or fewer than two in a row.
     """
     columns = [table.column(name, CHOICE_FLAG) for name in task.choices]
-    found = []
+    return [_choices_of_row(table, row, columns, task.choices) for row in range(len(table.rows))]
+
+
+def _choices_of_row(table: Table, row: int, columns: list[int], names: tuple[str, ...]) -> tuple[str | None, ...]:
+    cells = [table.rows[row][column] for column in columns]
+    if len(columns) == 1:
+        if not isinstance(cells[0], (list, tuple)):
+            raise UserError(f'{table.where(row)}: the choices (column {names[0]!r}) are not a list; give one, or a column a choice ({CHOICE_FLAG})')
+        cells = cells[0]
+    cells = [cell.decode('utf-8', 'replace') if isinstance(cell, bytes) else cell for cell in cells]
+    for number, cell in enumerate(cells, 1):
+        if cell is not None and (not isinstance(cell, str) or (len(columns) == 1 and not cell.strip())):
+            raise UserError(f'{table.where(row)}: choice {number} is {cell!r}; expected a text')
+    there = tuple(cell if cell and cell.strip() else None for cell in cells)
+    if sum(cell is not None for cell in there) < 2:
+        raise UserError(f'{table.where(row)}: {sum(cell is not None for cell in there)} choices; a question has two or more')
+    return there
+
+
+def asked(path: str, texts: tuple[str, ...], choices: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(where, the texts of the question and behind them its choices) of each row of a table that is to be answered; it needs no label.
+
+    Args:
+      texts, choices: columns; without choices the question alone is read.
+
+    Raises:
+      UserError: no such file or column, or a row as `choices_of` refuses it.
+    """
+    table = table_files.read(path, (*texts, *choices), complete=True)
+    places = [table.column(name, TEXT_FLAG) for name in texts]
+    columns = [table.column(name, CHOICE_FLAG) for name in choices]
     for row in range(len(table.rows)):
-        cells = [table.rows[row][column] for column in columns]
-        if len(columns) == 1:
-            if not isinstance(cells[0], (list, tuple)):
-                raise UserError(f'{table.where(row)}: the choices (column {task.choices[0]!r}) are not a list; give one, or a column a choice ({CHOICE_FLAG})')
-            cells = cells[0]
-        cells = [cell.decode('utf-8', 'replace') if isinstance(cell, bytes) else cell for cell in cells]
-        for number, cell in enumerate(cells, 1):
-            if cell is not None and (not isinstance(cell, str) or (len(columns) == 1 and not cell.strip())):
-                raise UserError(f'{table.where(row)}: choice {number} is {cell!r}; expected a text')
-        there = tuple(cell if cell and cell.strip() else None for cell in cells)
-        if sum(cell is not None for cell in there) < 2:
-            raise UserError(f'{table.where(row)}: {sum(cell is not None for cell in there)} choices; a question has two or more')
-        found.append(there)
-    return found
+        found = _choices_of_row(table, row, columns, choices) if choices else ()
+        yield table.where(row), (*(table_columns.text_cell(table, row, place) for place in places), *(choice for choice in found if choice is not None))
 
 
 def decide_kind(table: Table, task: Task, choices: list[tuple[str | None, ...]]) -> Task:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 _LONGEST_EXACT = 1000
-_PERIOD = 10_000
+PERIOD = 10_000  # of a pattern at most: in so many examples in a row each source has one
 
 
 class Mixture:
@@ -45,7 +45,7 @@ def _counts(weights):
         counts = np.rint(weights * period)
         if np.abs(weights * period - counts).max() < 1e-6 and counts.min() > 0:
             return counts.astype(np.int64)
-    counts = np.maximum(1, np.floor(weights * _PERIOD))
-    short = max(0, int(_PERIOD - counts.sum()))
-    counts[np.argsort(counts - weights * _PERIOD, kind='stable')[:short]] += 1
+    counts = np.maximum(1, np.floor(weights * PERIOD))
+    short = max(0, int(PERIOD - counts.sum()))
+    counts[np.argsort(counts - weights * PERIOD, kind='stable')[:short]] += 1
     return counts.astype(np.int64)

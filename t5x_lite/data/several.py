@@ -17,7 +17,7 @@ import numpy as np
 from t5x_lite import several
 from t5x_lite.config import Config, Rates
 from t5x_lite.data import loading
-from t5x_lite.data.mixing import Mixture
+from t5x_lite.data.mixing import PERIOD, Mixture
 from t5x_lite.data.pipeline import DataFunction, Stage
 
 
@@ -72,7 +72,7 @@ class SeveralData:
     @property
     def first_steps(self) -> tuple[int, ...]:
         """A step of each head, its first."""
-        period = self._mixture(np.arange(10_000))[0].tolist()
+        period = self._mixture(np.arange(PERIOD))[0].tolist()
         return tuple(map(period.index, range(len(self.names))))
 
     def at(self, step: int) -> tuple[str, int]:
@@ -101,6 +101,16 @@ class SeveralData:
     def shares(self) -> dict[str, float]:
         """{name: share of the batches}."""
         return dict(zip(self.names, self._mixture.shares.tolist()))
+
+    def without_batch(self) -> dict[str, str]:
+        """{name: what to say} of heads whose share is too small for a single batch in config.steps."""
+        steps = self.config.steps
+        there = set(self._mixture(np.arange(min(steps, PERIOD)))[0].tolist())
+        return {
+            name: f'its share of the batches is {share:.2%}, and none of the {steps:,} of this run is of it: it learns nothing; give it more '
+            f'(config.mix.rates=equal, or given with config.heads.{name}.rate), or raise config.steps'
+            for number, (name, share) in enumerate(self.shares().items()) if number not in there
+        }  # fmt: skip
 
     def counts(self, step: int) -> dict[str, int]:
         """{name: rows} in the batch of a step."""

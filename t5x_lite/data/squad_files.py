@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from t5x_lite.data import table_files
+from t5x_lite.data import json_lines, table_files
 from t5x_lite.errors import UserError
 
 _EXPECTED = 'expected data, paragraphs, qas, answers'
@@ -51,7 +51,7 @@ def read(path: str, answered: bool = True) -> list[Question]:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         line = f':{error.lineno}' if isinstance(error, json.JSONDecodeError) else ''
-        raise UserError(f'{path}{line}: not JSON ({table_files.not_json(error)})') from error
+        raise UserError(f'{path}{line}: not JSON ({json_lines.not_json(error)})') from error
     try:
         found = [
             _question(path, question, paragraph['context'], article.get('title', ''), answered)
@@ -77,7 +77,7 @@ def _question(path: str, row: dict[str, Any], context: str, title: str, answered
     given = row['answers'] if answered and not impossible else row.get('answers', [])
     # SQuAD 2.0 has the answers of an impossible question under `plausible_answers`; what others leave in `answers` is none either.
     answers = () if impossible else tuple(Answer(answer['text'], answer.get('answer_start')) for answer in given)
-    texts = [context, row['question'], *(answer.text for answer in answers)]
+    texts = [context, row['question'], *(answer.text for answer in answers), str(row['id'])]
     starts = [answer.start for answer in answers if answer.start is not None]
     if not all(isinstance(text, str) for text in texts) or not all(isinstance(start, int) for start in starts):
         raise UserError(f'{where}: context, question and the text of answers must be strings and answer_start a whole number')

@@ -17,13 +17,13 @@ import csv
 import dataclasses
 import gzip
 import io
-import json
 import os
 import re
 import zlib
 from typing import Any
 
 from t5x_lite import remote
+from t5x_lite.data import json_lines
 from t5x_lite.errors import UserError, nearest
 
 EXTENSIONS = ('.csv', '.tsv', '.jsonl')
@@ -125,15 +125,7 @@ def _read_jsonl(path: str, text: str) -> Table:
     for number, line in enumerate(text.split('\n'), 1):
         if not line.strip():
             continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f'{path}:{number}: not JSON ({not_json(error)}); expected one object a line') from error
-        if '\\ud' in line.lower():  # json can spell half a surrogate pair
-            try:
-                json.dumps(value, ensure_ascii=False).encode()
-            except UnicodeEncodeError as error:
-                raise UserError(f'{path}:{number}: {error.object[error.start]!r} in it is not Unicode; mend the text') from error
+        value = json_lines.parsed(line, f'{path}:{number}')
         if not isinstance(value, dict):
             raise UserError(f'{path}:{number}: expected a JSON object such as {{"text": ..., "label": ...}}')
         objects.append(value)
@@ -142,13 +134,6 @@ def _read_jsonl(path: str, text: str) -> Table:
     if not columns:
         raise UserError(f'{path}: its objects are empty; expected such as {{"text": ..., "label": ...}}')
     return Table(path, columns, [[value.get(name) for name in columns] for value in objects], lines, 'one JSON object a line')
-
-
-def not_json(error: Exception) -> str:
-    """What `json.loads` complains of: a syntax error, or what no decoder takes (nested too deep, a number of thousands of digits)."""
-    if isinstance(error, json.JSONDecodeError):
-        return error.msg
-    return 'nested too deep' if isinstance(error, RecursionError) else 'a number of too many digits'
 
 
 def _read_separated(path: str, text: str, kind: str, named: tuple[str, ...], complete: bool) -> Table:

@@ -19,9 +19,10 @@ _SHOWN = 5  # of the best answers
 
 
 class AnswerPredictor:
-    """`predictor(pairs)` yields for each (question, text) the answer, its characters in the text and its probability, and the best others.
+    """`predictor(asked)` yields for each (question, text), or `Question`, the answer, its characters in the text and its probability, and the best others.
 
-    The answer is '' where config.data.no_answers allows that and its score is above the threshold.
+    The answer is '' where config.data.no_answers allows that and its score is above the threshold; 'no_answer' is then how probable none is beside the best
+    span alone (a logistic of the difference that the threshold is held against). A `Question` with an id has that in its answer.
 
     Args:
       config: of the run, complete.
@@ -38,9 +39,20 @@ class AnswerPredictor:
 
         self._apply = jax.jit(apply)
 
-    def check(self, text: tuple[str, ...], number: int = 0) -> None:
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of a table, where question and text stand; () where usual names say so."""
+        return tuple(self._config.data.text_columns)
+
+    @property
+    def no_answers(self) -> bool:
+        """Whether questions may have none."""
+        return self._config.data.no_answers
+
+    def check(self, asked: tuple[str, ...] | Question, number: int = 0) -> None:
         """Raises UserError for a pair, the `number`-th, that cannot be answered."""
         del number
+        text = (asked.question, asked.context) if isinstance(asked, Question) else asked
         if len(text) != 2:
             raise UserError(f'{len(text)} texts in {" | ".join(text)[:80]!r}; give a question and the text that answers it: --text and --text_b, or with a tab')
         for part, what in zip(text, ('question', 'text')):
@@ -50,15 +62,18 @@ class AnswerPredictor:
     def __call__(self, texts: Texts) -> Iterator[dict[str, Any]]:
         data = self._config.data
         for chunk in chunks(texts, TOGETHER * self._batch_size):
-            for pair in chunk:
-                self.check(pair)
-            asked = [Question(str(place), '', context, question, (), '') for place, (question, context) in enumerate(chunk)]
+            for each in chunk:
+                self.check(each)
+            asked = [each if isinstance(each, Question) else Question('', '', each[1], each[0], (), '') for each in chunk]
             windows = Windows(asked, self._tokenizer, data.seq_len, data.stride, data.max_question)
             starts, ends = self._logits(windows)
             found = reading.replies(windows, starts, ends, max_answer=data.max_answer, null=data.no_answers, threshold=data.no_answer_threshold)
-            for (question, _), reply in zip(chunk, found, strict=True):
+            for question, reply in zip(asked, found, strict=True):
                 best = [{'answer': each.text, 'probability': round(each.probability, 6)} for each in reply.best[:_SHOWN]]
-                yield {'text': question, 'answer': reply.text, 'start': reply.start, 'stop': reply.stop, 'best': best}
+                answer = {'id': question.id} if question.id else {}
+                answer |= {'text': question.question, 'answer': reply.text, 'start': reply.start, 'stop': reply.stop, 'best': best}
+                # Not rounded: whoever looks for the best threshold goes by its order.
+                yield answer | ({'no_answer': float(1 / (1 + np.exp(-np.clip(reply.null_margin, -700, 700))))} if data.no_answers else {})
 
     def _logits(self, windows: Windows) -> tuple[list[np.ndarray], list[np.ndarray]]:
         found: tuple[dict[int, np.ndarray], ...] = {}, {}

@@ -4,15 +4,19 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from t5x_lite.data.squad_files import Question
+from t5x_lite.data.tagged_files import Sentence
+
 WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # of batches, so that few shapes are compiled
 TOGETHER = 32  # batches' worth of texts that are looked over together
 
-Texts = Iterable[tuple[str, ...] | None]  # None: nothing more has arrived, what is there should be answered
+Asked = tuple[str, ...] | Question | Sentence  # texts; a question with an id about a text; a text in words already, whose tags are not looked at
+Texts = Iterable[Asked | None]  # None: nothing more has arrived, what is there should be answered
 
 
-def chunks(texts: Texts, size: int) -> Iterator[list[tuple[str, ...]]]:
+def chunks(texts: Texts, size: int) -> Iterator[list[Asked]]:
     """Texts to be answered together: `size` of them, or as many as have arrived."""
-    chunk: list[tuple[str, ...]] = []
+    chunk: list[Asked] = []
     for text in texts:
         if text is not None:
             chunk.append(text)

@@ -35,6 +35,16 @@ class ChoicePredictor:
         module = resolve(config.model.module, 'config.model.module', 'apply')(config.model)
         self._apply = jax.jit(lambda params, batch: module.apply({'params': params}, batch)['logits'])
 
+    @property
+    def columns(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Of a table, where the question and its choices stand; no choices where they are given, nothing where the run has learnt from no table."""
+        return tuple(self._config.data.text_columns), () if self._given else tuple(self._config.data.choice_columns)
+
+    @property
+    def brings_choices(self) -> bool:
+        """Whether each question has its own."""
+        return not self._given
+
     def check(self, text: tuple[str, ...], number: int = 0) -> None:
         """Raises UserError for a text, the `number`-th, that cannot be answered."""
         del number

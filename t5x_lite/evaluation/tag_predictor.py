@@ -1,6 +1,7 @@
 """Tags for the words of a text."""
 
 from collections.abc import Iterator
+import itertools
 import re
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from t5x_lite.config import Config
 from t5x_lite.data import tagged, tags, word_pieces
+from t5x_lite.data.tagged_files import Sentence
 from t5x_lite.data.tokenizers import Tokenizer
 from t5x_lite.data.word_pieces import Pieces
 from t5x_lite.dotted_names import resolve
@@ -37,9 +39,19 @@ def words_of(text: str) -> list[tuple[int, int]]:
     return found
 
 
-class TagPredictor:
-    """`predictor(texts)` yields for each text its words with tags and probabilities, and its entities with their characters.
+def _in_words(asked: tuple[str, ...] | Sentence) -> tuple[str, list[tuple[int, int]]]:
+    """(text, (start, stop) of its words); words that are given stand in their text with a space between them."""
+    if not isinstance(asked, Sentence):
+        text, = asked
+        return text, words_of(text)
+    stops = itertools.accumulate((len(word) + 1 for word in asked.words), initial=-1)
+    return ' '.join(asked.words), [(stop + 1, stop + 1 + len(word)) for stop, word in zip(stops, asked.words)]
 
+
+class TagPredictor:
+    """`predictor(asked)` yields for each text its words with tags and probabilities, and its entities with their characters.
+
+    A `Sentence` is tagged on its words as they are, whatever is in them; a text is divided by `words_of`.
     A probability is that of the tag given to the word's first piece, which `word_pieces.word_tags` may write otherwise; of a conditional random field its
     marginal. A text that is longer than the run's sequences is
     read in parts of whole words, and parts do not see each other.
@@ -62,20 +74,25 @@ class TagPredictor:
 
         self._apply = jax.jit(apply)
 
-    def check(self, text: tuple[str, ...], number: int = 0) -> None:
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The column of words, or the field, in the files of training; () where the run has learnt from none."""
+        return tuple(self._config.data.text_columns)
+
+    def check(self, asked: tuple[str, ...] | Sentence, number: int = 0) -> None:
         """Raises UserError for a text, the `number`-th, that cannot be answered."""
         del number
-        if len(text) > 1:
-            raise UserError(f'{len(text)} texts in {" | ".join(text)[:80]!r}, and words are tagged of one at a time; leave the second out')
+        if not isinstance(asked, Sentence) and len(asked) > 1:
+            raise UserError(f'{len(asked)} texts in {" | ".join(asked)[:80]!r}, and words are tagged of one at a time; leave the second out')
 
     def __call__(self, texts: Texts) -> Iterator[dict[str, Any]]:
         for chunk in chunks(texts, TOGETHER * self._batch_size):
-            for text in chunk:
-                self.check(text)
-            places = [words_of(text) for text, in chunk]
-            parts = [self._parts([text[start:stop] for start, stop in found]) for (text,), found in zip(chunk, places, strict=True)]
+            for asked in chunk:
+                self.check(asked)
+            divided = list(map(_in_words, chunk))
+            parts = [self._parts([text[start:stop] for start, stop in found]) for text, found in divided]
             answered = iter(self._tagged([part for of_text in parts for part in of_text]))
-            for (text,), found, of_text in zip(chunk, places, parts, strict=True):
+            for (text, found), of_text in zip(divided, parts, strict=True):
                 named = [pair for _ in of_text for pair in next(answered)]
                 yield self._answer(text, found, named)
 

@@ -70,18 +70,63 @@ def describe(path: str, params: Any, merged: bool) -> dict[str, Any]:
 _OF_LABELS = ('classifier', 'crf')  # what means something for certain labels, in their order
 
 
+def _labels_of(place: str) -> tuple[str, ...]:
+    """What the head of a run or a folder was learnt for, in its order; () where that is not said: LABEL_0, ... name nothing."""
+    if not folder.is_hf_folder(place):
+        return tuple(from_json(os.path.join(checkpoint.locate(place)[0], 'config.json')).data.labels)
+    names = folder.label_names(folder.read_fields(place), place)
+    return () if all(re.fullmatch(r'LABEL_\d+', name) for name in names) else names
+
+
+def _in_order_of(labels: tuple[str, ...], theirs: tuple[str, ...]) -> tuple[str, ...]:
+    """The labels in the order of others that are the same but for capitals; () where they are not.
+
+    ('neg', 'pos'), ('POS', 'NEG')  ->  ('pos', 'neg')
+    """
+    ours, order = {label.casefold(): label for label in labels}, [label.casefold() for label in theirs]
+    same = len(ours) == len(labels) == len(order) and ours.keys() == set(order)
+    return tuple(ours[name] for name in order) if same else ()
+
+
+def order_of_labels(config: Config, initial: dict[str, Any] | None, found: tuple[str, ...], workdir: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(labels, a note) of a run whose labels stand otherwise in the data: in the order of the head of config.init_from, which then keeps its meaning.
+
+    Of a run that has begun, the order is what it was. ((), ()) where there is nothing to change: no such head, other labels, an order that the config gives.
+
+    Args:
+      found: labels in the data.
+      workdir: of the run; '' where it has none yet.
+    """
+    if config.data.labels or not found:
+        return (), ()
+    begun = os.path.join(workdir, 'config.json')
+    if workdir and checkpoint.holds_checkpoints(workdir) and remote.exists(begun):
+        order = _in_order_of(found, tuple(from_json(begun).data.labels))
+        return (order if order != found else ()), ()
+    if initial is None or not any(name in initial for name in _OF_LABELS):
+        return (), ()
+    order = _in_order_of(found, _labels_of(config.init_from))
+    if not order or order == found:
+        return (), ()
+    return order, (f'labels are numbered as in {config.init_from}, whose head is of the same: {_some(order)}',)
+
+
 def without_head_of_other_labels(config: Config, initial: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """(the weights of config.init_from, a note): without a head that it learnt for other labels than these, which as many of them would pass for by its shape,
     where config.init_fresh lets that begin anew."""
-    ours, place = config.data.labels, config.init_from
+    ours, place = tuple(config.data.labels), config.init_from
     anew = [
         name for name in _OF_LABELS
         if name in initial and all(any(re.fullmatch(pattern, path) for pattern in config.init_fresh) for path in paths.leaves({name: initial[name]}))
     ]  # fmt: skip
-    if not anew or not ours or folder.is_hf_folder(place):
+    if not anew or not ours:
         return initial, ()
-    theirs = from_json(os.path.join(checkpoint.locate(place)[0], 'config.json')).data.labels
-    if not theirs or theirs == ours:
+    theirs = _labels_of(place)
+    if not theirs or _in_order_of(ours, theirs) == ours:
         return initial, ()
-    shown = ', '.join(theirs[:5]) + (', ...' if len(theirs) > 5 else '')
-    return {name: part for name, part in initial.items() if name not in anew}, (f'the head of {place} is of other labels ({shown}): one for these begins anew',)
+    other = f'these labels in another order ({_some(theirs)})' if _in_order_of(ours, theirs) else f'other labels ({_some(theirs)})'
+    return {name: part for name, part in initial.items() if name not in anew}, (f'the head of {place} is of {other}: one for these begins anew',)
+
+
+def _some(labels: tuple[str, ...]) -> str:
+    return ', '.join(labels[:5]) + (', ...' if len(labels) > 5 else '')

@@ -18,6 +18,7 @@ tokens read the text, where these see each other only, so that sequences packed 
 
 from collections.abc import Callable
 import dataclasses
+import itertools
 import math
 import re
 from typing import Any
@@ -91,15 +92,7 @@ def added_to(config: TuneConfig, boxed: Any, seed: int | jax.Array) -> Any:
         key = jax.random.fold_in(start, zlib.crc32(path.encode()))
         made[path] = nn.LogicallyPartitioned(value(key, shape) if callable(value) else jnp.full(shape, value, jnp.float32), names)
 
-    for pattern, rank, alpha in config.lora:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise UserError(f'config.tune.lora: {pattern!r} is not a regular expression ({error})') from error
-        if rank < 1:
-            raise UserError(f'config.tune.lora: the rank for {pattern!r} is {rank}; it must be at least 1')
-        if not 0 < alpha < math.inf:
-            raise UserError(f'config.tune.lora: alpha for {pattern!r} is {alpha}; it must be above 0 (often once or twice the rank)')
+    _check_rules(config.lora)
     start = jax.random.key(seed) if isinstance(seed, int) else seed
     used = set()
     for name, box in kernels.items():
@@ -135,6 +128,12 @@ def added_to(config: TuneConfig, boxed: Any, seed: int | jax.Array) -> Any:
             put(f'{before}up_bias', box, (outputs,), ('norm',), 0.0)
     for number, (pattern, _, _) in enumerate(config.lora):
         if number not in used:
+            if taken := next((name for name in kernels if re.fullmatch(pattern, name)), ''):
+                before = next(other for other, _, _ in config.lora if re.fullmatch(other, taken))
+                raise UserError(
+                    f'config.tune.lora: {pattern!r} decides nothing: {taken}, and all else that it matches, is decided by what stands before it ({before!r}); '
+                    'the first rule that matches a kernel counts, so put the narrower first, or leave one out'
+                )
             raise UserError(f'config.tune.lora: {pattern!r} matches no kernel; {nearest(pattern, kernels)}')
     wants = {
         'ia3': (config.ia3, r'scale_(in|out)'), 'adapters': (config.adapters != Adapters.none, r'\w+_adapter_down'), 'prompt': (config.prompt, 'prompt'),
@@ -144,6 +143,38 @@ def added_to(config: TuneConfig, boxed: Any, seed: int | jax.Array) -> Any:
         if asked and not any(re.fullmatch(f'(.*/)?{kind}', path) for path in made):
             raise UserError(f'config.tune.{field}: this model has no layer that takes it' + (', or config.tune.prefix is 0' if 'cross' in field else ''))
     return paths.nested(boxes | made)
+
+
+def _check_rules(lora: tuple[tuple[str, int, float], ...]) -> None:
+    for pattern, rank, alpha in lora:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(f'config.tune.lora: {pattern!r} is not a regular expression ({error})') from error
+        if rank < 1:
+            raise UserError(f'config.tune.lora: the rank for {pattern!r} is {rank}; it must be at least 1')
+        if not 0 < alpha < math.inf:
+            raise UserError(f'config.tune.lora: alpha for {pattern!r} is {alpha}; it must be above 0 (often once or twice the rank)')
+
+
+def shared_kernels(config: TuneConfig, params: Any) -> list[str]:
+    """A line for each two rules of config.tune.lora that match the same kernel, of which the first counts.
+
+    Args:
+      params: of a model, abstract or not, not boxed.
+
+    Raises:
+      UserError: rules that are none, as of `added_to`.
+    """
+    _check_rules(config.lora)
+    kernels = [path.removesuffix('/kernel') for path in paths.leaves(params) if path.endswith('/kernel')]
+    matching = {name: [rule for rule in config.lora if re.fullmatch(rule[0], name)] for name in kernels}
+    lines = []
+    for first, second in itertools.combinations(config.lora, 2):
+        if both := [name for name, rules in matching.items() if rules[:1] == [first] and second in rules]:
+            more = f' and {len(both) - 1} more' if len(both) > 1 else ''
+            lines.append(f'config.tune.lora: {first[0]!r} and {second[0]!r} both match {both[0]}{more}; the first counts there (rank {first[1]})')
+    return lines
 
 
 def merged(params: Any) -> Any:

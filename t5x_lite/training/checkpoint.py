@@ -312,6 +312,21 @@ def data_of(path: str) -> str:
     return run['data'] if 'data' in run else ''
 
 
+def unfinished(workdir: str, step: int) -> str:
+    """What there is to say where the checkpoint of a step is used of a run that has not ended, by config.steps or by config.eval.patience; else ''."""
+    newest = choose(workdir, 'newest').step
+    config = from_json(os.path.join(workdir, 'config.json'))
+    if newest >= config.steps:
+        return ''
+    try:
+        run = _run_of(os.path.join(workdir, FOLDER, str(newest)))
+    except UserError:  # it is not the one that is used, or whoever reads its weights says so
+        return ''
+    if 'held_out' not in run or patience.Patience(config, run['held_out']).over:  # without: weights from elsewhere, which no run of ours has left
+        return ''
+    return f'{workdir} is not finished: step {step:,} of {config.steps:,} is used; its train command, repeated, goes on'
+
+
 def _run_of(path: str) -> dict[str, Any]:
     """What was saved of its run with the checkpoint that `choose` takes."""
     workdir, step = locate(path)

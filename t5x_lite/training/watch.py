@@ -1,4 +1,4 @@
-"""Warnings of a run that goes wrong, in words: on the terminal and in workdir/warnings.txt, each kind once. The last two are known before training.
+"""Warnings of a run that goes wrong, in words: on the terminal and in workdir/warnings.txt, each kind once. The last three are known before training.
 
 The judgements are functions of numbers. Their thresholds are far from what healthy runs show, for a warning that comes always is read by nobody:
 
@@ -8,6 +8,7 @@ The judgements are functions of numbers. Their thresholds are far from what heal
     one class     every held-out example gets the same label, at two evaluations in a row or at the last step
     learning rate it is beyond what published recipes use for what learns (training/recipe_rates.py)
     vocabulary    the tokenizer does not fit the text (data/vocabulary_fit.py)
+    head NAME     one of several heads has too small a share for a batch in the steps of the run (data/several.py)
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ import numpy as np
 from t5x_lite.config import Config
 from t5x_lite.data import tokenizers, vocabulary_fit
 from t5x_lite.data.pipeline import DataFunction
+from t5x_lite.data.several import SeveralData
 from t5x_lite.training import processes, recipe_rates
 from t5x_lite.training.tuning import Tuning
 
@@ -97,14 +99,15 @@ def held_out_loss(scores: Mapping[str, float]) -> float | None:
     return total if losses and math.isfinite(total) else None
 
 
-def before_training(config: Config, tunings: Iterable[Tuning], data: DataFunction, tokenizer_path: str) -> dict[str, str]:
+def before_training(config: Config, tunings: Iterable[Tuning], data: DataFunction | SeveralData, tokenizer_path: str) -> dict[str, str]:
     """{kind: warning} of what is known before the first step; '' where all is well.
 
     Args:
       tunings: what learns, at any time of the run.
     """
     given = bool(config.init_from) and config.init_weights
-    return {
+    silent = data.without_batch() if isinstance(data, SeveralData) else {}
+    return {f'head {name}': said for name, said in silent.items()} | {
         'learning rate': recipe_rates.of_run(config, tunings),
         'vocabulary': vocabulary_fit.of_run(data, tokenizers.load(tokenizer_path), given),
     }

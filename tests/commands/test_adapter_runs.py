@@ -212,3 +212,14 @@ def test_a_frozen_run_without_adapters_needs_nothing_but_itself_unless_asked(pla
     assert 'config.checkpoint.whole=no keeps what learns beside' in forked.run(
         'train', '--config=configs/bert.py:tiny', '--config.checkpoint.whole=no', '--dry_run'
     ).error
+
+
+def test_rules_of_lora_that_meet_are_said_before_training(place):
+    rules = '--config.tune.lora=((".*/query", 4, 8.0), ("encoder/.*/(query|value)", 2, 4.0))'
+    said = forked.run('train', *flags(place, 'meet', rules), '--dry_run').success.splitlines()
+    line = "config.tune.lora: '.*/query' and 'encoder/.*/(query|value)' both match encoder/layers/attention/query; the first counts there (rank 4)"
+    assert [each for each in said if 'both match' in each] == [line]
+    shadowed = '--config.tune.lora=(("encoder/.*/(query|value)", 2, 4.0), (".*/query", 4, 8.0))'
+    error = forked.run('train', *flags(place, 'meet', shadowed)).error
+    assert "'.*/query' decides nothing: encoder/layers/attention/query, and all else that it matches" in error and '(\'encoder/.*/(query|value)\')' in error
+    assert not (place / 'meet').exists()

@@ -325,13 +325,14 @@ def test_the_good_table_is_taken(stock):
 
 
 def test_a_head_of_other_labels_begins_anew(stock, tmp_path):
-    """As many of them, or the same in another order, would fit by shape alone."""
+    """As many of them would fit by shape alone; of the same in another order, that order is taken. (Of folders: tests/interop/test_bases.py)"""
     config, params = checkpoint.load_params(str(stock / 'classifier'))
-    for labels, anew in ((('neg', 'pos'), False), (('pos', 'neg'), True), (('cold', 'warm'), True), ((), False)):
+    for labels, anew in ((('neg', 'pos'), False), (('pos', 'neg'), False), (('cold', 'warm'), True), ((), False)):
         config.data.labels = labels
         checkpoint.save_params(str(tmp_path / '-'.join(labels)), config, params, str(material.PRETRAINED))
         run = assemble(table_config(stock, 'train.tsv', init_from=str(tmp_path / '-'.join(labels))))
         assert ('classifier' in run.initial) is not anew and 'encoder' in run.initial
+        assert run.config.data.labels == (('pos', 'neg') if labels == ('pos', 'neg') else ('neg', 'pos'))
         assert (f'is of other labels ({", ".join(labels)}): one for these begins anew' in ' '.join(run.notes)) is anew
 
 

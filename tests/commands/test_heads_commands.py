@@ -1,10 +1,12 @@
 """Tagging and sets of labels from the command line: what is said before training, what a run answers, and mistakes in one line."""
 
 import json
+import shutil
 
 import pytest
 
 from t5x_lite.config_values import from_json
+from t5x_lite.evaluation.metrics_reading import squad_v2
 from t5x_lite.evaluation.predictor import show
 from tests.commands import forked, material
 from tests.data.tagged_material import columns, sentences
@@ -56,6 +58,28 @@ def test_a_tagging_run_needs_nothing_but_itself(tagger, place):
     (place / 'gone.conll').rename(place / 'train.conll')
 
 
+def test_files_of_words_are_tagged_on_exactly_these(tagger, place):
+    """So the tags of a held-out file, and its lines as jsonl, are right as often as the evaluation says; what is in its column of tags is nothing to them."""
+    workdir, _ = tagger
+    rows = sentences(10, seed=1)
+    (place / 'held.conll').write_text(columns([(words, ['B-NONE'] * len(words)) for words, _ in rows]))
+    (place / 'held.jsonl').write_text(''.join(json.dumps({'words': words}) + '\n' for words, _ in rows))
+    forked.run('evaluate', f'--workdir={workdir}', f'--config.data.validation={place}/dev.conll', '--resamples=0').success
+    accuracy = json.loads((workdir / 'evaluation.json').read_text())['accuracy']
+    for name in ('held.conll', 'held.jsonl'):
+        said = forked.run('predict', f'--workdir={workdir}', f'--input={place}/{name}', f'--output={place}/tags.jsonl').success
+        answers = [json.loads(line) for line in (place / 'tags.jsonl').read_text().splitlines()]
+        assert said.startswith('10 answers') and [[each['word'] for each in answer['words']] for answer in answers] == [words for words, _ in rows]
+        right = [each['tag'] == tag for answer, (_, tags) in zip(answers, rows, strict=True) for each, tag in zip(answer['words'], tags, strict=True)]
+        assert sum(right) / len(right) == pytest.approx(accuracy, abs=1e-6)
+        assert all(answer['text'][each['start'] : each['stop']] == each['text'] for answer in answers for each in answer['entities'])
+    (place / 'marks.jsonl').write_text('{"tokens": ["(the", "man)"]}\n{"text": "(the man)"}\n{"tokens": []}\n')
+    shown = forked.run('predict', f'--workdir={workdir}', f'--input={place}/marks.jsonl', '--output=-').success.splitlines()
+    assert [[each['word'] for each in json.loads(line)['words']] for line in shown] == [['(the', 'man)'], ['(', 'the', 'man', ')'], []]
+    (place / 'wrong.conll').write_text('the O\nman\n')
+    assert f'{place}/wrong.conll:2: 1 columns, and 2 in line 1' in forked.run('predict', f'--workdir={workdir}', f'--input={place}/wrong.conll').error
+
+
 def test_sets_of_labels_and_baselines(place):
     rows = ''.join(f'the {text} {number}\t{label}\n' for number in range(20) for text, label in (('good day', 'good|day'), ('bad', 'bad'), ('man', '')))
     (place / 'sets.tsv').write_text('text\tlabels\n' + rows)
@@ -94,6 +118,13 @@ def test_choices_from_the_command_line(place):
     answers = [json.loads(line) for line in (place / 'answers.jsonl').read_text().splitlines()]
     assert [len(answer['choices']) for answer in answers] == [2, 3] and answers[0].keys() == {'text', 'choice', 'choices'}
     assert all(sum(each['probability'] for each in answer['choices']) == pytest.approx(1, abs=1e-5) for answer in answers)
+    (place / 'asked.csv').write_text('n,option_b,option_a,option_c,question\n1,a dog,a man,,the man\n2,a man,a dog,a tree,the dog\n')
+    said = forked.run('predict', f'--workdir={run}', f'--input={place}/asked.csv', f'--output={place}/rows.jsonl').success
+    rows = [json.loads(line) for line in (place / 'rows.jsonl').read_text().splitlines()]
+    assert said.startswith('2 answers') and [row['text'] for row in rows] == ['the man', 'the dog'], 'no label, columns in another order'
+    for row, answer in zip(rows, answers, strict=True):
+        there, before = ({each['text']: each['probability'] for each in found['choices']} for found in (row, answer))
+        assert there == pytest.approx(before, abs=1e-5)
     assert '--choices="this|that"' in forked.run('predict', f'--workdir={run}', '--text=the man').error
     assert '--choices=a: one choice' in forked.run('predict', f'--workdir={run}', '--text=the man', '--choices=a').error
 
@@ -112,3 +143,68 @@ def test_mistakes(place, tagger):
     both = ('--config.data.regression=True', '--config.data.label_separator=|')
     assert 'leave one of them out' in forked.run('train', *classify, *both).error
     assert not (place / 'never').exists()
+
+
+@pytest.fixture(scope='module')
+def reader(place):
+    """(workdir, flags that made it) of a run that answers from texts, some of which have no answer, stopped at step 4 of 8."""
+    paragraphs = []
+    for number in range(24):
+        text = f'the man {"sings" if number % 2 else "sleeps"} in a red house {number}'
+        asked = [{'id': f'a{number}', 'question': 'the man', 'answers': [{'text': 'a red house', 'answer_start': text.index('a red')}]}]
+        asked += [{'id': f'b{number}', 'question': 'a tree', 'answers': [], 'is_impossible': True}] * (number % 3 == 0)
+        paragraphs.append({'context': text, 'qas': asked})
+    (place / 'train.json').write_text(json.dumps({'data': [{'title': 'T', 'paragraphs': paragraphs}]}))
+    (place / 'dev.json').write_text(json.dumps({'data': [{'title': 'T', 'paragraphs': paragraphs[:6]}]}))
+    flags = (
+        *SMALL, '--config=configs/squad.py', f'--config.data.train={place}/train.json', f'--config.data.validation={place}/dev.json', '--config.data.no_answers',
+        '--config.data.max_question=4', '--config.epochs=0', '--config.steps=8', '--config.checkpoint.every_steps=4', '--config.checkpoint.keep_last=2',
+    )  # fmt: skip
+    forked.run('train', *flags, f'--workdir={place}/reader').success
+    shutil.copytree(place / 'reader', place / 'stopped')
+    shutil.rmtree(place / 'stopped' / 'checkpoints' / '8')
+    return place / 'reader', flags
+
+
+def test_questions_of_a_file_are_answered_one_by_one(reader, place):
+    """What goes to SQuAD's script scores as the evaluation does; answers need none in the file."""
+    workdir, _ = reader
+    content = json.loads((place / 'dev.json').read_text())
+    asked = [each | {'context': part['context']} for part in content['data'][0]['paragraphs'] for each in part['qas']]
+    for each in [each for part in content['data'][0]['paragraphs'] for each in part['qas']]:
+        each.pop('answers')
+    (place / 'bare.json').write_text(json.dumps(content))
+    said = forked.run('predict', f'--workdir={workdir}', f'--input={place}/bare.json', f'--output={place}/answers.jsonl').success
+    answers = [json.loads(line) for line in (place / 'answers.jsonl').read_text().splitlines()]
+    assert said.startswith('8 answers') and [answer['id'] for answer in answers] == [each['id'] for each in asked]
+    assert all(each['context'][answer['start'] : answer['stop']] == answer['answer'] for each, answer in zip(asked, answers, strict=True))
+    assert all((answer['no_answer'] > 0.5) == (answer['answer'] == '') for answer in answers)
+    said = forked.run('predict', f'--workdir={workdir}', f'--input={place}/bare.json', f'--output={place}/predictions.json').success
+    predictions, none = (json.loads((place / name).read_text()) for name in ('predictions.json', 'predictions.na_prob.json'))
+    assert said.startswith('8 answers') and predictions == {answer['id']: answer['answer'] for answer in answers}
+    assert none == {answer['id']: answer['no_answer'] for answer in answers} and all(0 <= chance <= 1 for chance in none.values())
+    forked.run('evaluate', f'--workdir={workdir}', '--resamples=0').success
+    scores = json.loads((workdir / 'evaluation.json').read_text())
+    wanted = [[answer['text'] for answer in each['answers']] for each in asked]
+    found = squad_v2(wanted, [predictions[each['id']] for each in asked], [none[each['id']] for each in asked], 1.0)  # the script's own threshold
+    assert found['exact'] == pytest.approx(scores['exact']) and found['f1'] == pytest.approx(scores['f1'])
+    (place / 'asked.csv').write_text('question,context\nthe man,the man sings in a red house 1\n')
+    row, = forked.run('predict', f'--workdir={workdir}', f'--input={place}/asked.csv', '--output=-').success.splitlines()
+    row, same = json.loads(row), next(answer for answer, each in zip(answers, asked, strict=True) if each['id'] == 'a1')
+    assert 'id' not in row and row['answer'] == same['answer'] and row['no_answer'] == pytest.approx(same['no_answer'], abs=1e-5)
+    (place / 'mine.csv').write_text('told,asked,id\nthe man sings in a red house 1,the man,7\n')
+    mine, = forked.run('predict', f'--workdir={workdir}', f'--input={place}/mine.csv', '--config.data.text_columns=asked,told', '--output=-').success.splitlines()
+    assert json.loads(mine) == {'id': '7'} | row
+    (place / 'twice.json').write_text(json.dumps({'data': [{'paragraphs': [{'context': 'a', 'qas': [{'id': 'x', 'question': 'b'}] * 2}]}]}))
+    assert f'{place}/twice.json[x]: a question before it has the same id' in forked.run('predict', f'--workdir={workdir}', f'--input={place}/twice.json').error
+
+
+def test_a_run_that_is_not_finished_says_so(reader, place):
+    text = ('--text=the man', '--text_b=the man sings')
+    note = f'{place}/stopped is not finished: step 4 of 8 is used; its train command, repeated, goes on\n'
+    assert forked.run('predict', f'--workdir={place}/stopped', *text).err == note
+    assert forked.run('evaluate', f'--workdir={place}/stopped', '--resamples=0').err == note
+    for step in ('4', 'newest'):
+        assert not forked.run('predict', f'--workdir={place}/stopped', f'--step={step}', *text).err, 'whoever names a step knows'
+    assert not forked.run('predict', f'--workdir={place}/reader', *text).err
+    assert not forked.run('predict', f'--workdir={place}/reader', '--step=4', *text).err

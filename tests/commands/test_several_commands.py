@@ -221,3 +221,15 @@ def test_a_metric_that_is_none_is_refused_before_training(place):
     ).error
     assert 'config.heads.mood.metric=acuracy is not among its scores' in forked.run('train', *wrong, '--config.heads.mood.metric=acuracy').error
     assert not (place / 'never').exists()
+
+
+def test_a_head_that_gets_no_batch_is_warned_of_and_the_run_goes_on(place, said):
+    assert 'learns nothing' not in said
+    rates = ('--config.mix.rates=given', '--config.heads.tags.rate=0.001', '--config.log.every_steps=1')
+    shown = forked.run('train', *flags(place), *rates, f'--workdir={place}/silent').success
+    warning = 'head tags: its share of the batches is 0.05%, and none of the 9 of this run is of it: it learns nothing; give it more '
+    assert shown.count(f'warning: {warning}') == 1 and 'finished 9 steps' in shown
+    assert (place / 'silent' / 'warnings.txt').read_text().count(warning) == 1
+    last = lines_of(place / 'silent')[-1]
+    assert 0 <= last['eval/tags/f1'] <= 1 and not any('warning: head' in line for line in said.splitlines())
+    assert f'warning: {warning}' in forked.run('train', *flags(place), *rates, '--dry_run').success

@@ -54,6 +54,19 @@ def test_shares(tmp_path):
     assert data_of(config).num_examples == 60
 
 
+def test_a_head_without_a_batch_is_known_before(tmp_path):
+    config = material.with_files(tmp_path, ('mood', 'tags'), mix=MixConfig(rates=Rates.given), steps=10)
+    config.heads[1].rate = 0.02
+    data = data_of(config)
+    (name, said), = data.without_batch().items()
+    assert name == 'tags' and said.startswith('its share of the batches is 1.96%, and none of the 10 of this run is of it') and 'config.heads.tags.rate' in said
+    first = data.first_steps[1]
+    for steps, silent in ((first, ['tags']), (first + 1, []), (10**9, [])):
+        data.complete(dataclasses.replace(config, steps=steps))
+        assert list(data.without_batch()) == silent and ('tags' in {data.at(step)[0] for step in range(min(steps, 100))}) is not bool(silent)
+    assert data_of(material.with_files(tmp_path, steps=20)).without_batch() == {}
+
+
 def test_what_was_trained_on_is_known_by_its_fingerprint(tmp_path):
     config = material.with_files(tmp_path, ('mood', 'tags'))
     prints = [data_of(config).fingerprint, data_of(dataclasses.replace(config, mix=MixConfig(rates=Rates.equal))).fingerprint]

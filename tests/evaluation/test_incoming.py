@@ -5,9 +5,15 @@ import gzip
 import pytest
 
 from t5x_lite.config import Config
+from t5x_lite.data.squad_files import Question
+from t5x_lite.data.tagged_files import Sentence
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import incoming
+from t5x_lite.evaluation.answer_predictor import AnswerPredictor
+from t5x_lite.evaluation.choice_predictor import ChoicePredictor
 from t5x_lite.evaluation.predictor import Predictor
+from t5x_lite.evaluation.tag_predictor import TagPredictor
+from tests.data.reading_material import squad_json
 
 
 class Labels(Predictor):
@@ -16,6 +22,14 @@ class Labels(Predictor):
     def __init__(self, *columns):
         self._config, self._fills_masks = Config(), False
         self._config.data.text_columns = columns
+
+
+def of(kind, *columns, choices=(), given=()):
+    """A predictor of some kind whose run has learnt from these columns, without a model."""
+    made = object.__new__(kind)
+    made._config, made._texts, made._given = Config(), len(columns) or 1, given
+    made._config.data.text_columns, made._config.data.choice_columns = columns, choices
+    return made
 
 
 class Tags:
@@ -76,3 +90,58 @@ def test_mistakes_have_their_line(tmp_path):
         read(tmp_path / 'absent.csv', Labels('text'))
     with pytest.raises(UserError, match='No such file'):
         read(tmp_path / 'absent.txt', Labels('text'))
+
+
+@pytest.mark.parametrize('name', ['a.json', 'a.json.gz'])
+def test_questions_as_squad_has_them(tmp_path, name):
+    path = written(tmp_path / name, squad_json({'id': 7, 'question': 'who ?'}, {'id': 'b', 'question': 'where ?', 'answers': [{'text': 'nowhere'}]}))
+    found = read(path, of(AnswerPredictor))
+    assert [(each.id, each.question, each.context) for each in found] == [('7', 'who ?', 'It was Bo Li here.'), ('b', 'where ?', 'It was Bo Li here.')]
+    assert incoming.is_squad(str(path), {'': of(AnswerPredictor)}) and not incoming.is_squad(str(path), {'': of(AnswerPredictor), 'tags': of(TagPredictor)})
+    path = written(tmp_path / name, squad_json({'id': 'a', 'question': 'who ?'}, {'id': 'b', 'question': ' '}, {'id': 'c', 'question': 'so ?'}))
+    with pytest.raises(UserError, match=rf'{name}\[b\]: the question is empty'):
+        read(path, of(AnswerPredictor))
+
+
+def test_questions_in_tables_and_lines(tmp_path):
+    path = written(tmp_path / 'a.csv', 'id,question,context\nq1,who?,"Ann, left."\nq2,,b\n')
+    found = incoming.texts_of(str(path), {'': of(AnswerPredictor)})
+    assert next(found) == Question('q1', '', 'Ann, left.', 'who?', (), f'{path}:2')
+    with pytest.raises(UserError, match=r'a\.csv:3: the question is empty'):
+        next(found)
+    assert read(written(tmp_path / 'a.jsonl', '{"q": "who?", "t": "Ann."}\n'), of(AnswerPredictor, 'q', 't'))[0].context == 'Ann.'
+    assert read(written(tmp_path / 'a.txt', 'who?\tAnn.\n'), of(AnswerPredictor)) == [('who?', 'Ann.')]
+    assert read(written(tmp_path / 'a.tsv', 'who?\tAnn.\n'), of(AnswerPredictor)) == [('who?', 'Ann.')]
+
+
+def test_words_as_they_are(tmp_path):
+    tags = of(TagPredictor, '0')
+    for name, text in (('a.conll', 'U.S. O\n(x) O\n\nb O\n'), ('a.BIO.gz', 'U.S.\n(x)\n\nb\n'), ('a.iob', 'U.S. O\n(x) O\n\nb O\n')):
+        path = written(tmp_path / name, text)
+        assert read(path, tags) == [Sentence(f'{path}:1', ('U.S.', '(x)'), ()), Sentence(f'{path}:4', ('b',), ())]
+    path = written(tmp_path / 'a.jsonl', '{"words": ["a", "b."]}\n{"text": "a b."}\n')
+    assert read(path, of(TagPredictor, 'words')) == [Sentence(f'{path}:1', ('a', 'b.'), ()), ('a b.',)]
+    assert read(written(tmp_path / 'a.txt', 'U.S. O\n'), tags) == [('U.S. O',)], 'of other endings each line is a text'
+    with pytest.raises(UserError, match=r'a\.conll: empty'):
+        read(written(tmp_path / 'a.conll', '\n'), tags)
+
+
+def test_choices_in_the_columns_of_training(tmp_path):
+    columns = {'choices': ('a', 'b')}
+    for name, text in (('a.csv', 'question,a,b\nwho?,x,y\n'), ('a.tsv', 'question\ta\tb\nwho?\tx\ty\n'), ('a.jsonl', '{"question": "who?", "b": "y", "a": "x"}\n')):
+        assert read(written(tmp_path / name, text), of(ChoicePredictor, 'question', **columns)) == [('who?', 'x', 'y')]
+    assert read(tmp_path / 'a.csv', of(ChoicePredictor, 'question', given=('one', 'two'), **columns)) == [('who?',)], 'choices that are given are not read'
+    assert read(written(tmp_path / 'a.txt', 'who?\tx\ty\n'), of(ChoicePredictor, 'question', **columns)) == [('who?', 'x', 'y')]
+    for predictor, said in (
+        (of(ChoicePredictor), 'does not say which columns of a table hold questions and choices.*text_columns and --config.data.choice_columns'),
+        (of(ChoicePredictor, 'question', choices=('a', 'c')), r"a\.csv: no column 'c'.*questions are read from 'question', their choices from 'a', 'c', as in training"),
+    ):
+        with pytest.raises(UserError, match=said):
+            read(tmp_path / 'a.csv', predictor)
+
+
+def test_of_several_kinds_a_line_is_a_text(tmp_path):
+    path = written(tmp_path / 'a.jsonl', '{"text": "a"}\n')
+    assert read(path, Labels('text'), of(TagPredictor, '0')) == [('{"text": "a"}',)]
+    with pytest.raises(UserError, match=r'a\.txt:1: 1: 2 texts in .*; --head=NAME asks one head alone, --workdir=RUN one run'):
+        read(written(tmp_path / 'a.txt', 'a\tb\n'), Labels('one', 'two'), Labels('one'))

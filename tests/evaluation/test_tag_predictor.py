@@ -3,7 +3,9 @@
 import numpy as np
 
 from t5x_lite.data import tokenizers
+from t5x_lite.data.tagged_files import Sentence
 from t5x_lite.data.word_pieces import WordCutter
+from t5x_lite.evaluation import tag_predictor
 from t5x_lite.evaluation.tag_predictor import TagPredictor
 from tests.data.table_material import CLS, SEP, vocabulary
 
@@ -42,3 +44,11 @@ def test_a_text_of_100_000_words_is_cut_once_and_not_once_for_each_row(tmp_path)
     made, words = predictor(tmp_path), ['cat', 'house'] * 50_000
     parts = made._parts(words)
     assert sum(part.num_words for part in parts) == 100_000 and made._cutter.words < 1.3 * 100_000
+
+
+def test_words_that_are_given_are_the_words():
+    for words in ((), ('U.S.',), ('(of', 'Rome)', 'New York', 'left.'), ('', 'a')):
+        text, places = tag_predictor._in_words(Sentence('f:1', words, ()))
+        assert text == ' '.join(words) and tuple(text[start:stop] for start, stop in places) == words
+    text, places = tag_predictor._in_words(('Ann (of Rome) left.',))
+    assert [text[start:stop] for start, stop in places] == ['Ann', '(', 'of', 'Rome', ')', 'left', '.']

@@ -138,6 +138,10 @@ def test_on_a_mesh_in_microbatches(name):
     ('tune', 'said'),
     [
         (TuneConfig(lora=(('.*/attention/qeury', 4, 8.0),)), "config.tune.lora: '.*/attention/qeury' matches no kernel; did you mean 'encoder/layers/attention/query'"),
+        (
+            TuneConfig(lora=(('.*', 4, 8.0), ('.*/query', 2, 8.0))),
+            "config.tune.lora: '.*/query' decides nothing: encoder/layers/attention/query, and all else that it matches, is decided by what stands before it ('.*')",
+        ),
         (TuneConfig(prefix=2, prefix_cross=True), 'config.tune.prefix_cross: this model has no layer that takes it, or config.tune.prefix is 0'),
         (TuneConfig(lora=(('.*/query', 0, 8.0),)), "the rank for '.*/query' is 0; it must be at least 1"),
         (TuneConfig(lora=(('.*/query', 4, float('nan')),)), "alpha for '.*/query' is nan; it must be above 0"),
@@ -149,3 +153,23 @@ def test_what_cannot_be_added(tune, said, bert):
     with pytest.raises(UserError) as caught:
         adapters.added_to(tune, bert[1], 0)
     assert said in str(caught.value)
+
+
+def test_rules_that_share_a_kernel_are_named(bert):
+    """Of rules in an order the first counts; which two meet, and where, is said."""
+    params = nn.unbox(bert[1])
+    query, wide, value = ('.*/attention/query', 8, 16.0), ('.*/attention/(query|key|value)', 4, 8.0), ('.*/(query|value)', 2, 8.0)
+    said = lambda *rules: adapters.shared_kernels(TuneConfig(lora=rules), params)  # noqa: E731
+    assert said(query, wide) == [
+        f'config.tune.lora: {query[0]!r} and {wide[0]!r} both match encoder/layers/attention/query; the first counts there (rank 8)'
+    ]
+    assert said() == said(wide) == said(query, ('.*/value', 2, 4.0)) == []
+    lines = said(query, value, wide)
+    assert [line.split(' both ')[0].removeprefix('config.tune.lora: ') for line in lines] == [
+        f'{query[0]!r} and {value[0]!r}', f'{query[0]!r} and {wide[0]!r}', f'{value[0]!r} and {wide[0]!r}',
+    ]  # fmt: skip
+    assert 'both match encoder/layers/attention/value; ' in lines[2], 'the query there is neither\'s'
+    added = nn.unbox(adapters.added_to(TuneConfig(lora=(query, wide)), bert[1], 0))['encoder']['layers']['attention']
+    assert added['query']['lora_a'].shape[-1] == 8 and added['key']['lora_a'].shape[-1] == 4
+    with pytest.raises(UserError, match='is not a regular expression'):
+        said(query, ('.*/(query', 4, 8.0))
