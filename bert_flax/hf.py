@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import logging
 
-from t5x_lite.config import Init, ModelConfig, Norm, NormPlace, Pooling, Positions
+from t5x_lite.config import ModelConfig, Norm, NormPlace, Pooling, Positions
 from t5x_lite.errors import UserError
 from t5x_lite.interop.family import Rule
 from t5x_lite.interop.fields import WRITTEN, activation, check_exportable, check_heads, number, refuse_others, share, whole_number
@@ -182,8 +182,7 @@ class Bert:
             logging.warning('%s: classifier_dropout %s is left out; ours is hidden_dropout_prob %s', where, dropout, values['dropout'])
         if values['d_model'] % values['num_heads']:
             raise UserError(f'{where}: num_attention_heads={values["num_heads"]} does not divide hidden_size={values["d_model"]}')
-        # What is not in the folder begins as transformers begins it: a head that is a normal of 0.88 times the width (a truncated one) learns more slowly.
-        return ModelConfig(activation=activation(fields['hidden_act'], 'hidden_act', where), init=Init.normal, **values)
+        return ModelConfig(activation=activation(fields['hidden_act'], 'hidden_act', where), **values)
 
     def fields(self, config: ModelConfig) -> dict[str, Any]:
         """The inverse of `model_config`.

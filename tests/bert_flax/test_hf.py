@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy as library
 
 from bert_flax.hf import Bert
-from t5x_lite.config import Activation, Init, ModelConfig, NormPlace, Pooling
+from t5x_lite.config import Activation, ModelConfig, NormPlace, Pooling
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.interop import folder
@@ -164,7 +164,7 @@ def test_every_field_is_read():
     assert config == ModelConfig(
         module='bert_flax.bert:BertForPreTraining', vocab_size=120, num_layers=3, d_model=32, num_heads=2, d_ff=64, max_positions=20,
         num_segments=2,
-        activation=Activation.gelu_tanh, norm_eps=1e-3, dropout=0.2, attention_dropout=0.1, init_stddev=0.02, init=Init.normal,
+        activation=Activation.gelu_tanh, norm_eps=1e-3, dropout=0.2, attention_dropout=0.1, init_stddev=0.02,
     )  # fmt: skip
 
 
