@@ -145,16 +145,20 @@ def frontier(points: Sequence[tuple[float, float]], highest: bool) -> list[tuple
 
 def draw(tasks: dict[str, tuple[str, list[Strategy]]], figure_class: Any) -> Any:
     figure = figure_class(figsize=(15, 5.2 * len(tasks)), layout='constrained')
+    names = list(dict.fromkeys(strategy.name for _, strategies in tasks.values() for strategy in strategies))
+    unnamed = set(names)  # in the legend
     for row, (task, (metric, strategies)) in enumerate(tasks.items()):
         highest = not table.lower_is_better(metric)
         for column, (cost, title) in enumerate(_COSTS.items()):
             axes = figure.add_subplot(len(tasks), len(_COSTS), row * len(_COSTS) + column + 1)
             points = [(getattr(strategy, cost), strategy.group.mean) for strategy in strategies]
             axes.plot(*zip(*frontier(points, highest)), color='#bbbbbb', drawstyle='steps-post', zorder=1)
-            for number, (strategy, point) in enumerate(zip(strategies, points, strict=True)):
+            for strategy, point in zip(strategies, points, strict=True):
+                number = names.index(strategy.name)
                 colour = reporting.PALETTE[number % len(reporting.PALETTE)]
                 marker = 'osD^v'[number // len(reporting.PALETTE)]
-                axes.scatter(*point, color=colour, marker=marker, zorder=2, label=strategy.name if not column else None)
+                axes.scatter(*point, color=colour, marker=marker, zorder=2, label=strategy.name if strategy.name in unnamed else None)
+                unnamed.discard(strategy.name)
             if cost == 'learning':
                 axes.set_xscale('log')
             axes.set_xlabel(title)
