@@ -1,5 +1,8 @@
 """A transformer made of fields: blocks, and the stack that scans or unrolls them."""
 
+from collections.abc import Iterator, Mapping
+import contextlib
+import contextvars
 from typing import Any
 
 import flax.linen as nn
@@ -108,7 +111,7 @@ class Block(nn.Module):
 REMAT_POLICIES = {Remat.dots: jax.checkpoint_policies.save_only_these_names(PRODUCT), Remat.full: jax.checkpoint_policies.nothing_saveable}
 
 
-def layer_stack(config: ModelConfig, num_layers: int, cross: bool = False, shown: bool = False) -> nn.Module:
+def layer_stack(config: ModelConfig, num_layers: int, cross: bool = False, shown: bool = False, **fields: Any) -> nn.Module:
     """Blocks whose parameters are stacked on axis 0 [N, ...]: `stack(x_BLD, uint32 layer numbers [N], context)` returns (x_BLD, None), or (x_BLD, the outputs
     of all layers [N, B, L, D]) where they are to be shown.
 
@@ -127,7 +130,23 @@ def layer_stack(config: ModelConfig, num_layers: int, cross: bool = False, shown
         unroll=1 if config.scan_layers else num_layers,
         metadata_params={nn.PARTITION_NAME: 'layers'},
     )
-    return scanned(config, cross, shown)
+    return scanned(config, cross, shown, **fields)
+
+
+_CUTS: contextvars.ContextVar[Mapping[str, int]] = contextvars.ContextVar('where loops over layers are cut', default={})
+
+
+@contextlib.contextmanager
+def cut_at(layers: Mapping[str, int]) -> Iterator[None]:
+    """While a model is traced: the loops over these stacks, {path of their parameters: layer}, are two, below the layer and from it on.
+
+    A loop's backward pass makes the gradient of each of its layers. Below the first that learns there is nothing to make.
+    """
+    token = _CUTS.set(layers)
+    try:
+        yield
+    finally:
+        _CUTS.reset(token)
 
 
 def read_layers(config: ModelConfig) -> tuple[int, ...]:
@@ -172,7 +191,7 @@ class Stack(nn.Module):
                 bias = bias.made(length, keys, 0 if first is None else first)
             context = context.replace(bias=bias)
         x_BLD, context, asking = self._prompted(x_BLD, context)
-        x_BLD, shown_NBLD = self.layers(x_BLD, jnp.arange(self.first_key, self.first_key + self.num_layers, dtype=jnp.uint32), context)
+        x_BLD, shown_NBLD = self._looped(x_BLD, jnp.arange(self.first_key, self.first_key + self.num_layers, dtype=jnp.uint32), context)
         x_BLD = x_BLD[:, asking:]
         if config.norm_place == NormPlace.pre:
             x_BLD = self.final_norm(x_BLD)
@@ -186,6 +205,21 @@ class Stack(nn.Module):
             return x_BLD if layer else bottom_BLD
 
         return x_BLD, jnp.stack([states(layer) for layer in self.read], axis=2)
+
+    def _looped(self, x_BLD: jax.Array, numbers_N: jax.Array, context: Context) -> tuple[jax.Array, jax.Array | None]:
+        """Through all layers: in one loop, or in two where `cut_at` says so."""
+        cuts, place = _CUTS.get(), '/'.join(self.layers.path)
+        if self.is_initializing() or not self.config.scan_layers or place not in cuts:
+            return self.layers(x_BLD, numbers_N, context)
+        params, cut, shown = self.layers.variables['params'], cuts[place], []
+        for here in (slice(0, cut), slice(cut, self.num_layers)):
+            loop = layer_stack(self.config, here.stop - here.start, self.cross, self.layers.shown, parent=None)
+            some = jax.tree.map(lambda leaf: leaf[here], params)
+            # Said outright: the slice is of an array of which a part learns, which is all that differentiation sees.
+            some = some if here.start else jax.lax.stop_gradient(some)
+            x_BLD, states_NBLD = loop.apply({'params': some}, x_BLD, numbers_N[here], context)
+            shown.append(states_NBLD)
+        return x_BLD, None if shown[0] is None else jnp.concatenate(shown)
 
     def _prompted(self, x_BLD: jax.Array, context: Context) -> tuple[jax.Array, Context, int]:
         """With virtual tokens in front, where some were put there (training/adapters.py), and how many of them this pass reads.

@@ -20,6 +20,7 @@ from t5x_lite.errors import UserError
 from t5x_lite.models import several
 from t5x_lite.models.dropout import DropoutKey
 from t5x_lite.models.placing import placed_by
+from t5x_lite.models.transformer import cut_at
 from t5x_lite.training import adapters, loss_scale, mixout, optim, partitioning, paths, sharing, tuning
 from t5x_lite.training.losses import Batch, Loss, divide
 
@@ -117,7 +118,7 @@ def numbers(program: Program) -> dict[str, Any]:
 
 def batch_loss(program: Program, params: Any, batch: Batch, weights: dict[str, jax.Array], key: DropoutKey | None) -> tuple[jax.Array, Any]:
     """(sum over terms of sum / weight, metrics) of a batch, or of the part of it that a microbatch is."""
-    with placed_by(program.config.mesh):
+    with placed_by(program.config.mesh), cut_at(program.tuning.cuts):
         outputs = program.module.apply({'params': params}, batch, dropout=key)
     terms, metrics = program.loss(outputs, batch)
     return sum(divide(total, weights[name]) for name, total in terms.items()), metrics

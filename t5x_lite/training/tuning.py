@@ -102,6 +102,15 @@ class Tuning:
         """`params` with `learnt`, as `select` gives it, in its place."""
         return learnt if self.whole else put(params, self.parts, learnt if len(self.parts) > 1 else (learnt,))
 
+    @property
+    def cuts(self) -> dict[str, int]:
+        """{path of stacked layers: the first of them in which anything learns}, of stacks whose lowest layers do not learn (models/transformer.cut_at)."""
+        found: dict[str, int] = {}
+        for path, kept in (each for part in self.parts for each in part.layers.items() if paths.is_stacked(each[0])):
+            stack, first = path[: path.index('layers/') + len('layers')], 0 if kept is None else min(kept)
+            found[stack] = min(first, found[stack]) if stack in found else first
+        return {} if self.whole else {stack: first for stack, first in found.items() if first}
+
     def factors(self) -> tuple[dict[str, np.ndarray], ...]:
         """`rates` as arrays, float32 [] or [layers], which `scale` takes."""
         return tuple({path: np.asarray(factor, np.float32) for path, factor in rates.items()} for rates in self.rates)

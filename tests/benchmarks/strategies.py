@@ -4,8 +4,8 @@ step.
     python -m tests.benchmarks.strategies [--size=base] [--batch=16] [--length=128] [--only=full,lora] [--scan] [--output=strategies.jsonl]
 
 The step is the training step of configs/bert.py with two labels on top, compiled for one device and not run: memory and FLOPs are XLA's own counts, which do
-not depend on how busy the machine is. With --scan the layers are one compiled loop, whose backward pass goes through all of them: freezing the bottom then
-saves memory of the optimiser, and no FLOPs. FLOPs inside such a loop are counted once by XLA, so that they are comparable among rows of one table only.
+not depend on how busy the machine is. With --scan the layers are a compiled loop, or two where the bottom is frozen. XLA counts FLOPs inside a loop once: use
+GFLOPs of unrolled layers.
 """
 
 import json
@@ -57,14 +57,17 @@ def program_of(tune: TuneConfig, size: str, batch: int, length: int, scan: bool)
     return make_program(config, partitioning.make_mesh(config, jax.devices()[:1]))
 
 
+def batch_of(config: Config) -> dict[str, np.ndarray]:
+    shape = (config.batch_size, config.data.seq_len)
+    tokens = {name: np.zeros(shape, np.int32) for name in ('tokens', 'token_types')} | {'sequence_ids': np.ones(shape, np.int32)}
+    return tokens | {'labels': np.zeros(shape[0], np.int32), 'example_weights': np.ones(shape[0], np.float32)}
+
+
 def measured(program: Program) -> dict[str, Any]:
     """Counts of a program's step, compiled for batches of its config."""
     config, params = program.config, program.abstract.params
-    shape = (config.batch_size, config.data.seq_len)
-    batch = {name: np.zeros(shape, np.int32) for name in ('tokens', 'token_types')} | {'sequence_ids': np.ones(shape, np.int32)}
-    batch |= {'labels': np.zeros(shape[0], np.int32), 'example_weights': np.ones(shape[0], np.float32)}
     with jax.set_mesh(program.mesh):
-        compiled = jax.jit(make_train_step(program), donate_argnums=0).lower(program.abstract, batch).compile()
+        compiled = jax.jit(make_train_step(program), donate_argnums=0).lower(program.abstract, batch_of(config)).compile()
     learns, whole = _size(program.tuning.select(params)), _size(params)
     part = tuning.learnt(config.tune, params, config.init_fresh, config.steps, [path for path in paths.leaves(params) if adapters.is_added(path)])
     return {

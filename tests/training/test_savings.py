@@ -1,7 +1,10 @@
 """What freezing saves, by the compiler's own counts: the table of tests/benchmarks/strategies.py on a small BERT."""
 
+import jax
 import pytest
 
+from t5x_lite.planning import hlo, products
+from t5x_lite.training.step import make_train_step
 from tests.benchmarks import strategies
 
 BATCH, LENGTH = 8, 32
@@ -31,3 +34,15 @@ def test_and_no_work(found):
         for kind in ('flops', 'temporary_bytes'):
             assert found[name][kind] < found['full'][kind], (name, kind)
     assert found['head only']['flops'] < 0.5 * found['full']['flops'], 'a forward pass is a third'
+
+
+def test_nor_where_layers_are_looped_over():
+    """By the products of the program that is handed to the compiler: of what lies below the first layer that learns, the forward pass alone."""
+    spent = {}
+    for name in ('full', 'bottom 1 frozen'):
+        program = strategies.program_of(strategies.strategies(2)[name], 'tiny', BATCH, LENGTH, True)
+        with jax.set_mesh(program.mesh):
+            lowered = jax.jit(make_train_step(program)).lower(program.abstract, strategies.batch_of(program.config))
+        spent[name] = products.total(hlo.parse(lowered.as_text(dialect='hlo')))
+    layer = spent['full'] / 6  # forward, and twice that backward, of two layers; the head is small
+    assert spent['full'] - spent['bottom 1 frozen'] == pytest.approx(2 * layer, rel=0.02)

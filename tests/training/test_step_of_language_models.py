@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite.config import Activation, Init, Norm, NormPlace, Positions, Remat, SequenceAttention
+from t5x_lite.config import Activation, Init, Norm, NormPlace, Positions, Remat, SequenceAttention, TuneConfig
 from t5x_lite.models.vocabulary import OutputLayer
 from t5x_lite.training import partitioning
 from t5x_lite.training.step import eval_step, make_program, make_train_step
@@ -81,6 +81,17 @@ def test_keys_and_values_that_go_round_change_nothing(single, kind, mesh):
 @pytest.mark.parametrize('kind', KINDS)
 def test_microbatches_unrolled_layers_and_remat_change_nothing(single, kind):
     assert_equal(single[kind], train(kind, small.one_device(), {'scan_layers': False, 'remat': Remat.full}, optim={'microbatches': 4}))
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_loop_that_is_cut_where_learning_begins_gives_the_numbers_of_unrolled_layers(kind):
+    """The lowest layers of each stack are frozen, embeddings are not; on a mesh and recomputed too."""
+    model, tune = {'num_layers': 3}, TuneConfig(freeze=('.*layers/[01]/.*',))
+    unrolled = train(kind, small.one_device(), model | {'scan_layers': False}, tune=tune)
+    for fields in ({}, {'mesh': MESHES[0], 'model': {'remat': Remat.full}}):
+        looped = train(kind, None if fields else small.one_device(), model | (fields.pop('model') if fields else {}), tune=tune, **fields)
+        assert_equal(unrolled, looped)
+        assert_equal_gradients(unrolled, looped)
 
 
 @pytest.fixture
