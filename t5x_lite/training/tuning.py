@@ -107,7 +107,7 @@ class Tuning:
         """{path of stacked layers: the first of them in which anything learns}, of stacks whose lowest layers do not learn (models/transformer.cut_at)."""
         found: dict[str, int] = {}
         for path, kept in (each for part in self.parts for each in part.layers.items() if paths.is_stacked(each[0])):
-            stack, first = path[: path.index('layers/') + len('layers')], 0 if kept is None else min(kept)
+            stack, first = f'{_parts(path)[0]}layers', 0 if kept is None else min(kept)
             found[stack] = min(first, found[stack]) if stack in found else first
         return {} if self.whole else {stack: first for stack, first in found.items() if first}
 
