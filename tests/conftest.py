@@ -18,6 +18,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from t5x_lite.training import sharing  # noqa: E402
+from tests import bucket_stand_ins  # noqa: E402
 
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -39,3 +40,15 @@ def transformers():
     """The library, for tests that run it beside ours."""
     pytest.importorskip('torch', reason='live comparison needs torch')
     return pytest.importorskip('transformers', reason='live comparison needs transformers')
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """The URL of a bucket that is a folder."""
+    return bucket_stand_ins.folders(tmp_path / 'buckets', monkeypatch)
+
+
+@pytest.fixture
+def there(bucket, tmp_path):
+    """The folder that `bucket` is."""
+    return tmp_path / 'buckets' / bucket_stand_ins.BUCKET

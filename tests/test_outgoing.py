@@ -23,17 +23,6 @@ from tests.interop.test_folder import assert_bitwise, tensors
 
 
 @pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    return bucket_stand_ins.folders(tmp_path / 'buckets', monkeypatch)
-
-
-@pytest.fixture
-def there(bucket, tmp_path):
-    """The folder that the bucket is."""
-    return tmp_path / 'buckets' / bucket_stand_ins.BUCKET
-
-
-@pytest.fixture
 def sent(monkeypatch):
     """Paths in the order in which they were uploaded. `sent.breaks_at`: the number of the upload that fails."""
 

@@ -20,17 +20,6 @@ from tests import bucket_stand_ins
 from tests.training import runs
 
 
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    return bucket_stand_ins.folders(tmp_path / 'buckets', monkeypatch)
-
-
-@pytest.fixture
-def there(bucket, tmp_path):
-    """The folder that the bucket is."""
-    return tmp_path / 'buckets' / bucket_stand_ins.BUCKET
-
-
 def test_paths_of_a_file_system_stay_as_they_are(tmp_path):
     assert remote.local('a/b') == 'a/b' and mirrors.folder_of('runs/x') == 'runs/x' and remote.absolute('a') == os.path.abspath('a')
     assert remote.absolute('gs://b//runs/x/') == 'gs://b/runs/x'

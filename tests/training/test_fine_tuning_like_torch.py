@@ -15,9 +15,9 @@ from tests.data.tagged_material import columns, sentences
 STEPS, ROWS, RATE = 10, 8, 1e-2
 
 
-def test_tags_are_learnt_step_by_step_as_in_torch(tmp_path):
-    torch = pytest.importorskip('torch', reason='the comparison with torch needs the extra parity')
-    transformers = pytest.importorskip('transformers', reason='the comparison with torch needs the extra parity')
+def test_tags_are_learnt_step_by_step_as_in_torch(transformers, tmp_path):
+    import torch
+
     for name, seed in (('train', 0), ('dev', 1)):
         (tmp_path / f'{name}.conll').write_text(columns(sentences(40, seed)))
     config = ner.get_config()
