@@ -52,7 +52,25 @@ def test_questions_with_choices(tmp_path):
     assert baselines(*run, most_rows=60).endswith(' (read: 20 of the 27 train questions)'), '60 choices'
 
 
+def read(folder, texts, answer='bo li', **fields):
+    path = reading_material.questions(folder, 'q.json', texts, answer)
+    return run_of(folder, Path(path).read_text(), 'q.json', 't5x_lite.data.question_examples:QuestionExamples', max_question=3, stride=4, **fields)
+
+
+def test_questions_about_texts(tmp_path):
+    run = read(tmp_path, [f'the man bo li {number}' for number in range(10)])
+    assert re.fullmatch(r'baseline, what stands nearest to the words of the question: em [\d.]+, f1 [\d.]+', baselines(*run))
+    assert baselines(*run, most_rows=50).endswith(' (read: 5 of the 9 train questions)')
+
+
+def test_questions_that_may_have_no_answer(tmp_path):
+    lines = baselines(*read(tmp_path, [f'the man bo li {number}' for number in range(10)], no_answers=True)).splitlines()
+    assert lines[0] == 'baseline, never an answer: exact 0.0000, f1 0.0000' and lines[1].startswith('baseline, what stands nearest')
+
+
 def test_other_data_have_none(tmp_path):
-    texts = reading_material.questions(tmp_path, 'q.json', [f'the man bo li {number}' for number in range(10)])
-    run = run_of(tmp_path, Path(texts).read_text(), 'q.json', 't5x_lite.data.question_examples:QuestionExamples', max_question=3, stride=4)
+    run = run_of(tmp_path, 'text\tlabel\nthe man\t1\nthe dog\t0\n' * 5)
+    assert baselines(*run)
+    for data in run:
+        data.sources = lambda stage: [object()]
     assert baselines(*run) == ''

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+import signal
 import subprocess
 import sys
 import time
@@ -54,6 +55,13 @@ class Launched(runs.Run):
 
     def children(self, launcher: subprocess.Popen) -> list[int]:
         return list(map(int, Path(f'/proc/{launcher.pid}/task/{launcher.pid}/children').read_text().split()))
+
+    def _ask_where(self, process: subprocess.Popen) -> None:
+        children = self.children(process)
+        for child in children:
+            os.kill(child, signal.SIGABRT)
+        time.sleep(2)  # for the stacks to reach the logs
+        self.output += ''.join(f'\nlog of process {index}:\n{self.log(index)}' for index in range(len(children)))
 
     def late(self, process: int, seconds: float) -> 'Launched':
         """Makes one process wait before each of its batches."""

@@ -126,6 +126,7 @@ class Run:
         self._environment = os.environ | {
             'JAX_PLATFORMS': 'cpu',
             'XLA_FLAGS': '',  # one device
+            'PYTHONFAULTHANDLER': '1',  # SIGABRT says where its threads are
             'JAX_COMPILATION_CACHE_DIR': str(cache),
             'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
             'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
@@ -147,10 +148,15 @@ class Run:
         try:
             self.output += process.communicate(timeout=timeout)[0]
         except subprocess.TimeoutExpired:
+            self._ask_where(process)
             process.kill()
             self.output += process.communicate()[0]
             raise AssertionError(f'the run did not end:\n{self.output}')
         return process.returncode
+
+    def _ask_where(self, process: subprocess.Popen) -> None:
+        """Makes a process that hangs print the stacks of its threads, and end."""
+        process.send_signal(signal.SIGABRT)
 
     def finish(self, *flags: str) -> 'Run':
         """Runs the command, which must succeed."""
