@@ -48,7 +48,8 @@ class DataFunction:
 
     Each length of sequence has its own sources (one a corpus) and its own plan, and a counter of examples that is a function of the step.
     Several corpora mix in exact shares (`Mixture`) by `config.data.weights`, or in proportion to their tokens; a source class with
-    `parts(config, split, seed, length, predictions) -> [(source, weight, name)]` says itself what is mixed.
+    `parts(config, split, seed, length, predictions) -> [(source, weight, name)]` says itself what is mixed; with `together(sources, part, local)` it makes
+    the rows of a batch at once, whichever of its sources they are of.
 
     Attributes:
       stages: in the order of their steps; without config.data.stages there is one.
@@ -218,6 +219,8 @@ class DataFunction:
         widths = [source.width(local[part == number]) for number, source in present]
         options = {'width': max(widths)} if widths else {}
         part, local = part[rows or slice(None)], local[rows or slice(None)]
+        if hasattr(self._source_class, 'together'):
+            return self._source_class.together(sources, part, local) | {'example_weights': np.ones(len(part), np.float32)}
         batch: dict[str, np.ndarray] = {}
         for number in np.unique(part).tolist():
             here = np.flatnonzero(part == number)

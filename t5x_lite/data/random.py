@@ -9,6 +9,7 @@ SplitMix64 (Steele, Lea, Flood, 2014: "Fast splittable pseudorandom number gener
     uniform(draws)                               # float64[5] in [0, 1)
     below(draws, 10)                             # int64[5] in 0..9
     permute(np.arange(5), 5, root)               # a permutation of 0..4, each element computed alone
+    permute(indices, counts, roots)              # of several permutations, each index in its own
     choose(draws, sizes, counts)                 # bool[sum(sizes)], a random subset for each draw
 """
 
@@ -83,27 +84,37 @@ def coin_flips(root: np.ndarray, count: np.ndarray) -> np.ndarray:
     return heads
 
 
-def permute(index, count: int, root: int) -> np.ndarray:
+def permute(index, count, root) -> np.ndarray:
     """int64: where a random permutation of range(count), chosen by `root`, sends each `index`, in constant memory.
 
     A Feistel network over the next power of two, re-applied to what falls outside (cycle walking: Black and Rogaway, 2002, "Ciphers with
     arbitrary finite domains").
+
+    Args:
+      count: int, or int64 of the shape of `index`, each in a permutation of its own.
+      root: a key, or uint64 of that shape.
     """
-    index = np.asarray(index, np.int64)
-    if index.size and (index.min() < 0 or index.max() >= count):
-        raise ValueError(f'indices lie in {index.min()}..{index.max()}; expected 0..{count - 1}')
-    width = max(2, (count - 1).bit_length())
-    low_bits = np.uint64(width // 2)
-    low_mask, high_mask = np.uint64(2 ** (width // 2) - 1), np.uint64(2 ** (width - width // 2) - 1)
+    index, several = np.asarray(index, np.int64), np.ndim(count) > 0 or np.ndim(root) > 0
+    if several:
+        count = np.broadcast_to(count, index.shape).reshape(-1)
+        keys = bits(0, np.broadcast_to(np.asarray(root, np.uint64), index.shape).reshape(-1))  # key(root) of each
+    if index.size and (index.min() < 0 or np.any(index.reshape(-1) >= count)):
+        raise ValueError(f'indices lie in {index.min()}..{index.max()}; expected 0..{np.max(count) - 1}')
+    width = np.maximum(2, np.frexp(np.asarray(count) - 1)[1])  # bits of the largest index
+    low_bits, high_bits = (width // 2).astype(np.uint64), (width - width // 2).astype(np.uint64)
+    low_mask, high_mask = ((np.uint64(1) << size) - np.uint64(1) for size in (low_bits, high_bits))
     result = index.reshape(-1).astype(np.uint64)
-    outside = np.arange(result.size) if count > 1 else np.arange(0)
+    outside = np.flatnonzero(np.broadcast_to(count, result.shape) > 1)
     while len(outside):
-        high, low = result[outside] >> low_bits, result[outside] & low_mask
+        pick = outside if several else ...
+        shift, low_part, high_part = low_bits[pick], low_mask[pick], high_mask[pick]
+        high, low = result[outside] >> shift, result[outside] & low_part
         for turn in range(0, _ROUNDS, 2):
-            high ^= bits(key(root, turn), low) & high_mask
-            low ^= bits(key(root, turn + 1), high) & low_mask
-        result[outside] = high << low_bits | low
-        outside = outside[result[outside] >= count]
+            first, second = (bits(keys[outside], number) if several else key(root, number) for number in (turn, turn + 1))
+            high ^= bits(first, low) & high_part
+            low ^= bits(second, high) & low_part
+        result[outside] = high << shift | low
+        outside = outside[result[outside] >= (count[outside] if several else count)]
     return result.astype(np.int64).reshape(index.shape)
 
 

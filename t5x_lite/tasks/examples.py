@@ -100,12 +100,27 @@ class TaskExamples:
 
     def get(self, indices) -> dict[str, np.ndarray]:
         """Features of int64 [n] indices, by layout: see data/features.py."""
-        rows = self._rows.take(self._positions(np.asarray(indices, np.int64)))
-        both = [part for side in (self._inputs, self._targets) for part in (side.flat(rows.members), side.lengths[rows.members])]
-        options = {'start_id': self._start, 'pad_id': self._pad}
-        if self._layout == Layout.decoder:
-            return features.of_decoder(rows, *both, self.seq_len, prefix=self.reads_inputs, **options)
-        return features.of_encoder_decoder(rows, *both, self.seq_len, self._targets_at_most, **options)
+        return self.together([self], np.zeros(len(indices), np.int64), np.asarray(indices, np.int64))
+
+    @staticmethod
+    def together(sources: Sequence['TaskExamples'], part: np.ndarray, local: np.ndarray) -> dict[str, np.ndarray]:
+        """Features of the examples `local` (int64 [n]) of `sources[part]` (int64 [n]), those of one mixture: what `get` of each gives, at the price of one."""
+        order, rows = np.argsort(part, kind='stable'), _rows_of(sources, part, local)
+        taken = [sources[number]._take(rows[part == number]) for number in np.unique(part).tolist()]
+        counts, *both = map(np.concatenate, zip(*taken, strict=True))
+        packed = packing.Rows(np.arange(len(both[1])), np.concatenate([[0], np.cumsum(counts)]))
+        one, options = sources[0], {'start_id': sources[0]._start, 'pad_id': sources[0]._pad}
+        if one._layout == Layout.decoder:
+            made = features.of_decoder(packed, *both, one.seq_len, prefix=one.reads_inputs, **options)
+        else:
+            made = features.of_encoder_decoder(packed, *both, one.seq_len, one._targets_at_most, **options)
+        back = np.argsort(order)
+        return {name: values[back] for name, values in made.items()}
+
+    def _take(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Of these rows (int64 [n]): how many examples each has; and of the examples inputs, their lengths, targets, theirs, end to end."""
+        taken = self._rows.take(rows)
+        return np.diff(taken.starts), *(part for side in (self._inputs, self._targets) for part in (side.flat(taken.members), side.lengths[taken.members]))
 
     def describe(self) -> str:
         inputs, targets, cut = self._inputs.lengths, self._targets.lengths, self._cut
@@ -147,15 +162,16 @@ class TaskExamples:
             return packing.pack(self._inputs.lengths + self._targets.lengths, self.seq_len, root)
         return packing_pairs.pack_pairs(self._inputs.lengths, self._targets.lengths, self.seq_len, self._targets_at_most, root)
 
-    def _positions(self, indices: np.ndarray) -> np.ndarray:
-        epochs, positions = np.divmod(indices, len(self))
-        if self.split != 'train':
-            return positions
-        rows = np.empty_like(positions)
-        for epoch in np.unique(epochs).tolist():
-            here = epochs == epoch
-            rows[here] = random.permute(positions[here], len(self), random.key(self._seed, 'tasks.order', self.task.name, epoch))
-        return rows
+
+def _rows_of(sources: Sequence[TaskExamples], part: np.ndarray, local: np.ndarray) -> np.ndarray:
+    """int64 [n]: the rows that the examples `local` of `sources[part]` are."""
+    lengths = np.array([len(source) for source in sources])[part]
+    epochs, places = np.divmod(local, lengths)
+    if sources[0].split != 'train':
+        return places
+    pairs, which = np.unique(np.stack([part, epochs]), axis=1, return_inverse=True)
+    roots = [random.key(sources[number]._seed, 'tasks.order', sources[number].task.name, epoch) for number, epoch in pairs.T.tolist()]
+    return random.permute(places, lengths, np.array(roots, np.uint64)[which])
 
 
 class Continuations(TaskExamples):

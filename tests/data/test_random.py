@@ -66,6 +66,14 @@ def test_permute_is_a_permutation_in_any_order(count):
     assert random.permute(np.arange(count)[::-1], count, 9).tolist() == whole[::-1].tolist()
 
 
+def test_several_permutations_at_once():
+    counts, roots = np.array([1, 2, 5, 1000, 1000, 4097] * 20), [random.key(7, number % 9) for number in range(120)]
+    index = np.random.default_rng(0).integers(0, counts)
+    each = [int(random.permute(*one)) for one in zip(index.tolist(), counts.tolist(), roots, strict=True)]
+    assert random.permute(index, counts, np.array(roots, np.uint64)).tolist() == each
+    assert random.permute(index.reshape(4, 30), counts.reshape(4, 30), np.array(roots, np.uint64).reshape(4, 30)).reshape(-1).tolist() == each
+
+
 def test_permutations_are_equally_likely():
     seen = np.zeros(24, int)
     codes = {}
@@ -84,6 +92,8 @@ def test_permutations_scatter_neighbours():
 def test_permute_names_what_lies_outside():
     with pytest.raises(ValueError, match='0..4'):
         random.permute([5], 5, 0)
+    with pytest.raises(ValueError, match='0..8'):
+        random.permute([4, 4], np.array([9, 4]), 0)
 
 
 def test_choose():

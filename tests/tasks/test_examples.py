@@ -141,6 +141,19 @@ def test_the_mixture_is_a_function_of_seed_and_step(config):
     assert data.fingerprint != DataFunction(config, 'train').fingerprint
 
 
+@pytest.mark.parametrize('layout', [Layout.encoder_decoder, Layout.decoder])
+@pytest.mark.parametrize('pack', [False, True])
+def test_a_batch_made_at_once_is_what_each_task_gives(config, layout, pack):
+    config.data.layout, config.data.tasks.pack, config.data.tasks.names = layout, pack, ('short', 'long', 'other')
+    data = DataFunction(config, 'train')
+    sources, rng = data.sources(data.stages[0]), np.random.default_rng(0)
+    part, local = rng.integers(0, 3, 20), rng.integers(0, 1000, 20)  # of several epochs
+    both = examples_lib.TaskExamples.together(sources, part, local)
+    for row in range(20):
+        for name, values in sources[part[row]].get(local[row : row + 1]).items():
+            np.testing.assert_array_equal(both[name][row], values[0], err_msg=name)
+
+
 def test_fingerprint_knows_the_mixture(config):
     first = DataFunction(config, 'train').fingerprint
     assert first == DataFunction(config, 'train').fingerprint
