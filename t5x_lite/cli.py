@@ -3,11 +3,13 @@
 import ast
 from collections.abc import Callable, Sequence
 import enum
+import faulthandler
 import glob
 import importlib.util
 import inspect
 import os
 import re
+import signal
 import sys
 import textwrap
 import traceback
@@ -76,6 +78,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
     def guarded(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)
+        faulthandler.register(signal.SIGUSR1, file=2)  # `kill -USR1 PID`: where its threads are, for a command that hangs
         try:
             main(argv)
             sys.stdout.flush()

@@ -59,7 +59,7 @@ class Launched(runs.Run):
     def _ask_where(self, process: subprocess.Popen) -> None:
         children = self.children(process)
         for child in children:
-            os.kill(child, signal.SIGABRT)
+            os.kill(child, signal.SIGUSR1)
         time.sleep(2)  # for the stacks to reach the logs
         self.output += ''.join(f'\nlog of process {index}:\n{self.log(index)}' for index in range(len(children)))
 

@@ -126,7 +126,6 @@ class Run:
         self._environment = os.environ | {
             'JAX_PLATFORMS': 'cpu',
             'XLA_FLAGS': '',  # one device
-            'PYTHONFAULTHANDLER': '1',  # SIGABRT says where its threads are
             'JAX_COMPILATION_CACHE_DIR': str(cache),
             'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
             'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
@@ -155,8 +154,9 @@ class Run:
         return process.returncode
 
     def _ask_where(self, process: subprocess.Popen) -> None:
-        """Makes a process that hangs print the stacks of its threads, and end."""
-        process.send_signal(signal.SIGABRT)
+        """Makes a process that hangs print the stacks of its threads."""
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(2)
 
     def finish(self, *flags: str) -> 'Run':
         """Runs the command, which must succeed."""
