@@ -225,7 +225,7 @@ class ModelConfig:
     dtype: DType = DType.float32  # of activations and of operands of matrix products; parameters and accumulation are float32
     scan_layers: bool = True  # one compiled layer, looped over; False unrolls the loop. Same parameters, same numbers
     remat: Remat = Remat.none
-    attention: AttentionKernel = AttentionKernel.dense
+    attention: AttentionKernel = AttentionKernel.auto
     # Logits of a language model that a device holds at once, in float32, while it learns or is evaluated: more are made in chunks of positions. 0: all at once.
     logits_megabytes: float = 128.0
     project_all_positions: bool = False  # MLM logits at every position instead of the masked ones only (same loss, more work)

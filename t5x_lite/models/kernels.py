@@ -192,18 +192,23 @@ def choose(kernel: AttentionKernel, asked: Asked) -> tuple[AttentionKernel, str]
     return AttentionKernel.blockwise, f'{size}, more than {most / 2**20:,.0f}'
 
 
-_tell: ContextVar[Callable[[str], None] | None] = ContextVar('_tell', default=None)
+_tell: ContextVar[Callable[['Picked'], None] | None] = ContextVar('_tell', default=None)
 
 
 @contextlib.contextmanager
-def telling(tell: Callable[[str], None]) -> Iterator[None]:
-    """Within it, what `auto` picks while a step is traced, and where there is no ring though one is asked for, is told in lines, each once."""
-    told = set()
+def telling(tell: Callable[[str], None], told: set[Any] | None = None) -> Iterator[None]:
+    """Within it, what `auto` picks while a step is traced, and where there is no ring though one is asked for, is told: a line for the first call of each
+    implementation and reason.
 
-    def once(line: str) -> None:
-        if line not in told:
-            told.add(line)
-            tell(line)
+    Args:
+      told: what was told before, to which is added.
+    """
+    told = set() if told is None else told
+
+    def once(found: 'Picked') -> None:
+        if (kind := (found.kernel, found.ring, found.no_ring)) not in told:
+            told.add(kind)
+            tell(found.said)
 
     token = _tell.set(once)
     try:
@@ -215,11 +220,13 @@ def telling(tell: Callable[[str], None]) -> Iterator[None]:
 class Picked(NamedTuple):
     """Attributes:
     ring: of so many devices; 1: none.
+    no_ring: why, where one is asked for.
     said: what there is to say of it, a line.
     """
 
     kernel: AttentionKernel
     ring: int
+    no_ring: str
     said: str
 
     @property
@@ -242,7 +249,7 @@ def picked(config: ModelConfig, rows: int, queries: int, keys: int, *, cached: b
     said = f'attention: {kernel.name} on {asked.platform} for {asked.rows:,} x {asked.queries:,} queries and {asked.keys:,} keys a device ({why})'
     if ring > 1:
         said += f', in a ring of {ring}'
-    return Picked(kernel, ring, f'{said}; no ring: {no_ring}' if no_ring else said)
+    return Picked(kernel, ring, no_ring, f'{said}; no ring: {no_ring}' if no_ring else said)
 
 
 def _ring(mesh: Mapping[str, int], rows: int, queries: int, keys: int, cached: bool, in_front: bool) -> tuple[int, str]:
@@ -270,7 +277,7 @@ def attend(config: ModelConfig, q_BLHK: jax.Array, k_BMHK: jax.Array, v_BMHK: ja
     )  # fmt: skip
     asked_for = config.attention is AttentionKernel.auto or SEQUENCE_ATTENTION.get() is SequenceAttention.ring
     if asked_for and (tell := _tell.get()):
-        tell(found.said)
+        tell(found)
     given |= {'dropout_rate': config.attention_dropout, 'key': key}
     if found.ring > 1:
         return ring_attention.ring_attention(q_BLHK, k_BMHK, v_BMHK, mask, whole=found.kernel is AttentionKernel.dense, **given)

@@ -7,8 +7,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.config import AttentionKernel, Config, Layout, NormPlace, Remat, SequenceAttention
+from t5x_lite.config import AttentionKernel, Config, Layout, NormPlace, Positions, Remat, SequenceAttention
 from t5x_lite.dotted_names import resolve
+from t5x_lite.models import kernels
 from t5x_lite.models.layers import compute_dtype, head_size, padded_vocabulary
 from t5x_lite.planning.batches import Stage
 from t5x_lite.planning.collectives import Collective
@@ -44,8 +45,22 @@ def in_ring(config: Config, sizes: Mapping[str, int]) -> bool:
     return config.mesh.sequence_attention is SequenceAttention.ring and sizes['sequence'] > 1
 
 
+def attending(config: Config, sizes: Mapping[str, int], stage: Stage, platform: str) -> Config:
+    """The config with what `auto` picks on such devices for the longest rows of a training step (models/kernels.py) in its place."""
+    model, mesh = config.model, config.mesh
+    if model.attention != AttentionKernel.auto:
+        return config
+    length, rows = max(stage[1], stage[3]) if config.data.layout == Layout.encoder_decoder else stage[1], stage[2] // config.optim.microbatches
+    asked = kernels.asked_of(
+        model, sizes, rows, length, length, bias=model.positions == Positions.relative, dropout=True, mask='a window' if model.local_window else '',
+        ring=sizes['sequence'] if mesh.sequence_attention is SequenceAttention.ring else 1,
+    )  # fmt: skip
+    kernel, _ = kernels.choose(AttentionKernel.auto, dataclasses.replace(asked, platform=platform))
+    return with_field(config, 'model', attention=kernel)
+
+
 def keeps_scores(config: Config, sizes: Mapping[str, int]) -> bool:
-    """Whether attention keeps those of whole rows."""
+    """Whether attention keeps those of whole rows; `auto` has been replaced (`attending`)."""
     return config.model.attention == AttentionKernel.dense and not in_ring(config, sizes)
 
 

@@ -19,7 +19,8 @@ def mends(config: Config, state: dict[str, int], sizes: dict[str, int], stage: S
     room, found = FULL * topology.chip.hbm, []
     for flags, changed, mesh in _candidates(config, sizes, stage, topology.slices):
         shrunk = (sizes['fsdp'] * sizes['tensor']) / (mesh['fsdp'] * mesh['tensor'])
-        if sum(state.values()) * shrunk + formulas.activations(changed, mesh, stage) + formulas.working(changed, mesh, stage) < room:
+        attending = formulas.attending(changed, mesh, stage, topology.platform)
+        if sum(state.values()) * shrunk + formulas.activations(attending, mesh, stage) + formulas.working(attending, mesh, stage) < room:
             found.append(flags)
     if found:
         return found[:3]
@@ -38,7 +39,7 @@ def _candidates(config: Config, sizes: dict[str, int], stage: Stage, slices: int
         if model.d_model % every == 0:
             meshes.append((f'--config.mesh.data={kept} --config.mesh.fsdp={every}', sizes | {'data': kept, 'fsdp': every}))
     attentions = [('', config)]
-    if model.attention == AttentionKernel.dense and model.remat == Remat.none:
+    if model.attention in (AttentionKernel.dense, AttentionKernel.auto) and model.remat == Remat.none:
         attentions.append(('--config.model.attention=blockwise', formulas.with_field(config, 'model', attention=AttentionKernel.blockwise)))
     for of_mesh, mesh in meshes:
         for of_attention, attending in attentions:

@@ -82,7 +82,8 @@ def predict(program: Program, batch: dict[str, jax.ShapeDtypeStruct], stage: Sta
       batch: placed on it.
       pairs: share of the pairs of positions that attention multiplies; ours all, kernels that skip what a causal mask hides half.
     """
-    config, chip, sizes = program.config, topology.chip, dict(program.mesh.shape)
+    chip, sizes = topology.chip, dict(program.mesh.shape)
+    config = formulas.attending(program.config, sizes, stage, topology.platform)
     state = memory.of_state(program, batch)
     gathered = 2 * formulas.largest_gathered(program) * compute_dtype(config.model).itemsize // sizes['tensor'] if sizes['fsdp'] > 1 else 0
     kinds = state | {'activations': formulas.activations(config, sizes, stage), 'temporaries': formulas.working(config, sizes, stage) + gathered}

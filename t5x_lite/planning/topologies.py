@@ -92,6 +92,11 @@ class Topology:
         return CHIPS[self.kind]
 
     @property
+    def platform(self) -> str:
+        """As models/kernels.py has it."""
+        return 'tpu' if self.kind in TPUS else 'cuda' if self.kind in GPUS else 'cpu'
+
+    @property
     def chips(self) -> int:
         """Of all slices."""
         return math.prod(self.shape) * self.slices

@@ -101,7 +101,7 @@ def timed(name: Any, compile_step: Callable[[], Any], what: str, state: Any) -> 
     def make() -> Any:
         jax.block_until_ready(state)
         began = time.perf_counter()
-        with kernels.telling(lambda line: print(line, flush=True)):
+        with kernels.telling(lambda line: print(line, flush=True), sharing.kept('attention that was told of', set)):
             made = compile_step()
         spent.append(time.perf_counter() - began)
         print(f'compiled {what} in {spent[0]:.1f} s', flush=True)

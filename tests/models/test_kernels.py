@@ -135,7 +135,7 @@ RING = MeshConfig(data=2, sequence=4, sequence_attention=SequenceAttention.ring)
     ],
 )  # fmt: skip
 def test_where_keys_and_values_go_round(mesh, queries, given, ring, said):
-    config = ModelConfig(num_heads=4, d_model=64)
+    config = ModelConfig(num_heads=4, d_model=64, attention=AttentionKernel.dense)
     with jax.set_mesh(partitioning.make_mesh(small.config(mesh=dataclasses.asdict(mesh)))), placed_by(mesh):
         found = kernels.picked(config, queries=queries, keys=64, **({'rows': 8, 'bias': True, 'dropout': True, 'cached': False} | given))
     assert found.ring == ring and found.kernel is AttentionKernel.dense and found.holds_scores == (ring == 1) and found.said.endswith(said)
@@ -144,7 +144,7 @@ def test_where_keys_and_values_go_round(mesh, queries, given, ring, said):
 def test_a_ring_is_told_of_and_gives_the_numbers_of_one_device():
     """Also where the config does not ask for `auto`; a part of a row that is too long for its scores is cut into tiles."""
     ids, params = language.tokens(8, 12), language.lively(Decoder(language.DECODERS['relative']))
-    module, said = Decoder(language.DECODERS['relative']), []
+    module, said = Decoder(dataclasses.replace(language.DECODERS['relative'], attention=AttentionKernel.dense)), []
     expected = module.apply({'params': params}, language.alone(ids))['lm_logits']
     with jax.set_mesh(partitioning.make_mesh(small.config(mesh=dataclasses.asdict(RING)))), placed_by(RING), kernels.telling(said.append):
         found = jax.jit(functools.partial(module.apply, {'params': params}))(language.alone(ids))['lm_logits']

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from t5x_lite.assemble import assemble
-from t5x_lite.config import AttentionKernel, Remat
+from t5x_lite.config import AttentionKernel, Config, ModelConfig, Remat
 from t5x_lite.errors import UserError
-from t5x_lite.planning import batches, keeping, making, meshes, mending, ranking, roofline, showing, showing_ranks, topologies
+from t5x_lite.planning import batches, formulas, keeping, making, meshes, mending, ranking, roofline, showing, showing_ranks, topologies
 from t5x_lite.planning.estimate import sending
 from t5x_lite.stages import stages
 from t5x_lite.training import partitioning
@@ -281,3 +281,18 @@ def test_shown(tmp_path):
 @pytest.mark.parametrize('attention', [AttentionKernel.auto, AttentionKernel.cudnn])
 def test_kernels_that_this_machine_has_not_are_no_obstacle(attention):
     assert choices(num_layers=1, attention=attention)[0].seconds > 0
+
+
+def test_what_auto_picks_is_what_is_counted():
+    """On TPUs splash where there is no dropout of weights, else scores in memory up to a size; plans for other machines ask nothing of this one."""
+
+    def picked(platform: str, length: int, attention: AttentionKernel = AttentionKernel.auto, dropout: float = 0.1) -> AttentionKernel:
+        config = Config(model=ModelConfig(num_heads=12, d_model=768, attention=attention, attention_dropout=dropout))
+        sizes = {'data': 16, 'fsdp': 1, 'tensor': 1, 'sequence': 1}
+        return formulas.attending(config, sizes, (0, length, 256, 0), platform).model.attention
+
+    v5e = topologies.parse('v5e:4x4').platform
+    assert picked(v5e, 512) == AttentionKernel.dense and picked(v5e, 8192) == AttentionKernel.blockwise
+    assert picked(v5e, 512, dropout=0.0) == AttentionKernel.splash
+    assert picked(CPU.platform, 64) == AttentionKernel.dense and picked(CPU.platform, 8192) == AttentionKernel.blockwise
+    assert picked(v5e, 8192, AttentionKernel.dense) == AttentionKernel.dense, 'what a config names stays'
