@@ -540,6 +540,9 @@ class LogConfig:
     tensorboard: bool = True
     layer_norms: bool = False  # norms of parameters, gradients and updates of each layer
     profile_steps: tuple[int, ...] = ()  # (first, last): a trace for TensorBoard or Perfetto in workdir/profile
+    # If above 0, a run in which no step is done for so long (compiling, evaluating and saving take their time too) says where its threads are and ends with
+    # status 75, which launchers start again: what else would end a collective that never returns?
+    stall_seconds: float = 0.0
 
 
 @dataclasses.dataclass

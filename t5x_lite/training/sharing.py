@@ -26,7 +26,7 @@ OF_HOST = (
     'init_from', 'init_weights', 'data.path', 'data.weights', 'data.train', 'data.validation', 'data.validation_fraction', 'data.max_examples',
     'data.folds', 'data.fold', 'data.augment', 'data.baselines', 'data.length_buckets', 'data.group_by_length', 'data.workers', 'data.prefetch',
     'data.tokenizer', 'data.tfds_dir', 'tune.feature_cache', 'optim.nonfinite', 'checkpoint', 'eval', 'decode',
-    'log.every_steps', 'log.console_seconds', 'log.tensorboard', 'log.profile_steps',
+    'log.every_steps', 'log.console_seconds', 'log.stall_seconds', 'log.tensorboard', 'log.profile_steps',
 )  # fmt: skip
 
 _FREE = re.compile('(' + '|'.join(map(re.escape, NUMBERS + OF_HOST)) + r')(\..*)?')

@@ -12,7 +12,7 @@ from t5x_lite import mirrors
 from t5x_lite.config import Config
 from t5x_lite.data.pipeline import DataFunction
 from t5x_lite.errors import Interrupted, UserError
-from t5x_lite.training import adapters, checkpoint, driving, learnt, partitioning, processes, tuning, workdirs
+from t5x_lite.training import adapters, checkpoint, driving, learnt, partitioning, processes, stalls, tuning, workdirs
 from t5x_lite.training.accounting import Accounts
 from t5x_lite.training.beginning import begun
 from t5x_lite.training.goodput import Goodput
@@ -109,7 +109,7 @@ class Trainer:
             if not first and processes.is_first():  # who alone writes warnings; others need not read all rows of the first batches
                 self._warn_before()
             log = MetricsLog(mirrors.folder_of(self._workdir), self._config.log, first)
-            with contextlib.closing(log):
+            with contextlib.closing(log), stalls.watched(self._config.log.stall_seconds) as self._going_on:
                 self._goodput.begin(first)
                 yield from self._loop(state, first, Window(run.get('window')), checkpoints, log)
 
@@ -201,6 +201,7 @@ class Trainer:
                     asked.before = begin_profile
                 state = None  # whoever takes the step holds it
                 yield asked
+                self._going_on()
                 goodput.under_way(asked.taken)
                 if asked.compile_seconds:
                     accounts.compiled(asked.compile_seconds)
@@ -221,6 +222,7 @@ class Trainer:
                 if evaluate:
                     with goodput.spent('evaluate'):
                         scores = self._held_out(self._program, now, done, log)
+                    self._going_on()
                 stop = self._stop_signal  # it may have come while evaluating
                 if save or stop:
                     log.flush()

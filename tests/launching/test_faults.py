@@ -8,6 +8,7 @@ import time
 import pytest
 
 from t5x_lite.training import checkpoint, goodput, leases
+from t5x_lite.training.processes import GONE
 from tests.launching.launched import Launched, assert_alike
 from tests.training import runs
 
@@ -82,6 +83,15 @@ def test_when_the_coordinator_is_lost_the_others_end_and_the_relaunch_goes_on(fo
     said = run.signal_when(launcher, 5, 0, signal.SIGKILL)
     assert launcher.returncode == 137 and 'error: process 0 of 2 was ended by SIGKILL' in said
     assert re.search('another process of this run is gone|JAX distributed service detected fatal errors|coordination', run.log(1)), run.log(1)
+    assert f'resumed {run.workdir} from step 3' in run.go_on(2, 2).output
+    assert_alike(run, reference)
+
+
+def test_one_that_is_alive_and_stuck_is_ended_with_the_others_and_the_relaunch_goes_on(folder, corpus, reference):
+    run = Launched(folder, corpus, 'stuck', **{'checkpoint.every_steps': 3, 'log.stall_seconds': 20.0}).late(1, 0.3)
+    launcher = run.launch(2, 2, '--grace=1')
+    said = run.signal_when(launcher, 5, 1, signal.SIGSTOP)
+    assert launcher.returncode == GONE and 'error: nothing was done for 20 s (config.log.stall_seconds)' in run.log(0), said
     assert f'resumed {run.workdir} from step 3' in run.go_on(2, 2).output
     assert_alike(run, reference)
 

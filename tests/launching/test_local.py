@@ -156,9 +156,14 @@ def reference(folder, corpus):
 
 
 def test_two_processes_are_one_run_stopped_and_resumed(folder, corpus, reference):
-    run = Launched(folder, corpus, 'two')
-    launcher = run.launch(2, 2)
-    said = run.signal_when(launcher, 6, 1, signal.SIGTERM)  # to the second alone
+    # Once in some hundred launches two processes on a CPU have been seen to stand still between two steps, it is not known where: `stall_seconds` says it, and
+    # as after any GONE they are launched again.
+    for number in range(2):
+        run = Launched(folder, corpus, f'two{number}', **{'log.stall_seconds': 60.0})
+        launcher = run.launch(2, 2)
+        said = run.signal_when(launcher, 6, 1, signal.SIGTERM)  # to the second alone
+        if launcher.returncode != processes.GONE:
+            break
     assert launcher.returncode == 0, said
     stopped = re.search(r'stopped by SIGTERM at step (\d+), which is saved', said)
     assert stopped and run.saved()[-1] == int(stopped[1]), said
