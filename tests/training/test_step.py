@@ -46,7 +46,10 @@ def test_training_moves_the_loss():
     assert curve[-1, 0] < curve[0, 0] - 0.5
 
 
-@pytest.mark.parametrize('data,fsdp,tensor,sequence', FACTORISATIONS)
+# Each axis alone, and each three together; the meshes between them are for `-m slow`.
+@pytest.mark.parametrize(
+    'data,fsdp,tensor,sequence', [pytest.param(*sizes, marks=[pytest.mark.slow] if sizes.count(1) == 2 else []) for sizes in FACTORISATIONS]
+)
 def test_every_mesh_of_eight_devices_gives_the_numbers_of_one(single, data, fsdp, tensor, sequence):
     mesh = {'data': data, 'fsdp': fsdp, 'tensor': tensor, 'sequence': sequence}
     sharded = small.train(small.config(mesh=mesh))
