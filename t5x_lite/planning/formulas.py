@@ -46,14 +46,15 @@ def in_ring(config: Config, sizes: Mapping[str, int]) -> bool:
 
 
 def attending(config: Config, sizes: Mapping[str, int], stage: Stage, platform: str) -> Config:
-    """The config with what `auto` picks on such devices for the longest rows of a training step (models/kernels.py) in its place."""
-    model, mesh = config.model, config.mesh
+    """The config with what `auto` picks on such devices for the longest rows of a training step (models/kernels.py) in its place; a prefix that is seen
+    from both sides is a matter of the data, and not known here."""
+    model = config.model
     if model.attention != AttentionKernel.auto:
         return config
     length, rows = max(stage[1], stage[3]) if config.data.layout == Layout.encoder_decoder else stage[1], stage[2] // config.optim.microbatches
     asked = kernels.asked_of(
         model, sizes, rows, length, length, bias=model.positions == Positions.relative, dropout=True, mask='a window' if model.local_window else '',
-        ring=sizes['sequence'] if mesh.sequence_attention is SequenceAttention.ring else 1,
+        ring=sizes['sequence'] if config.mesh.sequence_attention is SequenceAttention.ring else 1,
     )  # fmt: skip
     kernel, _ = kernels.choose(AttentionKernel.auto, dataclasses.replace(asked, platform=platform))
     return with_field(config, 'model', attention=kernel)

@@ -126,6 +126,10 @@ def make(run: Run, topology: Topology, price: float = 0.0) -> Plan:
     run = on(run, topology)
     config = run.config
     mesh = partitioning.make_mesh(config, topology.devices())
+    if not topology.compiled:  # what `auto` picks there, not here
+        longest = max(stages(config), key=lambda stage: max(stage[1], stage[3]))
+        run = on(dataclasses.replace(run, config=formulas.attending(config, dict(mesh.shape), longest, topology.platform)), topology)
+        config = run.config
     for _, length, rows, predictions in stages(config):
         partitioning.check_batch(mesh, rows, length, config.optim.microbatches)
         if config.data.layout == Layout.encoder_decoder:
@@ -151,7 +155,7 @@ def on(run: Run, topology: Topology) -> Run:
         raise UserError(f'config.mesh.slices={count}, and the plan is for {topology.slices}; give --slices={count}, or leave the field at -1')
     if topology.slices > 1 and topology.kind not in TPUS:
         config = formulas.with_field(config, 'mesh', slices=topology.slices)
-    if not topology.compiled and config.model.attention in (AttentionKernel.auto, AttentionKernel.cudnn):
+    if not topology.compiled and config.model.attention == AttentionKernel.cudnn:
         config = formulas.with_field(config, 'model', attention=AttentionKernel.blockwise)
     return dataclasses.replace(run, config=config)
 
