@@ -14,6 +14,7 @@ from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import reading
 from t5x_lite.evaluation.batching import TOGETHER, Texts, chunks, of_like_length
+from t5x_lite.models.inference import to_read
 
 _SHOWN = 5  # of the best answers
 
@@ -30,7 +31,7 @@ class AnswerPredictor:
     """
 
     def __init__(self, config: Config, params: dict[str, Any], tokenizer: Tokenizer, batch_size: int = 32):
-        self._config, self._params, self._tokenizer, self._batch_size = config, params, tokenizer, batch_size
+        self._config, self._params, self._tokenizer, self._batch_size = config, to_read(config.model, params), tokenizer, batch_size
         module = resolve(config.model.module, 'config.model.module', 'apply')(config.model)
 
         def apply(params: Any, batch: dict[str, Any]) -> tuple[jax.Array, jax.Array]:

@@ -28,18 +28,21 @@ def chunks(texts: Texts, size: int) -> Iterator[list[Asked]]:
 
 
 def of_like_length(lengths: np.ndarray, size: int, limit: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """(rows, the same filled up to a usual number by repeating one, columns) of each batch; the longest first: if memory does not suffice, it shows at once.
+    """(rows, the same filled up to a usual number by repeating one, columns) of each batch, the longest first. A batch is of rows with the same columns, so
+    that little is padding; the last of those has 1, 2, 4, ... rows.
 
-    Lengths 3, 20, 4 in batches of 2 -> ([1, 2], [1, 2], 24), ([0], [0, 0], 16).
+    Lengths 3, 20, 4, 5, 6 in batches of 3 -> ([1], [1], 24), ([4, 3, 2], [4, 3, 2], 16), ([0], [0], 16).
 
     Args:
       lengths: [n], tokens of each row.
-      size: rows of a batch; of one row alone it has one.
+      size: rows of a batch at most.
       limit: columns that there are at most.
     """
-    size = size if len(lengths) > 1 else 1
-    order = np.argsort(-np.asarray(lengths), kind='stable')
-    for first in range(0, len(order), size):
-        rows = order[first : first + size]
-        longest = lengths[rows[0]]
-        yield rows, np.pad(rows, (0, size - len(rows)), mode='edge'), min(next((width for width in WIDTHS if width >= longest), limit), limit)
+    lengths = np.asarray(lengths)
+    order = np.argsort(-lengths, kind='stable')
+    columns = np.array([min(next((width for width in WIDTHS if width >= length), limit), limit) for length in lengths[order]])
+    for width in sorted(set(columns.tolist()), reverse=True):
+        alike = order[columns == width]
+        for first in range(0, len(alike), size):
+            rows = alike[first : first + size]
+            yield rows, np.pad(rows, (0, min(size, 1 << (len(rows) - 1).bit_length()) - len(rows)), mode='edge'), width

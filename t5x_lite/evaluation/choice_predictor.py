@@ -12,6 +12,7 @@ from t5x_lite.data.tokenizers import Tokenizer
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation.batching import TOGETHER, Texts, chunks, of_like_length
+from t5x_lite.models.inference import to_read
 
 
 class ChoicePredictor:
@@ -26,7 +27,7 @@ class ChoicePredictor:
     """
 
     def __init__(self, config: Config, params: dict[str, Any], tokenizer: Tokenizer, choices: tuple[str, ...] = (), batch_size: int = 32):
-        self._config, self._params, self._tokenizer, self._given, self._batch_size = config, params, tokenizer, choices, batch_size
+        self._config, self._params, self._tokenizer, self._given, self._batch_size = config, to_read(config.model, params), tokenizer, choices, batch_size
         if len(choices) == 1:
             raise UserError(f'--choices={choices[0]}: one choice; give two or more, separated by |')
         self._texts = len(config.data.text_columns) or 1

@@ -19,6 +19,7 @@ from t5x_lite.errors import UserError
 from t5x_lite.evaluation import search
 from t5x_lite.models.attention import Cache
 from t5x_lite.models.placing import placed_by
+from t5x_lite.models.inference import to_read
 from t5x_lite.training import processes
 
 _WIDTHS = (8, 16, 32, 64, 128, 256, 512)  # of prompts, so that few shapes are compiled; then multiples of 512
@@ -69,7 +70,8 @@ class Generator:
         self.module = resolve(config.model.module, 'config.model.module', 'apply')(config.model)
         if not hasattr(self.module, 'decode'):
             raise UserError(f'{config.model.module} cannot generate text; name a run of a decoder or an encoder-decoder')
-        self.config, self.params, self.tokenizer, self.mesh, self.batch_size = config, params, tokenizer, mesh, batch_size
+        self.config, self.tokenizer, self.mesh, self.batch_size = config, tokenizer, mesh, batch_size
+        self.params = params
         self.has_encoder = self.module.layout == Layout.encoder_decoder
         source = resolve(config.data.source, 'config.data.source', 'get') if config.data.source else None
         # As the data that it learnt from were laid out: text-to-text tasks and denoising end their inputs, and a decoder reads them from both sides.
@@ -78,6 +80,15 @@ class Generator:
         # A decoder that learnt documents one by one expects their beginning; one that learnt windows of a stream, or elsewhere, does not.
         self._starts = not self.has_encoder and source is not None and (self._prefix or not config.data.concatenate)
         self._compiled: dict[Any, Any] = {}
+
+    @property
+    def params(self) -> Any:
+        return self._params
+
+    @params.setter
+    def params(self, params: Any) -> None:
+        alone = self.mesh is None or self.mesh.size == 1
+        self._params, self._read = params, to_read(self.config.model, params) if params is not None and alone else params
 
     def __call__(self, prompts: Sequence[str], decode: DecodeConfig, seed: int = 0, first: int = 0) -> list[list[Answer]]:
         """Of each prompt `decode.samples` answers, or `decode.beams` of them for beam search, the best first.
@@ -157,7 +168,7 @@ class Generator:
             chunk = rows[first : first + self.batch_size]
             filled = chunk + [chunk[0]] * (self._rows(len(chunk)) - len(chunk))
             batch = self._teacher_forced(filled)
-            log_probs = processes.fetched(self._jit('score', self._target_log_probs)(self.params, batch))
+            log_probs = processes.fetched(self._jit('score', self._target_log_probs)(self._read, batch))
             found += [Scored(float(log_probs[row].sum()), len(targets)) for row, (_, targets) in enumerate(chunk)]
         return found
 
@@ -293,12 +304,12 @@ class Generator:
         extend = self._jit(('extend', drawn, stops), extend)
         root = jax.random.fold_in(jax.random.key(seed), sample)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(root, first + jnp.arange(len(ids)))
-        answers = begin(self.params, rows)
+        answers = begin(self._read, rows)
         done = np.zeros(len(ids), bool)
         until = 0
         while until < steps and not done.all():
             until = min(steps, until + every)
-            answers = extend(self.params, answers, keys, jnp.int32(until), np.asarray(limits, np.int32))
+            answers = extend(self._read, answers, keys, jnp.int32(until), np.asarray(limits, np.int32))
             tokens, log_probs, done = processes.fetched((answers.tokens_BT, answers.log_probs_BT, answers.done_B))
             found = [self._until_end(tokens[row][: min(until, limits[row])], log_probs[row], stops, decode) for row in range(len(ids))]
             if decode.stop:
@@ -324,7 +335,7 @@ class Generator:
             return search.beam_search(functools.partial(self._step, params), _reorder, logits, state, decode, stops, steps, self.tokenizer.pad_id or 0, seen)
 
         name = ('beams', decode.beams, decode.length_penalty, decode.beam_score, decode.early_stopping, decode.repetition_penalty, stops, steps)
-        tokens, scores, sums = processes.fetched(self._jit(name, run)(self.params, self._prompts(ids, steps)))
+        tokens, scores, sums = processes.fetched(self._jit(name, run)(self._read, self._prompts(ids, steps)))
         answers = []
         for row in range(len(ids)):
             found = []
@@ -334,7 +345,7 @@ class Generator:
                 total, score = float(sums[row, beam]), float(scores[row, beam])
                 if stopped:  # what followed the stop text is no part of the answer
                     again = self._teacher_forced(self._filled([(ids[row], part)]))
-                    total = float(processes.fetched(self._jit('score', self._target_log_probs)(self.params, again))[0].sum())
+                    total = float(processes.fetched(self._jit('score', self._target_log_probs)(self._read, again))[0].sum())
                     score = total / float(search.length_penalty(len(part), decode.length_penalty, decode.beam_score))
                 found.append(Answer(text, tuple(part), total, score, stopped or part[-1] in stops))
             answers.append(found)
@@ -387,6 +398,6 @@ class Generator:
 
 
 def _reorder(state: Any, rows: jax.Array) -> Any:
-    """Of a state of `_fill`; a cache's arrays are [N, B, ...]."""
-    cache = jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=1), state['cache'])
+    """Of a state of `_fill`; a cache's arrays are [N, B, M, H, K], or [B, M, H, K] of a layer."""
+    cache = jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=leaf.ndim - 4), state['cache'])
     return state | {'cache': cache, 'rows': jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0), state['rows'])}

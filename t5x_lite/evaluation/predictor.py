@@ -16,6 +16,7 @@ from t5x_lite.errors import UserError
 from t5x_lite.evaluation import asking
 from t5x_lite.evaluation.batching import TOGETHER, Texts, chunks, of_like_length
 from t5x_lite.evaluation.generation import Generator
+from t5x_lite.models.inference import to_read
 from t5x_lite.tasks import few_shot
 from t5x_lite.training.step import dummy_batch
 
@@ -33,12 +34,12 @@ class Predictor:
     """
 
     def __init__(self, config: Config, params: dict[str, Any], tokenizer: Tokenizer, top: int = 5, batch_size: int = 32):
-        self._config, self._params, self._tokenizer, self._top, self._batch_size = config, params, tokenizer, top, batch_size
+        self._config, self._params, self._tokenizer, self._top, self._batch_size = config, to_read(config.model, params), tokenizer, top, batch_size
         module = resolve(config.model.module, 'config.model.module', 'apply')(config.model)
         self._apply = jax.jit(
             lambda params, batch: {k: v for k, v in module.apply({'params': params}, batch).items() if k.endswith('logits')}
         )
-        heads = jax.eval_shape(self._apply, params, dummy_batch())
+        heads = jax.eval_shape(self._apply, self._params, dummy_batch())
         if not {'logits', 'mlm_logits'} & heads.keys():
             raise UserError(f'{config.model.module} has no head to predict with; fine-tune it, or convert a folder that has one')
         self._fills_masks = 'logits' not in heads

@@ -26,7 +26,7 @@ class Answers:
     """Rows that grow. An end token is part of its answer, and what follows is padding."""
 
     state: Any
-    logits_BV: jax.Array  # of the next token
+    logits_BV: jax.Array  # of which the last token was chosen; of the first, where there is none yet
     tokens_BT: jax.Array
     log_probs_BT: jax.Array  # of each token in the model's own distribution, before penalties, temperature and filters
     steps: jax.Array  # int32 []
@@ -49,22 +49,27 @@ def extend(
     def going(answers: Answers) -> jax.Array:
         return (answers.steps < until) & ~jnp.all(answers.done_B)
 
-    def one_more(answers: Answers) -> Answers:
+    def chosen(answers: Answers) -> Answers:
+        """With the token that the logits say."""
         logits, done, place = answers.logits_BV, answers.done_B, answers.steps
-        chosen = choose(penalised(logits, answers.seen_BV, decode.repetition_penalty), decode, keys_B, place)
-        log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), chosen[:, None], axis=-1)[:, 0]
-        tokens_BT = answers.tokens_BT.at[:, place].set(jnp.where(done, answers.tokens_BT[:, place], chosen))
+        token = choose(penalised(logits, answers.seen_BV, decode.repetition_penalty), decode, keys_B, place)
+        log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=-1)[:, 0]
+        tokens_BT = answers.tokens_BT.at[:, place].set(jnp.where(done, answers.tokens_BT[:, place], token))
         log_probs_BT = answers.log_probs_BT.at[:, place].set(jnp.where(done, 0.0, log_probs))
-        seen = answers.seen_BV if answers.seen_BV is None else _and_seen(answers.seen_BV, chosen)
-        done = done | _among(chosen, end_ids)
+        seen = answers.seen_BV if answers.seen_BV is None else _and_seen(answers.seen_BV, token)
+        done = done | _among(token, end_ids)
         if limits_B is not None:
             done = done | (place + 1 >= limits_B)
-        logits, state = jax.lax.cond(
-            jnp.all(done) | (place + 1 == answers.tokens_BT.shape[1]), lambda: (logits, answers.state), lambda: step(answers.state, chosen)
-        )
-        return Answers(state, logits, tokens_BT, log_probs_BT, place + 1, done, seen)
+        return answers.replace(tokens_BT=tokens_BT, log_probs_BT=log_probs_BT, steps=place + 1, done_B=done, seen_BV=seen)
 
-    return jax.lax.while_loop(going, one_more, answers)
+    def one_more(answers: Answers) -> Answers:
+        logits, state = step(answers.state, answers.tokens_BT[:, answers.steps - 1])
+        return chosen(answers.replace(logits_BV=logits, state=state))
+
+    # The model's step comes first in the loop, and under no condition: a step that may be left out copies all that it changes, caches too.
+    answers, state = answers.replace(state=None), answers.state
+    begun = jax.lax.cond((answers.steps == 0) & going(answers), chosen, lambda answers: answers, answers)
+    return jax.lax.while_loop(going, one_more, begun.replace(state=state))
 
 
 def _among(tokens: jax.Array, ids: tuple[int, ...]) -> jax.Array:

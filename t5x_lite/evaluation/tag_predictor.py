@@ -16,6 +16,7 @@ from t5x_lite.data.word_pieces import Pieces
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation.batching import TOGETHER, Texts, chunks, of_like_length
+from t5x_lite.models.inference import to_read
 
 _OPENING, _CLOSING = '([{<"\'«„“”‘’¿¡`', ')]}>"\'»“”‘’.,;:!?…`'
 
@@ -62,7 +63,7 @@ class TagPredictor:
     """
 
     def __init__(self, config: Config, params: dict[str, Any], tokenizer: Tokenizer, batch_size: int = 32):
-        self._config, self._params, self._batch_size = config, params, batch_size
+        self._config, self._params, self._batch_size = config, to_read(config.model, params), batch_size
         self._tags = tagged.tag_set(config)
         self._seq_len, self._pad = config.data.seq_len, tokenizer.pad_id or 0
         self._cutter = tagged.cutter(config, tokenizer, self._seq_len)

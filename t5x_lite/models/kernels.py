@@ -51,6 +51,56 @@ def dense_attention(
     return jnp.einsum('BHLM,BMHK->BLHK', weights, v_BMHK, preferred_element_type=jnp.float32).astype(v_BMHK.dtype)
 
 
+def step_attention(
+    q_BHK: jax.Array,
+    k_BHMK: jax.Array,
+    v_BHMK: jax.Array,
+    mask: Mask,
+    *,
+    scale: float,
+    bias: DistanceBias | None = None,
+    new: tuple[jax.Array, jax.Array, jax.Array] | None = None,
+) -> jax.Array:
+    """`dense_attention` of a single query for each row and head, as steps of decoding have it: products of matrices and vectors. Returns [B, H, K].
+
+    Args:
+      new: key [B, H, K], value [B, H, K] and place (int32 []) of what the query's own token adds. The arrays have zeros there, and are read as they were
+        before, so that who puts it there may do so in place, and after.
+    """
+    scores_BHM = _for_each('BHMK,BHK->BHM', k_BHMK, q_BHK)
+    if new is not None:
+        key_BHK, value_BHK, place = new
+        own_BH = jnp.sum(q_BHK.astype(jnp.float32) * key_BHK.astype(jnp.float32), axis=-1)
+        scores_BHM = jax.lax.dynamic_update_slice(scores_BHM, own_BH[:, :, None], (0, 0, place))
+    scores_BHM = scores_BHM * jnp.float32(scale)
+    if bias is not None:
+        scores_BHM = scores_BHM + bias.dense(mask, 1, k_BHMK.shape[2])[None, :, 0].astype(jnp.float32)
+    allowed = mask.dense(1, k_BHMK.shape[2])
+    if allowed is not None:
+        scores_BHM = jnp.where(allowed[:, :, 0], scores_BHM, jnp.float32(-1e30))
+    weights_BHM = jax.nn.softmax(scores_BHM, axis=-1)
+    if allowed is not None:
+        weights_BHM = jnp.where(allowed[:, :, 0].any(axis=-1, keepdims=True), weights_BHM, jnp.float32(0))
+    weights_BHM = weights_BHM.astype(v_BHMK.dtype)
+    out_BHK = _for_each('BHMK,BHM->BHK', v_BHMK, weights_BHM)
+    if new is not None:
+        own_BH1 = jax.lax.dynamic_slice_in_dim(weights_BHM, place, 1, axis=2)
+        out_BHK = out_BHK + own_BH1.astype(jnp.float32) * value_BHK.astype(jnp.float32)
+    return out_BHK.astype(v_BHMK.dtype)
+
+
+def _for_each(equation: str, x_BHMK: jax.Array, y_BHX: jax.Array) -> jax.Array:
+    """A matrix times a vector for each row and head, in float32."""
+    over_keys = equation.endswith('BHK')
+    if x_BHMK.dtype != jnp.float32 and x_BHMK.shape[0] > 1 and jax.default_backend() == 'cpu':
+        # XLA:CPU multiplies many small matrices of 16-bit numbers one number after the other; products that are added up are six times faster.
+        y = y_BHX[:, :, :, None] if over_keys else y_BHX[:, :, None]
+        return jnp.sum(x_BHMK.astype(jnp.float32) * y.astype(jnp.float32), axis=2 if over_keys else 3)
+    # Told outright: an einsum puts its operands the other way round, for which XLA:CPU copies all keys and values.
+    first, second, axes = (y_BHX, x_BHMK, ((2,), (2,))) if over_keys else (x_BHMK, y_BHX, ((3,), (2,)))
+    return jax.lax.dot_general(first, second, (axes, ((0, 1), (0, 1))), preferred_element_type=jnp.float32)
+
+
 def cudnn_attention(q_BLHK: jax.Array, k_BMHK: jax.Array, v_BMHK: jax.Array, mask: Mask, *, scale: float, **others) -> jax.Array:
     """As `dense_attention` without bias and dropout, by cuDNN's kernel, which keeps no scores. It takes masks as a bias of [B, 1, L, M]."""
     del others  # what it lacks is not asked of it

@@ -11,7 +11,7 @@ import numpy as np
 
 from t5x_lite.config import Activation, Init, ModelConfig, Norm
 from t5x_lite.models.placing import constrain
-from t5x_lite.models.products import product, rows_of
+from t5x_lite.models.products import product, rows_of, turned_product
 
 
 def _widened(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
@@ -127,10 +127,11 @@ class Einsum(nn.Module):
 
     @nn.compact
     def __call__(self, equation: str, x: jax.Array) -> jax.Array:
-        kernel = partitioned(self, 'kernel', self.initializer, self.shape, self.axes)
+        turned = added(self, 'turned')  # instead of the kernel, for predictions (inference.to_read)
+        kernel = partitioned(self, 'kernel', self.initializer, self.shape, self.axes) if turned is None else None
         if (scale := added(self, 'scale_in')) is not None:
             x = times(x, scale)
-        out = product(equation, x, kernel, self.dtype, self.axes)
+        out = product(equation, x, kernel, self.dtype, self.axes) if turned is None else turned_product(x, turned)
         if (a := added(self, 'lora_a')) is not None:
             inputs, outputs = equation.split('->')
             x_axes, kernel_axes = inputs.split(',')
@@ -168,6 +169,8 @@ class Embedding(nn.Module):
 
     def attend(self, x_BPD: jax.Array) -> jax.Array:
         """Logits [B, P, rows] in float32."""
+        if (turned := added(self, 'turned')) is not None:
+            return turned_product(x_BPD, turned)
         return product('BPD,VD->BPV', x_BPD, self.embedding, self.dtype, self.axes).astype(jnp.float32)
 
     def table(self) -> jax.Array:

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 
 from t5x_lite.models.placing import Axes, Placing, as_tuple, gathered, stored_spec
 
+_FEW = 4  # rows that XLA:CPU multiplies by a matrix of 16-bit numbers eight times as fast as a single one, which it takes number by number
 PRODUCT = 'product'  # what recomputation may keep (transformer.REMAT_POLICIES); the policies of JAX do not see into a function with gradients of its own
 
 
@@ -30,7 +31,22 @@ def product(equation: str, x: jax.Array, kernel: jax.Array, dtype: Any, axes: Ax
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
 def placed_product(equation: str, x: jax.Array, kernel: jax.Array, dtype: Any, placing: Placing) -> jax.Array:
-    return _accumulated(equation, x, placing.weight(kernel, dtype), dtype, placing.sums).astype(dtype)
+    y, rows = placing.weight(kernel, dtype), x.shape[0]
+    if rows < _FEW and x.size == rows * x.shape[-1] and dtype != jnp.float32 and jax.default_backend() == 'cpu':
+        padded = jnp.pad(x, ((0, _FEW - rows), *((0, 0),) * (x.ndim - 1)))
+        return _accumulated(equation, padded, y, dtype, placing.sums)[:rows].astype(dtype)
+    return _accumulated(equation, x, y, dtype, placing.sums).astype(dtype)
+
+
+def turned_product(x: jax.Array, kernel_FD: jax.Array) -> jax.Array:
+    """x [..., D] times a weight that lies the other way round, in float32; returns [..., F]. Without a gradient of its own.
+
+    XLA:CPU copies the right factor of a product into tiles, each time anew, and reads the left one where it lies. With the weight on the left, of up to some
+    hundred rows, a product takes two thirds of the time (tests/benchmarks/products.py). The barrier keeps the compiler from turning it back.
+    """
+    rows_ND = x.reshape(-1, x.shape[-1])
+    out_FN = jax.lax.dot_general(kernel_FD, rows_ND, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+    return jax.lax.optimization_barrier(out_FN).T.reshape(*x.shape[:-1], kernel_FD.shape[0])
 
 
 def _accumulated(equation: str, x: jax.Array, y: jax.Array, dtype: Any, sums: Any = jnp.float32) -> jax.Array:

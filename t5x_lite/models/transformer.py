@@ -207,7 +207,9 @@ class Stack(nn.Module):
         return x_BLD, jnp.stack([states(layer) for layer in self.read], axis=2)
 
     def _looped(self, x_BLD: jax.Array, numbers_N: jax.Array, context: Context) -> tuple[jax.Array, jax.Array | None]:
-        """Through all layers: in one loop, or in two where `cut_at` says so."""
+        """Through all layers: in one loop, in two where `cut_at` says so, or in none where each has arrays of its own (inference.to_read)."""
+        if not self.is_initializing() and '0' in self.layers.variables['params']:
+            return self._apart(x_BLD, numbers_N, context)
         cuts, place = _CUTS.get(), '/'.join(self.layers.path)
         if self.is_initializing() or not self.config.scan_layers or place not in cuts:
             return self.layers(x_BLD, numbers_N, context)
@@ -220,6 +222,19 @@ class Stack(nn.Module):
             x_BLD, states_NBLD = loop.apply({'params': some}, x_BLD, numbers_N[here], context)
             shown.append(states_NBLD)
         return x_BLD, None if shown[0] is None else jnp.concatenate(shown)
+
+    def _apart(self, x_BLD: jax.Array, numbers_N: jax.Array, context: Context) -> tuple[jax.Array, jax.Array | None]:
+        """Through one layer after the other; a cache is one for each layer, too."""
+        params, caches, shown = self.layers.variables['params'], self.layers.variables.get('cache', {}), []
+        block, changing = Block(self.config, self.cross, self.layers.shown, parent=None), ['cache'] if context.cache is not None else []
+        for number in range(self.num_layers):
+            name = str(number)
+            variables = {'params': params[name]} | ({'cache': caches[name]} if name in caches else {})
+            (x_BLD, state_BLD), changed = block.apply(variables, x_BLD, numbers_N[number], context, mutable=changing)
+            if changing:
+                self.layers.put_variable('cache', name, changed['cache'])
+            shown.append(state_BLD)
+        return x_BLD, jnp.stack(shown) if self.layers.shown else None
 
     def _prompted(self, x_BLD: jax.Array, context: Context) -> tuple[jax.Array, Context, int]:
         """With virtual tokens in front, where some were put there (training/adapters.py), and how many of them this pass reads.

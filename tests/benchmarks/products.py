@@ -1,13 +1,10 @@
 """The products of a training step one by one: forward, of the input's gradient, of the weight's and the bias's, in the forms that XLA is given.
 
-    python -m tests.benchmarks.products [--shapes=1024x768x3072,1024x3072x768,768x384x1536] [--dtypes=float32,bfloat16] [--turns=10]
+    python -m tests.benchmarks.products [--shapes=1024x768x3072,1024x3072x768,768x384x1536] [--dtypes=float32,bfloat16] [--turns=10] [--output=FILE]
 
 A shape is rows x inputs x outputs. `as it lies` is x^T g over one axis of rows, `transposed` over two, of which XLA makes a transposed copy first; ours is
-what t5x_lite/models/layers.py chooses of them (0: the weight's gradient of x in 8 rows of a batch, 1: of x as one axis). The competitors take turns; a share
-is the median over turns of that of neighbours. `in its dtype` is the sum over rows that JAX takes for the gradient of a bias, ours is summed in float32.
+what t5x_lite/models/layers.py chooses of them (0: the weight's gradient of x in 8 rows of a batch, 1: of x as one axis). The competitors take turns. `in its dtype` is the sum over rows that JAX takes for the gradient of a bias, ours is summed in float32.
 """
-
-import statistics
 
 from absl import flags
 import jax
@@ -24,8 +21,8 @@ FLAGS = flags.FLAGS
 _BATCH = 8
 
 
-def competitors(rows: int, inputs: int, outputs: int, dtype: str) -> dict:
-    """{name: compiled function without arguments, floating-point operations}."""
+def competitors(rows: int, inputs: int, outputs: int, dtype: str) -> dict[str, turns.Competitor]:
+    """Compiled functions of the same arrays; the first is the forward product."""
     draw = np.random.default_rng(0)
     x, g = (jnp.asarray(draw.normal(size=(_BATCH, rows // _BATCH, width)), dtype) for width in (inputs, outputs))
     kernel, bias = jnp.asarray(draw.normal(size=(inputs, outputs)), jnp.float32), jnp.zeros(outputs)
@@ -53,27 +50,22 @@ def competitors(rows: int, inputs: int, outputs: int, dtype: str) -> dict:
     given, made = (x, g, kernel, bias), {}
     for name, (count, function) in functions.items():
         compiled = jax.jit(function).lower(*given).compile()
-        made[name] = (lambda compiled=compiled: jax.block_until_ready(compiled(*given)), count)
+        made[name] = turns.Competitor(lambda compiled=compiled: jax.block_until_ready(compiled(*given)), flops=count)
     return made
 
 
 def main(argv: list[str]) -> None:
     del argv
-    print(f'jax {jax.__version__}, {jax.devices()[0].device_kind if jax.default_backend() != "cpu" else turns.cpu()}')
-    print('| rows x inputs x outputs | dtype | | median ms (quartiles) | GFLOP/s | speed against forward |\n|---|---|---|---|---|---|')
     for shape in FLAGS.shapes:
         for dtype in FLAGS.dtypes:
             made = competitors(*map(int, shape.split('x')), dtype)
-            times, _, _ = turns.measure({name: call for name, (call, _) in made.items()}, lambda: 0.0, FLAGS.turns)
-            forward = times['forward'][:, 0]
-            for name, used in times.items():
-                low, middle, high = 1e3 * np.quantile(used[:, 0], (0.25, 0.5, 0.75))
-                rate, share = made[name][1] / middle / 1e6, statistics.median(forward / used[:, 0])
-                print(f'| {shape} | {dtype} | {name} | {middle:.2f} ({low:.2f}-{high:.2f}) | {rate:.1f} | {share:.2f} |', flush=True)
+            what = f'Products of rows x inputs x outputs {shape}, {dtype}'
+            turns.write(turns.measure('products', what, made, turns.matmul_rates(dtype=dtype), FLAGS.turns), FLAGS.output)
 
 
 if __name__ == '__main__':
     flags.DEFINE_list('shapes', ['1024x768x3072', '1024x3072x768', '768x384x1536'], 'Rows x inputs x outputs.')
     flags.DEFINE_list('dtypes', [DType.float32.value, DType.bfloat16.value], 'Of activations and operands.')
     flags.DEFINE_integer('turns', 10, 'That count; two more go before.', lower_bound=1)
+    flags.DEFINE_string('output', '', 'A file to which a JSON line for each shape and dtype is appended.')
     cli.run(main)

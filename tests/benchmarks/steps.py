@@ -40,6 +40,24 @@ def causal_batch(rows: int, length: int, vocabulary: int) -> dict[str, np.ndarra
     return {'tokens': tokens[:, :-1], 'targets': tokens[:, 1:], 'positions': places.copy(), 'sequence_ids': ones, 'target_weights': ones.astype(np.float32)}
 
 
+def pair_batch(rows: int, length: int, vocabulary: int) -> dict[str, np.ndarray]:
+    """As SpanCorruption gives it: targets are some 22 % of the inputs; one row in eight is half padding."""
+    draw, targets = np.random.default_rng(0), round(length * 114 / 512)
+    batch = {}
+    for name, size in (('tokens', length), ('targets', targets)):
+        real = np.arange(size) < np.where(np.arange(rows) % 8 == 7, size // 2, size)[:, None]
+        batch[name] = np.where(real, draw.integers(2, vocabulary, (rows, size)), 0).astype(np.int32)
+    real = batch['targets'] > 0
+    shifted = np.where(real, np.roll(batch['targets'], 1, 1), 0)
+    shifted[:, 0] = 0
+    return batch | {
+        'sequence_ids': (batch['tokens'] > 0).astype(np.int32),
+        'decoder_tokens': shifted.astype(np.int32),
+        'decoder_sequence_ids': real.astype(np.int32),
+        'target_weights': real.astype(np.float32),
+    }
+
+
 def compiled(config: Config, batch: dict[str, np.ndarray]) -> tuple[Program, Any]:
     """(program, step) of a config that is complete; nothing has been computed."""
     program = make_program(config, partitioning.make_mesh(config, jax.devices()[:1]))
@@ -47,13 +65,14 @@ def compiled(config: Config, batch: dict[str, np.ndarray]) -> tuple[Program, Any
         return program, jax.jit(make_train_step(program), donate_argnums=0).lower(program.abstract, batch).compile()
 
 
-def running(program: Program, step: Any, batch: dict[str, np.ndarray]) -> Callable[[], None]:
-    """A function that takes a step, and waits for it."""
+def running(program: Program, step: Any, *batches: dict[str, np.ndarray]) -> Callable[[], None]:
+    """A function that takes a step on each of the batches, and waits for the last."""
     with jax.set_mesh(program.mesh):
         held = [program.init()]
 
     def run() -> None:
-        held[0], metrics = step(held[0], batch)
+        for batch in batches:
+            held[0], metrics = step(held[0], batch)
         jax.block_until_ready((held[0], metrics))
 
     return run

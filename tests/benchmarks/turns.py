@@ -1,6 +1,7 @@
 """Competitors that take turns, on machines that are shared and change pace; what they took as a record, and a record as a table.
 
-A speed is a ratio: the median over turns of that of neighbouring turns. Seconds stand beside it for orientation.
+A speed is a ratio: the median over turns of that of neighbouring turns, of the work that both count (tokens, rows), or of their times where they count none. Seconds
+stand beside it for orientation.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ class Competitor:
 
     Attributes:
       run: a turn, from beginning to end: it waits for its results.
-      units: what a turn does, and how often: {'tokens': 840}. One of them becomes a rate.
+      units: what a turn does, and how often: {'tokens': 840}. Each becomes a rate; speeds are compared by the first.
       flops: of a turn, those that the work needs and not those computed twice; 0: there is no share of the matmul rate.
       said: what else is known of it, by name: columns of the table.
     """
@@ -43,15 +44,15 @@ class Competitor:
 
 
 def matmul_rates(torch: Any = None, dtype: str = 'float32') -> Callable[[], float]:
-    """A function that measures GFLOP/s of 1024 x 768 x 3072 (of 8192 x 8192 x 8192 on accelerators), accumulated in float32: XLA's, or the better of its
-    float32 and torch's."""
+    """A function that measures GFLOP/s of 1024 x 768 x 3072 (of 8192 x 8192 x 8192 on accelerators), accumulated in float32: the better of XLA's and
+    torch's, which is measured on CPUs only."""
     n, k, m = (1024, 768, 3072) if jax.default_backend() == 'cpu' else (8192,) * 3
     x, y = np.ones((n, k), np.float32), np.ones((k, m), np.float32)
     ours, product = (jnp.asarray(x, dtype), jnp.asarray(y, dtype)), jax.jit(lambda x, y: jnp.matmul(x, y, preferred_element_type=jnp.float32))
     competitors = [lambda: product(*ours).block_until_ready()]
     competitors[0]()
-    if torch is not None:
-        theirs = torch.from_numpy(x), torch.from_numpy(y)
+    if torch is not None and jax.default_backend() == 'cpu':
+        theirs = [torch.from_numpy(array).to(getattr(torch, dtype)) for array in (x, y)]
         competitors.append(lambda: torch.matmul(*theirs))
 
     def rate(function: Callable[[], Any]) -> float:
@@ -84,20 +85,28 @@ def parity(*names: str) -> tuple[Any, ...]:
 
 
 def measure(
-    benchmark: str, what: str, competitors: dict[str, Competitor], rate: Callable[[], float] | None, count: int, *, packages: Sequence[str] = ('jax', 'flax')
+    benchmark: str,
+    what: str,
+    competitors: dict[str, Competitor],
+    rate: Callable[[], float] | None,
+    count: int,
+    *,
+    before: int = 2,
+    packages: Sequence[str] = ('jax', 'flax'),
 ) -> dict[str, Any]:
-    """A record of `count` turns of each, which two more precede; the first competitor is what the others are compared with.
+    """A record of `count` turns of each; the first competitor is what the others are compared with.
 
     Args:
       what: was measured, in words.
       rate: of matrix products, in GFLOP/s, measured after each turn.
+      before: turns that precede those that count.
       packages: whose versions are recorded.
 
     Returns:
       what json can write; see `table`.
     """
     spent, rates, idle = {name: [] for name in competitors}, [], []
-    for turn in range(-2, count):
+    for turn in range(-before, count):
         for name, competitor in competitors.items():
             used = timed(competitor.run)
             time.sleep(_PAUSE)  # OpenMP's and Eigen's threads spin a little before they sleep
@@ -143,7 +152,7 @@ def _peak_memory_mib() -> float:
 def table(record: dict[str, Any]) -> str:
     """A record of `measure` in Markdown: what was measured and how, then a row a competitor."""
     competitors = record['competitors']
-    base_name, base = next((name, np.array(one['seconds'])) for name, one in competitors.items())
+    base_name, first = next(iter(competitors.items()))
     versions = ', '.join(f'{name} {version}' for name, version in record['versions'].items())
     lines = [f'{record["what"]}; medians (quartiles) of {record["turns"]} turns.', '', f'    {record["command"]}', '']
     about = f'{record["machine"]}, {record["cores"]} cores, {versions}; peak memory {record["peak_memory_mib"]:,.0f} MiB'
@@ -160,7 +169,7 @@ def table(record: dict[str, Any]) -> str:
     for name, one in competitors.items():
         seconds = np.array(one['seconds'])
         low, middle, high = np.quantile(seconds, _QUARTILES)
-        slow, ratio, fast = np.quantile(base / seconds, _QUARTILES)
+        slow, ratio, fast = _work(one, first) * np.quantile(np.array(first['seconds']) / seconds, _QUARTILES)
         cells = [
             name,
             f'{_short(scale * middle)} ({_short(scale * low)}-{_short(scale * high)})',
@@ -171,6 +180,12 @@ def table(record: dict[str, Any]) -> str:
             cells.append(f'{one["flops"] / middle / record["matmul_gflops"] / 1e9:.0%}' if one['flops'] else '')
         lines.append(f'| {" | ".join(cells + [one["said"][name] if name in one["said"] else "" for name in said])} |')
     return '\n'.join(lines)
+
+
+def _work(one: dict[str, Any], first: dict[str, Any]) -> float:
+    """Of a turn, in that of the first competitor."""
+    unit = next(iter(first['units']), None)
+    return one['units'][unit] / first['units'][unit] if unit in one['units'] else 1.0
 
 
 def _short(number: float) -> str:
