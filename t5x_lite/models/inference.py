@@ -10,7 +10,8 @@ from t5x_lite.config import ModelConfig
 from t5x_lite.models.layers import compute_dtype
 
 LAYERS = 'layers'  # of a stack (transformer.layer_stack), by whatever name the stack itself goes
-_ROUNDED = ('kernel', 'embedding')  # every product and every lookup rounds these to the dtype of the model
+_ROUNDED = ('kernel', 'embedding')  # every product and every lookup rounds these to the dtype of the model,
+_BIAS = 'relative_bias'  # but for a table of what is added to scores, in float32
 
 
 def to_read(config: ModelConfig, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,12 +23,16 @@ def to_read(config: ModelConfig, params: Mapping[str, Any]) -> dict[str, Any]:
     pass would first copy each layer out of the stack, which for a decoder that reads a single token takes as long as the products, twice. There, too, kernels
     lie the other way round in float32 (products.turned_product).
     """
-    rounded = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.asarray(leaf, compute_dtype(config)) if path[-1].key in _ROUNDED else jnp.asarray(leaf), dict(params)
-    )
+    dtype = compute_dtype(config)
+
+    def rounded_leaf(path: tuple[Any, ...], leaf: Any) -> jax.Array:
+        names = [part.key for part in path]
+        return jnp.asarray(leaf, dtype) if names[-1] in _ROUNDED and _BIAS not in names else jnp.asarray(leaf)
+
+    rounded = jax.tree_util.tree_map_with_path(rounded_leaf, dict(params))
     if jax.default_backend() != 'cpu':
         return rounded
-    return _turned(_apart(rounded)) if compute_dtype(config) == jnp.float32 else _apart(rounded)
+    return _turned(_apart(rounded)) if dtype == jnp.float32 else _apart(rounded)
 
 
 def _apart(tree: Any) -> Any:
@@ -41,11 +46,10 @@ def _layers(stacked: Mapping[str, Any]) -> dict[str, Any]:
     return {str(number): jax.tree.map(lambda leaf: leaf[number], stacked) for number in range(count)}
 
 
-
 def _turned(tree: Any) -> Any:
     if not isinstance(tree, Mapping):
         return tree
-    found = {name: _turned(value) for name, value in tree.items() if name != 'kernel'}
+    found = {name: value if name == _BIAS else _turned(value) for name, value in tree.items() if name != 'kernel'}
     if 'kernel' in tree:
         found['turned'] = tree['kernel'].T
     elif 'embedding' in tree:

@@ -1,11 +1,13 @@
 """Reading texts (a BERT with two labels), ours beside transformers, on the same machine and in turns.
 
-    python -m tests.benchmarks.encode [--texts=FILE] [--count=256] [--size=base] [--batch=32] [--dtype=float32] [--onnx] [--threads=2] [--turns=10] [--output=FILE]
+    python -m tests.benchmarks.encode [--texts=FILE] [--count=256] [--size=base] [--batch=32] [--dtype=float32] [--onnx] [--threads=2] [--turns=10]
+        [--output=FILE]
 
 A turn answers all texts: ours by the predictor that `t5x_lite.predict` uses, tokenising and probabilities included; transformers by its tokenizer and
 `AutoModelForSequenceClassification` under `torch.inference_mode`, texts sorted by length first, so that little is padding. --batch=1 answers one after the
-other, as they come. The weights are random and travel through our Hugging Face interop; the texts are the lines of a file, or sentences of Python's language
-reference, whose lengths are those of English prose. Before that, the probabilities are compared. Needs the extra `parity` (torch, transformers).
+other, as they come. --onnx adds the same model in onnxruntime, with what its own optimiser fuses of a BERT. The weights are random and travel through our
+Hugging Face interop; the texts are the lines of a file, or sentences of Python's language reference, whose lengths are those of English prose. Before that,
+the probabilities are compared. Needs the extra `parity` (torch, transformers, onnxruntime).
 """
 
 from collections.abc import Callable
@@ -86,16 +88,17 @@ def of_onnx(torch: Any, model: Any, place: str) -> Callable[[dict[str, np.ndarra
     names, sizes = ('input_ids', 'attention_mask', 'token_type_ids'), model.config
     some = (torch.arange(8).expand(3, 8) < 7).long()
     axes = dict.fromkeys(names, {0: 'rows', 1: 'length'})
-    torch.onnx.export(model, (some, some, some), f'{place}/model.onnx', dynamo=False, input_names=list(names), output_names=['logits'], dynamic_axes=axes, opset_version=17)
+    how = {'dynamo': False, 'input_names': list(names), 'output_names': ['logits'], 'dynamic_axes': axes, 'opset_version': 17}
+    torch.onnx.export(model, (some, some, some), f'{place}/model.onnx', **how)
     fused = optimizer.optimize_model(
         f'{place}/model.onnx', 'bert', sizes.num_attention_heads, sizes.hidden_size, optimization_options=options.FusionOptions('bert')
     )
     if not fused.get_fused_operator_statistics()['Attention']:
         raise UserError('onnxruntime fused no attention of this model: it would be measured below its best')
     fused.save_model_to_file(f'{place}/fused.onnx')
-    how = runtime.SessionOptions()
-    how.intra_op_num_threads = FLAGS.threads
-    session = runtime.InferenceSession(f'{place}/fused.onnx', how, providers=['CPUExecutionProvider'])
+    threads = runtime.SessionOptions()
+    threads.intra_op_num_threads = FLAGS.threads
+    session = runtime.InferenceSession(f'{place}/fused.onnx', threads, providers=['CPUExecutionProvider'])
     return lambda inputs: session.run(['logits'], {name: inputs[name].astype(np.int64) for name in names})[0]
 
 

@@ -91,7 +91,7 @@ def _t5(transformers: Any, model: ModelConfig) -> Any:
     return transformers.T5ForConditionalGeneration(
         transformers.T5Config(
             vocab_size=32128, d_model=model.d_model, d_kv=model.head_size, d_ff=model.d_ff, num_layers=model.num_layers, num_heads=model.num_heads, use_cache=False,
-            dropout_rate=model.dropout, feed_forward_proj='gated-gelu' if model.gated else 'relu', tie_word_embeddings=model.tie_embeddings,
+            dropout_rate=model.dropout,
         )
     )  # fmt: skip
 
@@ -107,5 +107,5 @@ FAMILIES = {
         'causal LM', 'gpt2', tuple(gpt.GPT2), gpt.get_config, 50257, steps.causal_batch, _gpt2,
         lambda batch: {'input_ids': batch['tokens'], 'targets': batch['targets']}, _next_token_loss,
     ),
-    't5': Family('span corruption', 'base', tuple(t5.SIZES), _t5_config, 32128, steps.pair_batch, _t5, _t5_inputs, _own_loss),
+    't5': Family('span corruption', 'base', tuple(size for size in t5.SIZES if not size.startswith('v1_1')), _t5_config, 32128, steps.pair_batch, _t5, _t5_inputs, _own_loss),
 }  # fmt: skip

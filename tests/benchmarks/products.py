@@ -3,7 +3,9 @@
     python -m tests.benchmarks.products [--shapes=1024x768x3072,1024x3072x768,768x384x1536] [--dtypes=float32,bfloat16] [--turns=10] [--output=FILE]
 
 A shape is rows x inputs x outputs. `as it lies` is x^T g over one axis of rows, `transposed` over two, of which XLA makes a transposed copy first; ours is
-what t5x_lite/models/layers.py chooses of them (0: the weight's gradient of x in 8 rows of a batch, 1: of x as one axis). The competitors take turns. `in its dtype` is the sum over rows that JAX takes for the gradient of a bias, ours is summed in float32.
+what t5x_lite/models/products.py chooses of them (0: the weight's gradient of x in 8 rows of a batch, 1: of x as one axis). `turned` is the forward product of
+predictions, by a kernel that lies the other way round. `in its dtype` is the sum over rows that JAX takes for the gradient of a bias, ours is summed in
+float32.
 """
 
 from absl import flags
@@ -14,7 +16,7 @@ import numpy as np
 from t5x_lite import cli
 from t5x_lite.config import DType
 from t5x_lite.models.layers import like_trailing, plus
-from t5x_lite.models.products import product
+from t5x_lite.models.products import product, turned_product
 from tests.benchmarks import turns
 
 FLAGS = flags.FLAGS
@@ -36,9 +38,10 @@ def competitors(rows: int, inputs: int, outputs: int, dtype: str) -> dict[str, t
     def of_kernel(equation, x, g):
         return jax.vjp(lambda kernel: product(equation, x, kernel, jnp.dtype(dtype)), kernel)[1](g)
 
-    flops = 2 * rows * inputs * outputs
+    flops, turned = 2 * rows * inputs * outputs, jnp.asarray(kernel.T, dtype)
     functions = {
         'forward': (flops, lambda x, g, kernel, bias: product('BLD,DF->BLF', x, kernel, jnp.dtype(dtype))),
+        'forward, turned': (flops, lambda x, g, kernel, bias: turned_product(x, turned)),
         'input': (flops, lambda x, g, kernel, bias: jax.vjp(lambda x: product('BLD,DF->BLF', x, kernel, jnp.dtype(dtype)), x)[1](g)),
         'weight, ours': (flops, lambda x, g, kernel, bias: of_kernel('BLD,DF->BLF', x, g)),
         'weight, ours, one axis': (flops, lambda x, g, kernel, bias: of_kernel('ND,DF->NF', joined(x), joined(g))),

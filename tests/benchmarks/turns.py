@@ -121,7 +121,7 @@ def measure(
     return {
         'benchmark': benchmark,
         'what': what,
-        'command': f'python -m tests.benchmarks.{benchmark} {shlex.join(sys.argv[1:])}'.rstrip(),
+        'command': f'python -m tests.benchmarks.{benchmark} {shlex.join(part for part in sys.argv[1:] if not part.startswith("--output"))}'.rstrip(),
         'machine': cpu() if jax.default_backend() == 'cpu' else jax.devices()[0].device_kind,
         'cores': len(os.sched_getaffinity(0)),
         'versions': {'python': platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},

@@ -39,6 +39,9 @@ def test_how_it_lies():
     layer = turned['decoder']['layers']['1']['mlp']['wi']
     np.testing.assert_array_equal(layer['turned'], stacked['wi']['kernel'][1].T)
     assert layer.keys() == {'turned', 'bias'}
+    config = dataclasses.replace(language.T5, dtype=DType.bfloat16)
+    table = to_read(config, nn.unbox(language.lively(EncoderDecoder(config))))['decoder']['relative_bias']['embedding']
+    assert table.dtype == jnp.float32, 'scores are'
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (2, 3), (5,)], ids=str)
