@@ -65,7 +65,7 @@ class Bert(nn.Module):
 
     config: ModelConfig
     pooled: bool = True
-    layout, place, pooling = Layout.encoder, 'encoder', Pooling.cls  # as heads see it (t5x_lite.models.heads)
+    layout, place, pooling, packs = Layout.encoder, 'encoder', Pooling.cls, True  # as heads see it (t5x_lite.models.heads)
 
     def setup(self):
         config = self.config

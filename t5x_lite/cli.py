@@ -16,7 +16,6 @@ import traceback
 import typing
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from t5x_lite import remote, several
 from t5x_lite.config import Config, HeadConfig
@@ -44,6 +43,8 @@ def define_config_flags(
       file: what it is called there.
       what: --workdir is.
     """
+    from ml_collections import config_flags  # which commands without a config do not need
+
     _IN_WORKDIR[:] = [file]
     flags.DEFINE_string('workdir', None, what, required=workdir_required)
     holder = config_flags.DEFINE_config_dataclass(

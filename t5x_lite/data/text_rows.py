@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from t5x_lite.config import Layout
-from t5x_lite.data import tokenizers
+from t5x_lite.data import packing, tokenizers
 from t5x_lite.errors import UserError
 
 
@@ -80,6 +80,22 @@ class TextRows:
             'sequence_ids': real.astype(np.int32),
             'example_weights': np.ones(len(rows), np.float32),
         }
+
+    def packed(self, rows: packing.Rows, width: int, spans: int) -> dict[str, np.ndarray]:
+        """tokens, token_types, sequence_ids, positions: int32 [rows, width], several texts a row; spans: int32 [`spans`, 2], where in all rows end to end each
+        text begins and ends, in the order of `rows.members`, and (0, 0) for none."""
+        members = rows.members
+        lengths = self.lengths[members].astype(np.int64)
+        layout = packing.Layout.of(rows, lengths, width)
+        real = layout.sequence_ids > 0
+        inside = layout.positions[real]
+        tokens, types = np.full(real.shape, self._pad, np.int32), np.zeros(real.shape, np.int32)
+        tokens[real] = self.ids[np.repeat(self._starts[members], lengths) + inside]
+        types[real] = inside >= np.repeat(self._firsts[members], lengths)
+        first = layout.row * width + layout.column
+        ends = np.zeros((spans, 2), np.int32)
+        ends[: len(members)] = np.stack([first, first + lengths], axis=1)
+        return {'tokens': tokens, 'token_types': types, 'sequence_ids': layout.sequence_ids, 'positions': layout.positions, 'spans': ends}
 
 
 def rows_of(texts: Sequence[Sequence[str]], tokenizer: tokenizers.Tokenizer, seq_len: int, layout: Layout = Layout.auto) -> TextRows:

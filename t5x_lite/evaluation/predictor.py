@@ -14,11 +14,13 @@ from t5x_lite.data.tokenizers import Tokenizer
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
 from t5x_lite.evaluation import asking
-from t5x_lite.evaluation.batching import TOGETHER, Texts, chunks, of_like_length
+from t5x_lite.evaluation.batching import SHARED, TOGETHER, Texts, chunks, of_like_length, sharing_rows
 from t5x_lite.evaluation.generation import Generator
+from t5x_lite.models.heads import SequenceHead
 from t5x_lite.models.inference import to_read
 from t5x_lite.tasks import few_shot
 from t5x_lite.training.step import dummy_batch
+
 
 class Predictor:
     """`predictor(texts)` yields an answer, a JSON-able dict, for each text or pair of texts; 'cut' in it says how many tokens were read of a longer one.
@@ -36,9 +38,14 @@ class Predictor:
     def __init__(self, config: Config, params: dict[str, Any], tokenizer: Tokenizer, top: int = 5, batch_size: int = 32):
         self._config, self._params, self._tokenizer, self._top, self._batch_size = config, to_read(config.model, params), tokenizer, top, batch_size
         module = resolve(config.model.module, 'config.model.module', 'apply')(config.model)
-        self._apply = jax.jit(
-            lambda params, batch: {k: v for k, v in module.apply({'params': params}, batch).items() if k.endswith('logits')}
-        )
+
+        def logits(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+            if 'spans' in batch:
+                batch = {'features': module.apply({'params': params}, batch, method='features')}
+            return {name: value for name, value in module.apply({'params': params}, batch).items() if name.endswith('logits')}
+
+        self._apply = jax.jit(logits)
+        self._shares_rows = batch_size > 1 and isinstance(module, SequenceHead) and getattr(module.body_class(config.model), 'packs', False)
         heads = jax.eval_shape(self._apply, self._params, dummy_batch())
         if not {'logits', 'mlm_logits'} & heads.keys():
             raise UserError(f'{config.model.module} has no head to predict with; fine-tune it, or convert a folder that has one')
@@ -61,8 +68,7 @@ class Predictor:
             self.check(text)
         rows = self._rows(texts)
         answers: dict[int, dict[str, Any]] = {}
-        for chosen, filled, width in of_like_length(rows.lengths, self._batch_size, self._longest):
-            batch = rows.features(filled, width)
+        for chosen, batch in self._batches(rows):
             outputs, some = self._apply(self._params, batch), [texts[row] for row in chosen]
             if self._fills_masks:
                 found = self._words(some, [tokens[:length] for tokens, length in zip(batch['tokens'], rows.lengths[chosen])], outputs['mlm_logits'])
@@ -71,6 +77,17 @@ class Predictor:
             answers |= zip(chosen.tolist(), found, strict=True)
         for row, cut in enumerate(rows.cut):
             yield answers[row] | {'cut': self._longest} if cut else answers[row]
+
+    def _batches(self, rows: TextRows) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """(texts, features whose first results are theirs) until each text has been there."""
+        shares = (rows.lengths <= SHARED) & self._shares_rows
+        sharing = np.flatnonzero(shares) if shares.sum() > 1 else np.empty(0, np.int64)
+        alone = np.setdiff1d(np.arange(len(rows.lengths)), sharing)
+        for chosen, filled, width in of_like_length(rows.lengths[alone], self._batch_size, self._longest):
+            yield alone[chosen], rows.features(alone[filled], width)
+        for packed, width, most in sharing_rows(rows.lengths[sharing], self._batch_size) if len(sharing) else ():
+            packed.members = sharing[packed.members]
+            yield packed.members, rows.packed(packed, width, most)
 
     def _rows(self, texts: list[tuple[str, ...]]) -> TextRows:
         return rows_of(texts, self._tokenizer, self._longest, self._config.data.layout)

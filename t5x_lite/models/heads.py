@@ -5,6 +5,7 @@ A body is a module that turns a batch into states, named by `config.model.body` 
     layout        how rows are laid out for it
     place         under which name its parameters lie in its pre-training module, '' at the top; so weights are merged by path, and nothing is renamed
     pooling       how a sequence is summarised where config.model.pooling does not say
+    packs         whether it reads several sequences in a row apart, by `sequence_ids` and `positions` (where it does not say: no)
     states(batch, dropout, pooled) -> {'hidden': [B, L, D], 'layers': [B, L, S, D] where config.model.read_layers names some,
                   'pooled': [B, D] only where asked for and the body has a layer for it}
     pooled_of(first_BD)   that layer alone, where the body has one
@@ -129,13 +130,19 @@ class Head(nn.Module):
     def features(self, batch: Batch) -> jax.Array:
         """What this head reads of its body, without dropout, of each layer: one vector a row, [B, S, D], of heads over a whole sequence, else [B, L, S, D].
 
+        Where texts share rows, `spans` int32 [T, 2] says where in all rows end to end each begins and ends, and the vectors are those of the texts, [T, S, D].
+
         A function of the body's parameters alone; those of its pooler are none of these.
         """
         outputs = getattr(self, self._place).states(batch, None, False)
         layers_BLSD = outputs['layers'] if self.config.read_layers else outputs['hidden'][:, :, None]
         if 'pooling' not in self.reads:
             return layers_BLSD
-        pooled = [pool(layers_BLSD[:, :, number], batch['sequence_ids'] > 0, self.pooling_used) for number in range(layers_BLSD.shape[2])]
+        if 'spans' in batch:
+            layers_NSD = layers_BLSD.reshape(-1, *layers_BLSD.shape[2:])
+            pooled = [pool_spans(layers_NSD[:, number], batch['spans'], self.pooling_used) for number in range(layers_NSD.shape[1])]
+        else:
+            pooled = [pool(layers_BLSD[:, :, number], batch['sequence_ids'] > 0, self.pooling_used) for number in range(layers_BLSD.shape[2])]
         return jnp.stack(pooled, axis=1)
 
     @property
@@ -194,6 +201,17 @@ def pool(hidden_BLD: jax.Array, real_BL: jax.Array, how: Pooling) -> jax.Array:
     weights_BL = chosen_BL.astype(jnp.float32)
     total_BD = jnp.sum(jnp.where(chosen_BL[:, :, None], hidden_BLD.astype(jnp.float32), jnp.float32(0)), axis=1)
     return (total_BD / jnp.maximum(jnp.sum(weights_BL, axis=1, keepdims=True), jnp.float32(1))).astype(hidden_BLD.dtype)
+
+
+def pool_spans(hidden_ND: jax.Array, spans_T2: jax.Array, how: Pooling) -> jax.Array:
+    """As `pool`, of each span [first, end) of what lies end to end: [T, D]."""
+    first_T, end_T = spans_T2[:, 0], spans_T2[:, 1]
+    if how != Pooling.mean:
+        return hidden_ND[first_T if how == Pooling.cls else jnp.maximum(end_T - 1, 0)]
+    places_1N = jnp.arange(hidden_ND.shape[0])[None]
+    weights_TN = ((places_1N >= first_T[:, None]) & (places_1N < end_T[:, None])).astype(jnp.float32)
+    total_TD = jnp.einsum('TN,ND->TD', weights_TN, hidden_ND.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
+    return (total_TD / jnp.maximum(jnp.sum(weights_TN, axis=1, keepdims=True), jnp.float32(1))).astype(hidden_ND.dtype)
 
 
 class SequenceHead(Head):

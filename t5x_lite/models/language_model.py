@@ -89,7 +89,7 @@ class Decoder(nn.Module):
     """A stack of causal layers: GPT-1 (post-norm), GPT-2 and GPT-3 (pre-norm)."""
 
     config: ModelConfig
-    layout, place, pooling = Layout.decoder, '', Pooling.last  # as heads see it (t5x_lite.models.heads)
+    layout, place, pooling, packs = Layout.decoder, '', Pooling.last, True  # as heads see it (t5x_lite.models.heads)
 
     def setup(self):
         self.embeddings = Embeddings(self.config)
@@ -132,7 +132,7 @@ class EncoderDecoder(nn.Module):
     """Two stacks, the second reading the first: T5 (Raffel et al., 2020)."""
 
     config: ModelConfig
-    layout, place, pooling = Layout.encoder_decoder, '', Pooling.mean  # as heads see it (t5x_lite.models.heads)
+    layout, place, pooling, packs = Layout.encoder_decoder, '', Pooling.mean, True  # as heads see it (t5x_lite.models.heads)
 
     def setup(self):
         config = self.config

@@ -1,17 +1,17 @@
 """Where the time of a training step goes, by what it computes: products with weights, products and softmax of attention, norms, dropout, the vocabulary, the
 optimiser.
 
-    taskset -c 1 python -m tests.benchmarks.breakdown [--size=base] [--batch=8] [--length=128] [--dtype=float32] [--attention=dense] [--steps=5] [--output=FILE]
+    taskset -c 1 python -m tests.benchmarks.breakdown [--size=base] [--batch=8] [--length=128] [--dtype=float32] [--steps=5]
+        [--grid='model.dropout_bits=hash,threefry']
 
-A step of configs/bert.py (MLM + NSP, unrolled) is compiled and profiled with JAX's own profiler; each operation of the compiled step carries the place in the
-model that it came from. XLA makes one operation of several that are next to each other, and names it after the last, so that what is beside another thing is
-counted with that (biases with their products' activations, a cast with whatever reads it). Shares are of the time of all operations on one thread; `host` is
-what is left of the wall clock. The profiler itself costs some percent.
+A step of configs/bert.py (MLM + NSP, unrolled, attention dense, but for what --grid says) is compiled and profiled with JAX's own profiler; each operation of
+the compiled step carries the place in the model that it came from. XLA makes one operation of several that are next to each other, and names it after the
+last, so that what is beside another thing is counted with that (biases with their products' activations, a cast with whatever reads it). Shares are of the
+time of all operations on one thread; `host` is what is left of the wall clock. The profiler itself costs some percent.
 """
 
 import collections
 import glob
-import json
 import os
 import re
 import tempfile
@@ -19,11 +19,13 @@ import time
 
 from absl import flags
 import jax
+import numpy as np
 
 from configs import bert as bert_config
 from t5x_lite import cli
 from t5x_lite.checks import finalize
-from t5x_lite.config import AttentionKernel, DType
+from t5x_lite.config import AttentionKernel, Config, DType
+from t5x_lite.sweeps import grid
 from t5x_lite.training import devices
 from tests.benchmarks import steps, turns
 from tests.benchmarks.steps import make_batch
@@ -98,11 +100,16 @@ def _own(events):
 def main(argv: list[str]) -> None:
     del argv
     devices.keep_freed_memory()
-    config = bert_config.get_config(FLAGS.size)
-    config.steps, config.batch_size, config.data.seq_len = 1_000_000, FLAGS.batch, FLAGS.length
-    model = config.model
-    model.vocab_size, model.scan_layers, model.dtype, model.attention = _VOCABULARY, False, DType(FLAGS.dtype), AttentionKernel(FLAGS.attention)
+    base = bert_config.get_config(FLAGS.size)
+    base.steps, base.batch_size, base.data.seq_len = 1_000_000, FLAGS.batch, FLAGS.length
+    model = base.model
+    model.vocab_size, model.scan_layers, model.dtype, model.attention = _VOCABULARY, False, DType(FLAGS.dtype), AttentionKernel.dense
     batch = make_batch(FLAGS.batch, FLAGS.length, _VOCABULARY)
+    for fields in grid.combinations(FLAGS.grid, '', base):
+        _measured(grid.changed(base, fields), batch, ', '.join(f'{name}={grid.as_text(name, value)}' for name, value in fields.items()))
+
+
+def _measured(config: Config, batch: dict[str, np.ndarray], fields: str) -> None:
     program, step = steps.compiled(finalize(config), batch)
     run = steps.running(program, step, batch)
     for _ in range(2):
@@ -114,7 +121,8 @@ def main(argv: list[str]) -> None:
         shares[kind_of(where.get(name, ''))] += seconds
     shares['host'] = max(0.0, wall - sum(shares.values()))
     machine = turns.cpu() if jax.default_backend() == 'cpu' else jax.devices()[0].device_kind
-    print(f'A step of BERT-{FLAGS.size}, {FLAGS.batch} x {FLAGS.length}, {FLAGS.dtype}, attention {FLAGS.attention}: {wall:.3f} s; {machine}, jax {jax.__version__}\n')
+    what = f'A step of BERT-{FLAGS.size}, {FLAGS.batch} x {FLAGS.length}, {FLAGS.dtype}' + f', {fields}' * bool(fields)
+    print(f'\n{what}: {wall:.3f} s; {machine}, jax {jax.__version__}\n')
     print('| | s | share |\n|---|---:|---:|')
     for kind, seconds in shares.most_common():
         print(f'| {kind} | {seconds:.3f} | {seconds / sum(shares.values()):.1%} |')
@@ -122,9 +130,6 @@ def main(argv: list[str]) -> None:
         print()
         for name, seconds in sorted(spent.items(), key=lambda one: -one[1])[: FLAGS.operations]:
             print(f'{seconds:9.4f} s  {kind_of(where.get(name, "")):<32} {name:<40} {where.get(name, "")}')
-    if FLAGS.output:
-        with open(FLAGS.output, 'a', encoding='utf-8') as file:
-            file.write(json.dumps({'benchmark': 'breakdown', 'seconds': wall, 'kinds': shares, 'flags': FLAGS.flag_values_dict() | {'output': ''}}, default=str) + '\n')
 
 
 if __name__ == '__main__':
@@ -133,7 +138,6 @@ if __name__ == '__main__':
     flags.DEFINE_integer('batch', 8, 'Rows.', lower_bound=1)
     flags.DEFINE_integer('length', 128, 'Tokens a row.', lower_bound=8)
     flags.DEFINE_enum('dtype', 'float32', [kind.value for kind in DType], 'Of operands.')
-    flags.DEFINE_enum('attention', 'dense', [kind.value for kind in AttentionKernel], 'Its implementation.')
+    flags.DEFINE_string('grid', '', 'Fields to change, as in t5x_lite.sweep; each combination is a table.')
     flags.DEFINE_integer('operations', 0, 'So many of the longest are listed.', lower_bound=0)
-    flags.DEFINE_string('output', '', 'A file to which one JSON line is appended.')
     cli.run(main)

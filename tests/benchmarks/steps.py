@@ -32,6 +32,33 @@ def make_batch(rows: int, length: int, vocabulary: int) -> dict[str, np.ndarray]
     }
 
 
+def packed_batch(rows: int, length: int, vocabulary: int) -> dict[str, np.ndarray]:
+    """As PackedMlm gives it: sequences of 32 to 320 tokens end to end, as many as a row takes, and padding behind them; 15 % are masked."""
+    draw, most = np.random.default_rng(0), -(-length * 15 // 100)
+    ids, positions = np.zeros((rows, length), np.int32), np.zeros((rows, length), np.int32)
+    for row in range(rows):
+        filled, number = 0, 1
+        while filled < length - 8:
+            size = min(int(draw.integers(32, 321)), length)
+            if size > length - filled:
+                break
+            ids[row, filled : filled + size], positions[row, filled : filled + size] = number, np.arange(size)
+            filled, number = filled + size, number + 1
+    tokens = np.where(ids > 0, draw.integers(1000, vocabulary, (rows, length)), 0).astype(np.int32)
+    places, used = np.zeros((rows, most), np.int32), np.arange(most) < np.round(0.15 * (ids > 0).sum(1))[:, None]
+    for row, count in enumerate(used.sum(1)):
+        places[row, :count] = np.sort(draw.choice(np.flatnonzero(ids[row]), count, replace=False))
+    return {
+        'tokens': tokens,
+        'token_types': np.zeros_like(tokens),
+        'sequence_ids': ids,
+        'positions': positions,
+        'masked_positions': places,
+        'masked_targets': np.where(used, draw.integers(1000, vocabulary, (rows, most)), 0).astype(np.int32),
+        'masked_weights': used.astype(np.float32),
+    }
+
+
 def causal_batch(rows: int, length: int, vocabulary: int) -> dict[str, np.ndarray]:
     """Full rows, as CausalLm gives them."""
     tokens = np.random.default_rng(0).integers(1, vocabulary, (rows, length + 1)).astype(np.int32)

@@ -1,6 +1,7 @@
 import numpy as np
+import pytest
 
-from t5x_lite.evaluation.batching import WIDTHS, chunks, of_like_length
+from t5x_lite.evaluation.batching import SHARED, WIDTHS, chunks, of_like_length, sharing_rows
 
 
 def test_what_is_answered_together():
@@ -30,3 +31,16 @@ def test_every_row_once_in_columns_that_hold_it():
     # Little is padding.
     columns = sum(len(filled) * width for _, filled, width in of_like_length(np.minimum(lengths, limit), 32, limit))
     assert columns < 1.25 * np.minimum(lengths, limit).sum()
+
+
+@pytest.mark.parametrize('count, longest', [(333, SHARED), (2, 20), (500, 3), (1, SHARED)])
+def test_texts_that_share_rows(count, longest):
+    lengths = np.random.default_rng(1).integers(1, longest + 1, count)
+    seen, columns = [], 0
+    for rows, width, most in sharing_rows(lengths, 32):
+        assert len(rows) in (1, 2, 4, 8, 16) and width in WIDTHS and width <= SHARED and len(rows.members) <= most
+        assert max(lengths[rows.members[first:end]].sum() for first, end in zip(rows.starts, rows.starts[1:])) <= width
+        seen += rows.members.tolist()
+        columns += len(rows) * width
+    assert sorted(seen) == list(range(count))
+    assert columns < (1.1 if longest == SHARED and count > 1 else 5) * lengths.sum() + SHARED, 'next to nothing is padding'
