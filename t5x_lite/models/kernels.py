@@ -136,7 +136,7 @@ def _splash_lacks(asked: 'Asked') -> str:
         'it has no bias of relative positions': asked.bias,
         'it has no dropout': asked.dropout,
         _NO_RING: asked.ring > 1,
-        f'it knows padding, packing and causality, and not {asked.mask}': bool(asked.mask),
+        f'it knows padding, packing, causality and bands, and not {asked.mask}': bool(asked.mask),
         f'{asked.queries} queries and {asked.keys} keys, not multiples of {min(splash_attention.TILES)}': any(
             length % min(splash_attention.TILES) for length in (asked.queries, asked.keys)
         ),
@@ -153,7 +153,7 @@ class Asked:
       dtype: of queries, keys and values, by name.
       bias: of relative positions.
       dropout: of weights.
-      mask: what it has beside padding, packing and causality, in words.
+      mask: what it has beside padding, packing, causality and bands, in words.
       cached: keys and values are a decoding pass's.
       ring: over so many devices a row is divided, with keys and values that go round; queries and keys are a part of it.
     """

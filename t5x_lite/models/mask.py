@@ -39,6 +39,7 @@ class Mask:
     causal:      a query sees keys up to its own place in the row.
     prefix_BM:   bool, places that see each other in spite of `causal` (the inputs of a prefix language model).
     window:      int32 [], a query sees keys less than so many places before it.
+    band:        the window, where it is either this or wider than any row, which of the two is known when it runs; 0: any window.
     first:       int32 [], the place of the first query in the row of keys (decoding with a cache); None: 0.
     before:      so many keys stand before the row's, and all queries see them (prefix and prompt tuning).
     asking:      so many queries stand before the row's; they see the keys before it and nothing of the row, so that packed rows give what each sequence
@@ -52,6 +53,7 @@ class Mask:
     prefix_BM: jax.Array | None = None
     window: jax.Array | None = None
     first: jax.Array | None = None
+    band: int = struct.field(pytree_node=False, default=0)
     causal: bool = struct.field(pytree_node=False, default=False)
     before: int = struct.field(pytree_node=False, default=0)
     asking: int = struct.field(pytree_node=False, default=0)

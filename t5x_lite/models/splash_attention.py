@@ -1,6 +1,6 @@
 """Splash attention, the kernel for TPUs that comes with JAX (jax.experimental.pallas.ops.tpu.splash_attention), with the arguments of the others.
 
-It keeps no scores, and skips tiles that `causal` hides. What it lacks (`lacks`) is not asked of it.
+It keeps no scores, and skips tiles that `causal` or a band hides. What it lacks (`lacks`) is not asked of it.
 """
 
 import functools
@@ -30,22 +30,29 @@ def splash_attention(
     del others
     queries, keys = q_BLHK.shape[1], k_BMHK.shape[1]
     ids = _segments(mask, q_BLHK.shape[0], queries, keys)
+    window = jnp.int32(0) if mask.window is None else mask.window
 
-    def of_device(q_BLHK, k_BMHK, v_BMHK, *ids):
-        kernel = _kernel(q_BLHK.shape[2], queries, keys, mask.causal, interpret)
+    def of_device(window, q_BLHK, k_BMHK, v_BMHK, *ids):
         heads_first = (jnp.swapaxes(x, 1, 2) for x in (q_BLHK * jnp.asarray(scale, q_BLHK.dtype), k_BMHK, v_BMHK))
 
-        def of_row(q_HLK, k_HMK, v_HMK, *ids):
-            return kernel(q_HLK, k_HMK, v_HMK, segment_ids=splash_attention_kernel.SegmentIds(*ids) if ids else None)
+        def by(band):
+            kernel = _kernel(q_BLHK.shape[2], queries, keys, mask.causal, band, interpret)
 
-        return jnp.swapaxes(jax.vmap(of_row)(*heads_first, *ids), 1, 2).astype(v_BMHK.dtype)
+            def of_row(q_HLK, k_HMK, v_HMK, *ids):
+                return kernel(q_HLK, k_HMK, v_HMK, segment_ids=splash_attention_kernel.SegmentIds(*ids) if ids else None)
+
+            return jax.vmap(of_row)
+
+        operands = (*heads_first, *ids)
+        out_BHLK = by(0)(*operands) if mask.window is None else jax.lax.cond(window <= mask.band, by(mask.band), by(0), *operands)
+        return jnp.swapaxes(out_BHLK, 1, 2).astype(v_BMHK.dtype)
 
     if jax.sharding.get_abstract_mesh().size > 1 and nn.get_logical_axis_rules():
         # XLA cannot divide what it does not see into.
         spec = nn.logical_to_mesh_axes(('batch', None, 'heads', None))
         of_ids = (PartitionSpec(spec[0]),) * len(ids)
-        of_device = jax.shard_map(of_device, in_specs=(spec,) * 3 + of_ids, out_specs=spec, check_vma=False)
-    out_BLHK = of_device(q_BLHK, k_BMHK, v_BMHK, *ids)
+        of_device = jax.shard_map(of_device, in_specs=(PartitionSpec(), *(spec,) * 3, *of_ids), out_specs=spec, check_vma=False)
+    out_BLHK = of_device(window, q_BLHK, k_BMHK, v_BMHK, *ids)
     allowed = mask.dense(queries, keys) if ids else None
     if allowed is None:
         return out_BLHK
@@ -56,7 +63,7 @@ def lacks(mask: Mask) -> str:
     """What of a mask it does not know, in words."""
     parts = {
         'a prefix that is seen from both sides': mask.prefix_BM is not None,
-        'a window': mask.window is not None,
+        'a window of any width': mask.window is not None and not mask.band,
         'a cache of keys': mask.first is not None,
         'keys in front of the row': bool(mask.before or mask.asking),
     }
@@ -84,7 +91,11 @@ def _blocks(queries: int, keys: int) -> splash_attention_kernel.BlockSizes:
     )  # fmt: skip
 
 
-def _kernel(heads: int, queries: int, keys: int, causal: bool, interpret: bool) -> splash_attention_kernel.SplashAttentionKernel:
-    kind = splash_attention_mask.CausalMask if causal else splash_attention_mask.FullMask
-    mask = splash_attention_mask.MultiHeadMask([kind((queries, keys))] * heads)
+def _kernel(heads: int, queries: int, keys: int, causal: bool, band: int, interpret: bool) -> splash_attention_kernel.SplashAttentionKernel:
+    shape = (queries, keys)
+    if band:
+        one = splash_attention_mask.LocalMask(shape, (band - 1, 0 if causal else None), 0)
+    else:
+        one = (splash_attention_mask.CausalMask if causal else splash_attention_mask.FullMask)(shape)
+    mask = splash_attention_mask.MultiHeadMask([one] * heads)
     return splash_attention_kernel.make_splash_mha(mask, head_shards=1, q_seq_shards=1, block_sizes=_blocks(queries, keys), interpret=interpret)

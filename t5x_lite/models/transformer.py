@@ -80,7 +80,7 @@ class Block(nn.Module):
         if config.local_window:
             # Layers 1, 3, 5, ... are banded (Child et al., 2019; GPT-3, section 2.1).
             everything = jnp.int32(jnp.iinfo(jnp.int32).max // 2)
-            mask = mask.replace(window=jnp.where(layer % 2 == 1, jnp.int32(config.local_window), everything))
+            mask = mask.replace(window=jnp.where(layer % 2 == 1, jnp.int32(config.local_window), everything), band=config.local_window)
         attention, mlp = Attention(config, name='attention'), FeedForward(config, name='mlp')
         x_BLD = residual(
             x_BLD, 'attention_norm', lambda x: attention(x, mask, key, _WEIGHTS, bias=context.bias, cache=context.cache), _ATTENDED

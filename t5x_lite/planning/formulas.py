@@ -53,7 +53,7 @@ def attending(config: Config, sizes: Mapping[str, int], stage: Stage, platform: 
         return config
     length, rows = max(stage[1], stage[3]) if config.data.layout == Layout.encoder_decoder else stage[1], stage[2] // config.optim.microbatches
     asked = kernels.asked_of(
-        model, sizes, rows, length, length, bias=model.positions == Positions.relative, dropout=True, mask='a window' if model.local_window else '',
+        model, sizes, rows, length, length, bias=model.positions == Positions.relative, dropout=True,
         ring=sizes['sequence'] if config.mesh.sequence_attention is SequenceAttention.ring else 1,
     )  # fmt: skip
     kernel, _ = kernels.choose(AttentionKernel.auto, dataclasses.replace(asked, platform=platform))

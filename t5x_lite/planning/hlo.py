@@ -8,6 +8,7 @@ The text is that of `jax.stages.Compiled.as_text()`, optimised and partitioned: 
 gives, before partitioning and optimisation, is read too; its shapes are global.
 """
 
+import collections
 from collections.abc import Iterator
 import dataclasses
 import functools
@@ -22,6 +23,7 @@ _BITS = {
 _ARRAY = re.compile(r'([a-z]\w*)\[([^\]]*)\](\{[^{}]*\})?')
 _HEAD = re.compile(r'^\s*(ROOT )?%?([\w.\-]+) = ')
 _BEGIN = re.compile(r'^(ENTRY )?%?([\w.\-]+) .*\{$')
+_WORK = r'dot$|convolution|custom-call|while|send|recv|all-|reduce-scatter|ragged-|collective-'
 _CALLED = re.compile(r'\b(calls|to_apply|body|condition|branch_computations|true_computation|false_computation|called_computations)=(\{[^{}]*\}|%?[\w.\-]+)')
 
 
@@ -122,10 +124,11 @@ class Module:
                         untold.append(found.name)
                     visit(called['body'][0], times * (1 if trips is None else trips), inside)
                 elif found.opcode == 'conditional':
-                    # One of them runs; they are counted as if each did, which can only count too much.
-                    for names in called.values():
-                        for each in names:
-                            visit(each, times, inside)
+                    # One of them runs. Where they are alike one is counted (attention in a band, or without: GPT-3), else each, which can only be too much.
+                    branches = [each for names in called.values() for each in names]
+                    work = [self._work(each) for each in branches]
+                    for each in branches[:1] if work[0] and all(one == work[0] for one in work) else branches:
+                        visit(each, times, inside)
                 else:
                     for attribute in ('calls', 'called_computations') + (('to_apply',) if found.opcode == 'call' else ()):
                         for each in called.get(attribute, ()):
@@ -133,6 +136,16 @@ class Module:
 
         visit(self.entry, 1, False)
         return runs, tuple(dict.fromkeys(untold)), frozenset(fused)
+
+    def _work(self, name: str) -> collections.Counter:
+        """{(kind, sizes of what comes out): how many} of products, kernels, loops and what is sent."""
+        found: collections.Counter = collections.Counter()
+        for each in self.computations[name].instructions.values():
+            if re.match(_WORK, each.opcode):
+                found[each.opcode, tuple(shape.dims for shape in each.shapes)] += 1
+            for called in {called for names in each.called.values() for called in names}:
+                found += self._work(called)
+        return found
 
     @property
     def runs(self) -> dict[str, int]:

@@ -15,7 +15,6 @@ transformers is train.py --model=t5 --compile.
 """
 
 import dataclasses
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -74,7 +73,6 @@ def configured(subject: Subject, size: str, scan: bool) -> Config:
 
 def main(argv: list[str]) -> None:
     del argv
-    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # torch is on the same device
     subject = SUBJECTS[FLAGS.model]
     size, *usual = subject.usual
     size = FLAGS.size or size

@@ -62,11 +62,11 @@ def main(argv: list[str]) -> None:
     turns.pin(FLAGS.threads)
     transformers.utils.logging.set_verbosity_error()
     model = gpt_config.get_config(FLAGS.size).model
-    peer = theirs(torch, transformers, model)
+    peer, device = theirs(torch, transformers, model), 'cpu' if jax.default_backend() == 'cpu' else 'cuda'
     vocabulary = peer.config.vocab_size
     with tempfile.TemporaryDirectory() as place:
         peer.float().save_pretrained(place)
-        peer.to(getattr(torch, FLAGS.dtype))
+        peer.to(device, getattr(torch, FLAGS.dtype))
         loaded, params = folder.load(place)
     loaded.dtype = DType(FLAGS.dtype)
     loaded.scan_layers = FLAGS.scan
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
     generator = Generator(config, jax.tree.map(jax.numpy.asarray, params), Ids(vocabulary), batch_size=FLAGS.batch)
     decode = DecodeConfig(max_new_tokens=FLAGS.new)
     prompts = np.random.default_rng(0).integers(0, vocabulary, (FLAGS.batch, FLAGS.prompt))
-    texts, inputs = [' '.join(map(str, row)) for row in prompts], torch.from_numpy(prompts)
+    texts, inputs = [' '.join(map(str, row)) for row in prompts], torch.from_numpy(prompts).to(device)
     how = {'attention_mask': torch.ones_like(inputs), 'max_new_tokens': FLAGS.new, 'min_new_tokens': FLAGS.new, 'do_sample': False, 'pad_token_id': 0}
 
     def ours() -> np.ndarray:
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
 
     def of_peer() -> np.ndarray:
         with torch.no_grad():
-            return peer.generate(inputs, **how)[:, FLAGS.prompt :].numpy()
+            return peer.generate(inputs, **how)[:, FLAGS.prompt :].cpu().numpy()
 
     mine, given = ours(), of_peer()
     print(f'{np.mean(mine == given):.1%} of the tokens are equal; {len(np.unique(given))} different ones')

@@ -22,6 +22,8 @@ import numpy as np
 
 from t5x_lite.errors import UserError
 
+os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # torch may be on the same accelerator; read when JAX first looks for one
+
 _PAUSE = 0.1  # seconds between turns
 _QUARTILES = (0.25, 0.5, 0.75)
 

@@ -30,6 +30,9 @@ MASKS = {
     'causal': (Mask(causal=True), LENGTH),
     'packed, causal': (Mask(packed_BL=PACKED, causal=True), LENGTH),
     'packed, padding': (Mask(packed_BL=PACKED, keys_BM=KEYS), LENGTH),
+    'a band': (Mask(causal=True, window=jnp.int32(70), band=70), LENGTH),
+    'a band that is not in force': (Mask(causal=True, packed_BL=PACKED, window=jnp.int32(1 << 30), band=70), LENGTH),
+    'a band both ways, packed': (Mask(packed_BL=PACKED, window=jnp.int32(130), band=130), LENGTH),
     'across': (Mask(packed_BL=PACKED, packed_BM=OTHERS), LENGTH // 2),
 }
 
@@ -60,11 +63,12 @@ def test_values_and_gradients_of_dense_attention(name):
         assert not found[0][~jnp.broadcast_to(some, (2, LENGTH))].any(), 'zeros where there is nothing to attend to'
 
 
-def test_rows_and_heads_on_a_mesh():
+@pytest.mark.parametrize('band', [0, 70])
+def test_rows_and_heads_on_a_mesh(band):
     config = MeshConfig(data=2, fsdp=2, tensor=2)
     mesh = partitioning.make_mesh(dataclasses.replace(small.config(), mesh=config))
     q, k, v, weights = (jnp.concatenate([x, x * 0.5]) for x in arrays(LENGTH))
-    mask = Mask(packed_BL=jnp.concatenate([PACKED, PACKED]), causal=True)
+    mask = Mask(packed_BL=jnp.concatenate([PACKED, PACKED]), causal=True, window=jnp.int32(band) if band else None, band=band)
     expected = outcome(dense_attention, mask, q, k, v, weights)
     with jax.set_mesh(mesh), nn.logical_axis_rules(config.rules):
         compare(outcome(splash_attention, mask, q, k, v, weights, interpret=True), expected, 1e-5)
@@ -73,5 +77,5 @@ def test_rows_and_heads_on_a_mesh():
 def test_what_of_a_mask_it_does_not_know():
     assert not any(lacks(mask) for mask, _ in MASKS.values())
     window, one = jnp.int32(3), jnp.ones((2, LENGTH), bool)
-    strange = {'a prefix': Mask(prefix_BM=one), 'a window': Mask(window=window), 'a cache': Mask(first=window), 'keys in front': Mask(before=2)}
+    strange = {'a prefix': Mask(prefix_BM=one), 'a window of any width': Mask(window=window), 'a cache': Mask(first=window), 'keys in front': Mask(before=2)}
     assert all(lacks(mask).startswith(words) for words, mask in strange.items())

@@ -47,6 +47,14 @@ def test_scanned_counts_as_unrolled():
     assert counts == [3 * LAYERS * ONE, (3 * LAYERS - 1) * ONE]
 
 
+def test_of_branches_that_do_the_same_one_counts():
+    def function(small, x, weight, other):
+        return jax.lax.cond(small, lambda: jnp.tanh(x @ weight), lambda: jnp.sin(x @ weight.T)), jax.lax.cond(small, lambda: x @ other, lambda: x @ other @ other)
+
+    shapes = jax.ShapeDtypeStruct((), bool), *(jax.ShapeDtypeStruct((size, WIDTH), jnp.float32) for size in (ROWS, WIDTH, WIDTH))
+    assert products.total(compiled(function, *shapes)) == (1 + 3) * ONE, 'of others all do: one of them runs, and which is not known'
+
+
 def test_loops_within_loops_multiply():
     def function(weights, x):
         def outer(x, _):
