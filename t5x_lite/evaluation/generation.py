@@ -88,7 +88,7 @@ class Generator:
     @params.setter
     def params(self, params: Any) -> None:
         alone = self.mesh is None or self.mesh.size == 1
-        self._params, self._read = params, to_read(self.config.model, params) if params is not None and alone else params
+        self._params, self._read = params, to_read(self.config.model, params, few_rows=True) if params is not None and alone else params
 
     def __call__(self, prompts: Sequence[str], decode: DecodeConfig, seed: int = 0, first: int = 0) -> list[list[Answer]]:
         """Of each prompt `decode.samples` answers, or `decode.beams` of them for beam search, the best first.

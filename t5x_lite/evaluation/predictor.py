@@ -36,7 +36,8 @@ class Predictor:
     """
 
     def __init__(self, config: Config, params: dict[str, Any], tokenizer: Tokenizer, top: int = 5, batch_size: int = 32):
-        self._config, self._params, self._tokenizer, self._top, self._batch_size = config, to_read(config.model, params), tokenizer, top, batch_size
+        self._params = to_read(config.model, params, few_rows=batch_size == 1)
+        self._config, self._tokenizer, self._top, self._batch_size = config, tokenizer, top, batch_size
         module = resolve(config.model.module, 'config.model.module', 'apply')(config.model)
 
         def logits(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:

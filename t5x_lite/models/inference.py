@@ -14,14 +14,14 @@ _ROUNDED = ('kernel', 'embedding')  # every product and every lookup rounds thes
 _BIAS = 'relative_bias'  # but for a table of what is added to scores, in float32
 
 
-def to_read(config: ModelConfig, params: Mapping[str, Any]) -> dict[str, Any]:
+def to_read(config: ModelConfig, params: Mapping[str, Any], few_rows: bool = False) -> dict[str, Any]:
     """Parameters for passes that change none, on one device.
 
     Kernels and tables are in the dtype of the model, to which each product would round them.
 
     On a CPU, layers are arrays of their own, {'layers': {'0': ..., '1': ...}}, and run one after the other: XLA:CPU multiplies by arrays only, so that each
-    pass would first copy each layer out of the stack, which for a decoder that reads a single token takes as long as the products, twice. There, too, kernels
-    lie the other way round in float32 (products.turned_product).
+    pass would first copy each layer out of the stack, which for a decoder that reads a single token takes as long as the products, twice. There, too, where
+    passes are of few rows (a text, a token), kernels lie the other way round in float32 (products.turned_product): what is slower where there are many.
     """
     dtype = compute_dtype(config)
 
@@ -32,7 +32,7 @@ def to_read(config: ModelConfig, params: Mapping[str, Any]) -> dict[str, Any]:
     rounded = jax.tree_util.tree_map_with_path(rounded_leaf, dict(params))
     if jax.default_backend() != 'cpu':
         return rounded
-    return _turned(_apart(rounded)) if dtype == jnp.float32 else _apart(rounded)
+    return _turned(_apart(rounded)) if few_rows and dtype == jnp.float32 else _apart(rounded)
 
 
 def _apart(tree: Any) -> Any:

@@ -18,7 +18,8 @@ FLAGS = flags.FLAGS
 def page(records: list[dict]) -> str:
     """Markdown of records, in the order in which their benchmarks first stand there."""
     newest = {(record['benchmark'], record['what'], record['machine']): record for record in records}
-    parts = ['# Benchmarks', 'Each table is one run, in which the competitors took turns; `tests/benchmarks/turns.py` says how.']
+    about = 'Each table is one run in which the competitors took turns (`turns.py`); what they say, and what stands between, is in [EVIDENCE.md](EVIDENCE.md), (c).'
+    parts = ['# Benchmarks', about]
     for name in dict.fromkeys(record['benchmark'] for record in records):
         parts.append(f'## {name}')
         parts += [turns.table(record) for (benchmark, *_), record in newest.items() if benchmark == name]
