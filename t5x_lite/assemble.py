@@ -191,7 +191,18 @@ def _layout(config: Config) -> Layout:
         for name, one in several.apart(config).items():
             with several.errors_of(name):
                 _layout(one)
+    elif config.data.pack:
+        _check_packs(config, module)
     return reads
+
+
+def _check_packs(config: Config, module: Any) -> None:
+    if 'pooling' not in getattr(module, 'reads', ()) or not hasattr(module, 'body_class'):
+        raise UserError(f'config.data.pack is for t5x_lite.models.heads:SequenceHead, and config.model.module is {config.model.module}; leave it out')
+    if not getattr(module.body_class(config.model), 'packs', False):
+        raise UserError(f'config.data.pack: {config.model.body or module.body} reads one text a row; leave it out (--config.data.group_by_length pads less too)')
+    if config.tune.features is not Features.none:
+        raise UserError('config.tune.features keeps what the body says of each text, and the rest needs no tokens; leave config.data.pack out')
 
 
 def _check_kind(config: Config, architecture: ModelConfig) -> None:

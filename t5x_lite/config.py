@@ -349,6 +349,8 @@ class DataConfig:
     length_buckets: tuple[int, ...] = ()  # pad a batch to the first that holds it; (): always seq_len
     # Training batches are of texts of like length, so that little of them is padding: the same examples an epoch in another order (data/in_epochs.py).
     group_by_length: bool = False
+    # Or texts share rows of seq_len tokens, each by itself, and batch_size counts rows (data/packed_texts.py); the body must know texts apart in a row.
+    pack: bool = False
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     max_examples: int = 0  # fine-tune on a subset drawn by seed; 0: all
     # Tagged words: `train` and `validation` are column files (CoNLL), text_columns and label_column the numbers of the word's and the tag's column from 0.

@@ -21,7 +21,7 @@ import numpy as np
 
 from t5x_lite.config import Config
 from t5x_lite.config_values import to_dict
-from t5x_lite.data import loading
+from t5x_lite.data import loading, packed_texts
 from t5x_lite.data.corpus import Corpus
 from t5x_lite.data.feature_files import FeatureFile, WithFeatures
 from t5x_lite.data.mixing import Mixture
@@ -70,6 +70,8 @@ class DataFunction:
         for field in ('folds', 'group_by_length'):
             if getattr(config.data, field) and not getattr(self._source_class, 'in_epochs', False):
                 raise UserError(f'config.data.{field} is for labelled tables, tagged words and questions, not for {config.data.source}; leave it out')
+        if config.data.pack:
+            packed_texts.check(config, self._source_class)
         self._given, self._features = corpora, []
         self._corpora = self._open(corpora)
         self.stages = _stages(config)
@@ -100,6 +102,9 @@ class DataFunction:
         config = self.config
         if hasattr(self._source_class, 'parts'):
             return self._source_class.parts(config, self.split, config.seed, length, most)
+        if config.data.pack:
+            source = self._source_class(config, self.split, config.seed, length, most)
+            return [(packed_texts.PackedTexts(source, config.seed, length), 1.0, '')]
         weights = config.data.weights or [corpus.num_tokens for corpus in self._corpora]
         return [
             (self._source_class(config, self.split, config.seed, length, most, corpus), weight, corpus.path if corpus else '')
@@ -193,7 +198,7 @@ class DataFunction:
         return stage.first_example + (step - stage.first_step) * stage.batch_size + np.arange(stage.batch_size)
 
     def batch(self, step: int, rows: slice | None = None) -> dict[str, np.ndarray]:
-        """The batch of a step, or those rows of it; example_weights are all 1."""
+        """The batch of a step, or those rows of it; example_weights are all 1, but for texts that a row has not (config.data.pack)."""
         stage = self.stage_at(step)
         part, local = self._mixtures[stage.seq_len, stage.max_predictions](self.indices(step))
         return self._make(self.sources(stage), part, local, rows)
@@ -214,6 +219,8 @@ class DataFunction:
 
     def _make(self, sources, part, local, rows):
         """Examples `local` (int64[B]) of sources `part` (int64[B]), or `rows` of them."""
+        if self.config.data.pack:
+            return sources[0].get(local[rows or slice(None)])
         # Where the width of a batch follows from what is in it, it follows from the whole of it.
         present = [(number, source) for number, source in enumerate(sources) if hasattr(source, 'width') and (part == number).any()]
         widths = [source.width(local[part == number]) for number, source in present]
@@ -282,6 +289,7 @@ class DataFunction:
             'corpora': [_identity(corpus, self.split) for corpus in self._corpora],
             'examples': [getattr(source, 'fingerprint', '') for source in self.sources(self.stages[0])],
         } | ({'shares': self.shares()} if self._named else {}) | ({'group_by_length': self.config.batch_size} if data.group_by_length else {})
+        parts |= {'pack': True} if data.pack else {}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def loader(self, first_step: int, last_step: int, rows: slice | None = None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:

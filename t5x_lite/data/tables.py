@@ -22,10 +22,10 @@ import numpy as np
 
 from t5x_lite import remote
 from t5x_lite.config import AugmentConfig, Config
-from t5x_lite.data import class_weights, held_out, table_columns, tokenizers
+from t5x_lite.data import class_weights, held_out, packing, table_columns, tokenizers
 from t5x_lite.data.augmenting import Augmenter, Synonyms, digest
 from t5x_lite.data.in_epochs import InEpochs
-from t5x_lite.data.text_rows import TextRows, encode_texts as encode_texts
+from t5x_lite.data.text_rows import TextRows, encode_texts as encode_texts, slots_of
 from t5x_lite.errors import UserError
 
 
@@ -157,6 +157,21 @@ class LabelledExamples(InEpochs):
         rows, numbers = self._encoded(np.asarray(indices, np.int64))
         features = rows.features(numbers, width or self._bucket(int(rows.lengths[numbers].max(initial=0))))
         features['labels'] = self.labels[self.rows_of(indices)]
+        return features
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int32 [n]: tokens of each text of `texts`."""
+        return self._rows.lengths
+
+    def packed(self, rows: packing.Rows, width: int) -> dict[str, np.ndarray]:
+        """Features of rows in which several texts of `texts` lie: t5x_lite/data/packed_texts.py."""
+        features = self._rows.packed(rows, width)
+        places, shape = slots_of(rows), features['spans'].shape[:2]
+        features['labels'] = np.zeros(shape + self.labels.shape[1:], self.labels.dtype)
+        features['labels'][places] = self.labels[rows.members]
+        features['example_weights'] = np.zeros(shape, np.float32)
+        features['example_weights'][places] = 1
         return features
 
     def describe(self) -> str:

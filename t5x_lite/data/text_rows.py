@@ -17,6 +17,9 @@ from t5x_lite.data import packing, tokenizers
 from t5x_lite.errors import UserError
 
 
+_SHORTEST = 4  # tokens that a text counts as at least, so that a row holds a bounded number of texts
+
+
 def frame(tokenizer: tokenizers.Tokenizer, layout: Layout) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Special tokens (before the first text, after each); Layout.auto asks the tokenizer, which is a BERT's where it has [CLS] and [SEP].
 
@@ -81,9 +84,9 @@ class TextRows:
             'example_weights': np.ones(len(rows), np.float32),
         }
 
-    def packed(self, rows: packing.Rows, width: int, spans: int) -> dict[str, np.ndarray]:
-        """tokens, token_types, sequence_ids, positions: int32 [rows, width], several texts a row; spans: int32 [`spans`, 2], where in all rows end to end each
-        text begins and ends, in the order of `rows.members`, and (0, 0) for none."""
+    def packed(self, rows: packing.Rows, width: int) -> dict[str, np.ndarray]:
+        """tokens, token_types, sequence_ids, positions: int32 [rows, width], several texts a row; spans: int32 [rows, texts_of(width), 2], where in its row
+        each text begins and ends, and (0, 0) for none."""
         members = rows.members
         lengths = self.lengths[members].astype(np.int64)
         layout = packing.Layout.of(rows, lengths, width)
@@ -92,10 +95,25 @@ class TextRows:
         tokens, types = np.full(real.shape, self._pad, np.int32), np.zeros(real.shape, np.int32)
         tokens[real] = self.ids[np.repeat(self._starts[members], lengths) + inside]
         types[real] = inside >= np.repeat(self._firsts[members], lengths)
-        first = layout.row * width + layout.column
-        ends = np.zeros((spans, 2), np.int32)
-        ends[: len(members)] = np.stack([first, first + lengths], axis=1)
-        return {'tokens': tokens, 'token_types': types, 'sequence_ids': layout.sequence_ids, 'positions': layout.positions, 'spans': ends}
+        spans = np.zeros((len(rows), texts_of(width), 2), np.int32)
+        spans[slots_of(rows)] = np.stack([layout.column, layout.column + lengths], axis=1)
+        return {'tokens': tokens, 'token_types': types, 'sequence_ids': layout.sequence_ids, 'positions': layout.positions, 'spans': spans}
+
+
+def shared(lengths: np.ndarray, width: int, root: int) -> packing.Rows:
+    """Texts of these lengths (int [n], at most `width`) in rows of which none holds more than texts_of(width)."""
+    return packing.pack(np.maximum(lengths, _SHORTEST), width, root)
+
+
+def texts_of(width: int) -> int:
+    """That a row of `width` tokens holds at most."""
+    return max(1, width // _SHORTEST)
+
+
+def slots_of(rows: packing.Rows) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [n] each: in which row, and as its how many-th text, each of `rows.members` lies."""
+    counts = np.diff(rows.starts)
+    return np.repeat(np.arange(len(rows)), counts), np.arange(len(rows.members)) - np.repeat(rows.starts[:-1], counts)
 
 
 def rows_of(texts: Sequence[Sequence[str]], tokenizer: tokenizers.Tokenizer, seq_len: int, layout: Layout = Layout.auto) -> TextRows:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from t5x_lite.data import packing
+from t5x_lite.data import packing, text_rows
 from t5x_lite.data.squad_files import Question
 from t5x_lite.data.tagged_files import Sentence
 
@@ -12,7 +12,6 @@ WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # of batc
 TOGETHER = 32  # batches' worth of texts that are looked over together
 SHARED = 64  # columns of a row that texts share: attention across them costs little, and few texts are longer
 _TEXTS = 2  # that such a row counts as in the size of a batch
-_SHORTEST = 4  # tokens that a text takes there at least, so that a row holds a bounded number of texts
 
 Asked = tuple[str, ...] | Question | Sentence  # texts; a question with an id about a text; a text in words already, whose tags are not looked at
 Texts = Iterable[Asked | None]  # None: nothing more has arrived, what is there should be answered
@@ -52,22 +51,21 @@ def of_like_length(lengths: np.ndarray, size: int, limit: int) -> Iterator[tuple
             yield rows, np.pad(rows, (0, _usual(len(rows), size) - len(rows)), mode='edge'), width
 
 
-def sharing_rows(lengths: np.ndarray, size: int) -> Iterator[tuple[packing.Rows, int, int]]:
-    """(rows, columns, texts at most) of batches in which several texts share a row, so that next to nothing is padding. A row has SHARED columns, or
+def sharing_rows(lengths: np.ndarray, size: int) -> Iterator[tuple[packing.Rows, int]]:
+    """(rows, columns) of batches in which several texts share a row, so that next to nothing is padding. A row has SHARED columns, or
     fewer where all texts together are shorter; of the last batch there are 1, 2, 4, ... rows, some of them empty. Each text is in one batch.
 
     Args:
       lengths: [n], tokens of each text; at most SHARED.
       size: texts of a batch, about.
     """
-    lengths = np.maximum(lengths, _SHORTEST)
-    width = next(width for width in WIDTHS if width >= min(lengths.sum(), SHARED))
-    rows, together = packing.pack(lengths, width, 0), max(1, size // _TEXTS)
+    width = next(width for width in WIDTHS if width >= min(np.sum(lengths), SHARED))
+    rows, together = text_rows.shared(lengths, width, 0), max(1, size // _TEXTS)
     for first in range(0, len(rows), together):
         some = rows.take(np.arange(first, min(first + together, len(rows))))
         count = _usual(len(some), together)
         starts = np.pad(some.starts, (0, count - len(some)), mode='edge')
-        yield packing.Rows(some.members, starts), width, count * width // _SHORTEST
+        yield packing.Rows(some.members, starts), width
 
 
 def _usual(count: int, most: int) -> int:

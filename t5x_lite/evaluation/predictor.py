@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite.config import Config, DecodeConfig, Decoding, Positions
-from t5x_lite.data.text_rows import TextRows, rows_of
+from t5x_lite.data.text_rows import TextRows, rows_of, slots_of, texts_of
 from t5x_lite.data.tokenizers import Tokenizer
 from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError
@@ -41,8 +41,6 @@ class Predictor:
         module = resolve(config.model.module, 'config.model.module', 'apply')(config.model)
 
         def logits(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-            if 'spans' in batch:
-                batch = {'features': module.apply({'params': params}, batch, method='features')}
             return {name: value for name, value in module.apply({'params': params}, batch).items() if name.endswith('logits')}
 
         self._apply = jax.jit(logits)
@@ -69,26 +67,27 @@ class Predictor:
             self.check(text)
         rows = self._rows(texts)
         answers: dict[int, dict[str, Any]] = {}
-        for chosen, batch in self._batches(rows):
+        for chosen, places, batch in self._batches(rows):
             outputs, some = self._apply(self._params, batch), [texts[row] for row in chosen]
             if self._fills_masks:
                 found = self._words(some, [tokens[:length] for tokens, length in zip(batch['tokens'], rows.lengths[chosen])], outputs['mlm_logits'])
             else:
-                found = self._labels(some, np.asarray(outputs['logits'])[: len(chosen)])
+                found = self._labels(some, np.asarray(outputs['logits'])[places])
             answers |= zip(chosen.tolist(), found, strict=True)
         for row, cut in enumerate(rows.cut):
             yield answers[row] | {'cut': self._longest} if cut else answers[row]
 
-    def _batches(self, rows: TextRows) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-        """(texts, features whose first results are theirs) until each text has been there."""
+    def _batches(self, rows: TextRows) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
+        """(texts, which results are theirs, features) until each text has been there."""
         shares = (rows.lengths <= SHARED) & self._shares_rows
         sharing = np.flatnonzero(shares) if shares.sum() > 1 else np.empty(0, np.int64)
         alone = np.setdiff1d(np.arange(len(rows.lengths)), sharing)
         for chosen, filled, width in of_like_length(rows.lengths[alone], self._batch_size, self._longest):
-            yield alone[chosen], rows.features(alone[filled], width)
-        for packed, width, most in sharing_rows(rows.lengths[sharing], self._batch_size) if len(sharing) else ():
+            yield alone[chosen], np.arange(len(chosen)), rows.features(alone[filled], width)
+        for packed, width in sharing_rows(rows.lengths[sharing], self._batch_size) if len(sharing) else ():
             packed.members = sharing[packed.members]
-            yield packed.members, rows.packed(packed, width, most)
+            row, slot = slots_of(packed)
+            yield packed.members, row * texts_of(width) + slot, rows.packed(packed, width)
 
     def _rows(self, texts: list[tuple[str, ...]]) -> TextRows:
         return rows_of(texts, self._tokenizer, self._longest, self._config.data.layout)

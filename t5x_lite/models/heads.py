@@ -13,7 +13,8 @@ A body is a module that turns a batch into states, named by `config.model.body` 
 
 and a pre-training module says which body it is built on (`body`, a dotted name), or is one itself. A head knows nothing of how it is trained. All heads return
 the body's states and `logits`, float32; `labels` in a batch change nothing but what is said of them (TokenHead). Where a batch has `features`, what
-`Head.features` gave for its rows, the body is left out. Shape letters: B batch, L length, S layers that are read, D model, C classes, N choices.
+`Head.features` gave for its rows, the body is left out. Where it has `spans` [B, T, 2], several texts lie in each row, and a head over a whole sequence
+reads each of them. Shape letters: B batch, L length, S layers that are read, D model, C classes, N choices, T texts of a row.
 """
 
 from typing import Any
@@ -130,20 +131,14 @@ class Head(nn.Module):
     def features(self, batch: Batch) -> jax.Array:
         """What this head reads of its body, without dropout, of each layer: one vector a row, [B, S, D], of heads over a whole sequence, else [B, L, S, D].
 
-        Where texts share rows, `spans` int32 [T, 2] says where in all rows end to end each begins and ends, and the vectors are those of the texts, [T, S, D].
-
         A function of the body's parameters alone; those of its pooler are none of these.
         """
         outputs = getattr(self, self._place).states(batch, None, False)
         layers_BLSD = outputs['layers'] if self.config.read_layers else outputs['hidden'][:, :, None]
         if 'pooling' not in self.reads:
             return layers_BLSD
-        if 'spans' in batch:
-            layers_NSD = layers_BLSD.reshape(-1, *layers_BLSD.shape[2:])
-            pooled = [pool_spans(layers_NSD[:, number], batch['spans'], self.pooling_used) for number in range(layers_NSD.shape[1])]
-        else:
-            pooled = [pool(layers_BLSD[:, :, number], batch['sequence_ids'] > 0, self.pooling_used) for number in range(layers_BLSD.shape[2])]
-        return jnp.stack(pooled, axis=1)
+        real_BL = batch['sequence_ids'] > 0
+        return jnp.stack([pool(layers_BLSD[:, :, number], real_BL, self.pooling_used) for number in range(layers_BLSD.shape[2])], axis=1)
 
     @property
     def width(self) -> int:
@@ -159,12 +154,17 @@ class Head(nn.Module):
         return _dropout(x, self.config.dropout, dropout if dropout is None else dropout.fold(_HEAD_KEY), 0)
 
     def _summary(self, batch: Batch, dropout: DropoutKey | None) -> tuple[Batch, jax.Array]:
-        """(states, one vector a row [B, D]), as config.model.pooling says."""
+        """(states, one vector a row [B, D], or one a text [B T, D]), as config.model.pooling says."""
         through = self.pooling_used == Pooling.cls and not self.config.read_layers
-        if 'features' in batch:
-            outputs, summary_BD, body = {}, self._mixed(batch['features']), getattr(self, self._place)
+        if 'features' in batch or 'spans' in batch:
+            if 'features' in batch:
+                outputs, summary_BD = {}, self._mixed(batch['features'])
+            else:
+                outputs = self._states(batch, dropout)
+                summary_BD = pool_spans(outputs['hidden'], batch['spans'], self.pooling_used).reshape(-1, outputs['hidden'].shape[-1])
+            body = getattr(self, self._place)
             if through and hasattr(body, 'pooled_of'):
-                outputs = {'pooled': body.pooled_of(summary_BD)}
+                outputs |= {'pooled': body.pooled_of(summary_BD)}
         else:
             outputs = self._states(batch, dropout, pooled=through)
             summary_BD = None if 'pooled' in outputs else pool(outputs['hidden'], batch['sequence_ids'] > 0, self.pooling_used)
@@ -203,19 +203,22 @@ def pool(hidden_BLD: jax.Array, real_BL: jax.Array, how: Pooling) -> jax.Array:
     return (total_BD / jnp.maximum(jnp.sum(weights_BL, axis=1, keepdims=True), jnp.float32(1))).astype(hidden_BLD.dtype)
 
 
-def pool_spans(hidden_ND: jax.Array, spans_T2: jax.Array, how: Pooling) -> jax.Array:
-    """As `pool`, of each span [first, end) of what lies end to end: [T, D]."""
-    first_T, end_T = spans_T2[:, 0], spans_T2[:, 1]
-    if how != Pooling.mean:
-        return hidden_ND[first_T if how == Pooling.cls else jnp.maximum(end_T - 1, 0)]
-    places_1N = jnp.arange(hidden_ND.shape[0])[None]
-    weights_TN = ((places_1N >= first_T[:, None]) & (places_1N < end_T[:, None])).astype(jnp.float32)
-    total_TD = jnp.einsum('TN,ND->TD', weights_TN, hidden_ND.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
-    return (total_TD / jnp.maximum(jnp.sum(weights_TN, axis=1, keepdims=True), jnp.float32(1))).astype(hidden_ND.dtype)
+def pool_spans(hidden_BLD: jax.Array, spans_BT2: jax.Array, how: Pooling) -> jax.Array:
+    """As `pool`, of each span [first, end) of a row: [B, T, D]; of an empty one, zeros."""
+    first_BT1, end_BT1 = spans_BT2[:, :, :1], spans_BT2[:, :, 1:]
+    places_11L = jnp.arange(hidden_BLD.shape[1])[None, None]
+    if how == Pooling.mean:
+        chosen_BTL = (places_11L >= first_BT1) & (places_11L < end_BT1)
+    else:
+        chosen_BTL = (places_11L == (first_BT1 if how == Pooling.cls else end_BT1 - 1)) & (first_BT1 < end_BT1)
+    weights_BTL = chosen_BTL.astype(jnp.float32)
+    total_BTD = jnp.einsum('BTL,BLD->BTD', weights_BTL, hidden_BLD.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
+    return (total_BTD / jnp.maximum(jnp.sum(weights_BTL, axis=2, keepdims=True), jnp.float32(1))).astype(hidden_BLD.dtype)
 
 
 class SequenceHead(Head):
-    """A linear layer over the summary of a sequence: logits [B, C] of classes, of several labels, or one number for regression."""
+    """A linear layer over the summary of a sequence: logits [B, C] of classes, of several labels, or one number for regression; [B T, C] where T texts share a
+    row."""
 
     reads = ('pooling',)
 
@@ -225,7 +228,15 @@ class SequenceHead(Head):
 
     def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
         outputs, summary_BD = self._summary(batch, dropout)
+        if dropout is not None and 'spans' in batch:
+            dropout = _apart(dropout, batch['spans'].shape[1])
         return outputs | {'logits': self.classifier('BD,DC->BC', self._dropped(summary_BD, dropout)).astype(jnp.float32)}
+
+
+def _apart(dropout: DropoutKey, each: int) -> DropoutKey:
+    """Of `each` things of a row, end to end: every one drops out by itself."""
+    numbers = jax.lax.broadcasted_iota(jnp.uint32, (dropout.rows.shape[0], each), 1)
+    return dropout.replace(rows=(dropout.rows[:, None] * jnp.uint32(each) + numbers).reshape(-1))
 
 
 class ChoiceHead(Head):
@@ -246,9 +257,7 @@ class ChoiceHead(Head):
         choices = batch['tokens'].shape[1] if batch['tokens'].ndim == 3 else 1
         rows = batch['tokens'].shape[0]
         each = {name: value.reshape(rows * choices, value.shape[-1]) for name, value in batch.items() if value.ndim == batch['tokens'].ndim}
-        if dropout is not None:  # every choice drops out by itself
-            numbers = jax.lax.broadcasted_iota(jnp.uint32, (rows, choices), 1)
-            dropout = dropout.replace(rows=(dropout.rows[:, None] * jnp.uint32(choices) + numbers).reshape(-1))
+        dropout = dropout if dropout is None else _apart(dropout, choices)
         outputs, summary_ED = self._summary(each, dropout)
         logits_BN = self.classifier('BD,DC->BC', self._dropped(summary_ED, dropout)).astype(jnp.float32).reshape(rows, choices)
         there_BN = jnp.any(each['sequence_ids'] > 0, axis=1).reshape(rows, choices)

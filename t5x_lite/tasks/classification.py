@@ -18,6 +18,8 @@ class LabelledLoss:
     """Cross-entropy for integer labels [B]; squared error for float ones [B], whose logits are one number; for sets of labels, float [B, C] of 0 and 1, the
     binary cross-entropy of each label, summed over an example's labels and divided by their number.
 
+    Where T texts share a row (config.data.pack), labels and example_weights are [B, T], and those of all rows are read end to end, as the logits come.
+
     With config.data.class_weights and config.label_smoothing, torch's cross_entropy(weight, label_smoothing): the mean divides by the weights of the targets
     of the global batch. Of sets of labels the weights are torch's pos_weight, and the mean stays one over examples.
 
@@ -34,13 +36,13 @@ class LabelledLoss:
                 raise UserError(f'config.{name} is of classes, and this run learns {kind}; leave it out')
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
-        labels, weights = batch['labels'], example_weights(batch)
+        labels, weights = _labels(batch)
         if self._class_weights and labels.ndim == 1 and not jnp.issubdtype(labels.dtype, jnp.floating):
             weights = weights * target_weights(labels, self._class_weights)
         return {'loss': jnp.sum(weights)}
 
     def __call__(self, outputs: dict[str, jax.Array], batch: Batch) -> tuple[dict[str, jax.Array], Metrics]:
-        logits, labels, weights = outputs['logits'], batch['labels'], example_weights(batch)
+        logits, (labels, weights) = outputs['logits'], _labels(batch)
         count = jnp.sum(weights)
         if labels.ndim == 2:
             # log(1 + exp(x)) - x y, without overflow; log(1 + exp(-x)) is what a label that is there costs.
@@ -62,7 +64,8 @@ class LabelledLoss:
 
     def collect(self, outputs: dict[str, jax.Array], batch: Batch) -> dict[str, jax.Array]:
         """What `summarize` needs of each example."""
-        return {'logits': outputs['logits'], 'labels': batch['labels'], 'weights': example_weights(batch)}
+        labels, weights = _labels(batch)
+        return {'logits': outputs['logits'], 'labels': labels, 'weights': weights}
 
     def summarize(self, collected: dict[str, np.ndarray]) -> dict[str, float]:
         """Scores of the whole set: see `evaluation.metrics.classification` and `.regression`, and `metrics_classes.multi_label`."""
@@ -83,6 +86,12 @@ class LabelledLoss:
         found = logits.argmax(axis=-1)
         by_class = metrics_classes.by_class(labels, found, names)
         return Judged(len(labels), 'rows', lambda rows: metrics.classification(labels[rows], found[rows], classes), by_class, (labels, found, names))
+
+
+def _labels(batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """(labels, their weights), one a text."""
+    labels, weights = batch['labels'], example_weights(batch)
+    return (labels.reshape(-1, *labels.shape[2:]), weights.reshape(-1)) if 'spans' in batch else (labels, weights)
 
 
 class ChoiceLoss:

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from t5x_lite.training import adapters, checkpoint
+from t5x_lite.training import adapters, checkpoint, paths
 from t5x_lite.training.step import Program, TrainState, begun_at
 
 
@@ -16,10 +16,14 @@ def begun(program: Program, initial: dict[str, Any] | None, say: Callable[[str],
       initial: parameters of config.init_from (nested dict of numpy arrays), or None for random ones.
       say: is told where they are from, and which are random.
     """
-    config, state = program.config, program.init()
+    config = program.config
     if initial is None:
-        return state
-    params, fresh = checkpoint.merge(state.params, initial, (*config.init_fresh, adapters.PATTERN), config.init_from)
+        return program.init()
+    free = (*config.init_fresh, adapters.PATTERN)
+    state = program.init(only=checkpoint.plan_merge(program.abstract.params, initial, free, config.init_from))
+    drawn = paths.leaves(state.params)
+    mixed = paths.map_paths(lambda path, leaf: drawn.get(path, leaf), program.abstract.params)
+    params, fresh = checkpoint.merge(mixed, initial, free, config.init_from)
     ema = jax.tree.map(lambda x: x + 0, params) if config.ema_decay else {}
     added = [path for path in fresh if adapters.is_added(path)]
     groups = [_groups(path for path in fresh if path not in added), _groups(added)]
@@ -32,5 +36,5 @@ def begun(program: Program, initial: dict[str, Any] | None, say: Callable[[str],
     return state.replace(opt_state=begun_at(program, params)) if remembers else state
 
 
-def _groups(paths: Iterable[str]) -> str:
-    return ', '.join(sorted({'/'.join(path.split('/')[:2]) for path in paths}))
+def _groups(names: Iterable[str]) -> str:
+    return ', '.join(sorted({'/'.join(name.split('/')[:2]) for name in names}))

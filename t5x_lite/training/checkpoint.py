@@ -385,7 +385,7 @@ def plan_merge(initial: Any, loaded: Any, fresh: tuple[str, ...], source: str) -
 
 
 def merge(initial: Any, loaded: Any, fresh: tuple[str, ...], source: str) -> tuple[Any, list[str]]:
-    """Parameters of `loaded` in the tree of `initial`, placed as those are; see `plan_merge` for those that it lacks and for errors."""
+    """Parameters of `loaded` in the tree of `initial` (abstract where `loaded` has them), placed as those are; see `plan_merge` for those that it lacks and for errors."""
     absent, available = plan_merge(initial, loaded, fresh, source), paths.leaves(loaded)
 
     def take(path: str, leaf: Any) -> Any:

@@ -24,7 +24,7 @@ NUMBERS = (
 # What neither a model nor a loss nor an optimiser reads.
 OF_HOST = (
     'init_from', 'init_weights', 'data.path', 'data.weights', 'data.train', 'data.validation', 'data.validation_fraction', 'data.max_examples',
-    'data.folds', 'data.fold', 'data.augment', 'data.baselines', 'data.length_buckets', 'data.group_by_length', 'data.workers', 'data.prefetch',
+    'data.folds', 'data.fold', 'data.augment', 'data.baselines', 'data.length_buckets', 'data.group_by_length', 'data.pack', 'data.workers', 'data.prefetch',
     'data.tokenizer', 'data.tfds_dir', 'tune.feature_cache', 'optim.nonfinite', 'checkpoint', 'eval', 'decode',
     'log.every_steps', 'log.console_seconds', 'log.stall_seconds', 'log.tensorboard', 'log.profile_steps',
 )  # fmt: skip

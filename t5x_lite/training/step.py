@@ -1,6 +1,6 @@
 """The train state and the one jitted step over a mesh."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 import contextlib
 import dataclasses
 from typing import Any
@@ -45,13 +45,26 @@ class Program:
     mesh: Mesh
     transformation: optax.GradientTransformation
     abstract: TrainState  # ShapeDtypeStructs with shardings
-    initialize: Callable[[jax.Array], TrainState]  # jitted: of a random key, already sharded
+    begin: Callable[[jax.Array], TrainState]  # of a random key; not jitted
     tuning: tuning.Tuning  # what learns; the optimiser's state and the gradients are of that
     key: Hashable  # the same for programs that differ in numbers alone
 
-    def init(self) -> TrainState:
-        """The state that config.seed begins with."""
-        return self.initialize(jax.random.key(self.config.seed))
+    def init(self, only: Collection[str] | None = None) -> TrainState:
+        """The state that config.seed begins with, already sharded.
+
+        Args:
+          only: paths of parameters. What else there is of them is neither drawn nor held: `params` are these alone, and `ema` is empty.
+        """
+
+        def part(state: TrainState) -> TrainState:
+            if only is None:
+                return state
+            return state.replace(params=paths.nested({path: leaf for path, leaf in paths.leaves(state.params).items() if path in only}), ema={})
+
+        # Unconstrained inside, and moved out by the output shardings: the values do not depend on the mesh.
+        key = ('init', self.key, None if only is None else frozenset(only))
+        make = sharing.kept(key, lambda: jax.jit(lambda key: part(self.begin(key)), out_shardings=part(self.shardings)))
+        return make(jax.random.key(self.config.seed))
 
     @property
     def shardings(self) -> TrainState:
@@ -70,7 +83,7 @@ def boxed_parameters(config: Config, module: Any, key: jax.Array) -> Any:
 
 
 def make_program(config: Config, mesh: Mesh, step: int = 0) -> Program:
-    """Abstract state, shardings and a sharded initialiser; nothing is computed yet.
+    """Abstract state, shardings and how it begins; nothing is computed yet.
 
     Args:
       step: what learns is as it is from this step on.
@@ -106,9 +119,7 @@ def make_program(config: Config, mesh: Mesh, step: int = 0) -> Program:
     abstract = jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract, placed)
     reads = tuple((name, str(flatten(config)[name])) for name in getattr(loss, 'reads', ()))
     key = sharing.key(config, mesh, type(module), type(loss), reads, str(learning.parts), bool(any(learning.rates)))
-    # Unconstrained inside, and moved out by the output shardings: the values do not depend on the mesh.
-    initialize = sharing.kept(('init', key), lambda: jax.jit(init, out_shardings=placed))
-    return Program(config, module, loss, mesh, transformation, abstract, initialize, learning, key)
+    return Program(config, module, loss, mesh, transformation, abstract, init, learning, key)
 
 
 def numbers(program: Program) -> dict[str, Any]:

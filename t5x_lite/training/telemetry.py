@@ -1,9 +1,11 @@
 """What a run says of itself: metrics.jsonl, TensorBoard events, lines on the terminal."""
 
+from collections.abc import Iterator
 import contextlib
 import json
 import math
 import os
+import sys
 import time
 from typing import Any
 
@@ -102,14 +104,28 @@ class MetricsLog:
                 self._board.close()
 
 
+@contextlib.contextmanager
+def _without(module: str) -> Iterator[None]:
+    """Imports go as if a module that nobody has imported yet were not installed."""
+    hidden = module not in sys.modules
+    if hidden:
+        sys.modules[module] = None
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules[module]
+
+
 class _Board:
     """TensorBoard events, written by the caller: tensorboardX's own thread dies of a full disk, and the run then waits for it for ever."""
 
     _FLUSH_SECONDS = 10.0
 
     def __init__(self, folder: str, resume_step: int):
-        from tensorboardX import event_file_writer  # imports torch where that is installed, which takes seconds
-        from tensorboardX.proto import event_pb2, summary_pb2
+        with _without('torch'):  # which tensorboardX imports where it is installed, and that takes seconds
+            from tensorboardX import event_file_writer
+            from tensorboardX.proto import event_pb2, summary_pb2
 
         self._event, self._summary, self._flushed = event_pb2.Event, summary_pb2.Summary, time.monotonic()
         os.makedirs(folder, exist_ok=True)

@@ -3,10 +3,11 @@
     python -m tests.benchmarks.fine_tuning --data=SST2 --encoder=HF_FOLDER [--examples=1000] [--epochs=3] [--dtype=float32] [--turns=3] [--output=FILE]
 
 SST2 holds train.tsv and dev.tsv (text, label; no header), HF_FOLDER a BERT encoder with its tokenizer. A turn is a command of each, one after the other, on the same cores
-with as many threads, on the same subset: starting Python, reading, tokenizing, compiling, training, and judging all of dev.tsv. Both sort texts of like length into a batch
-(config.data.group_by_length; train_sampling_strategy=group_by_length), the Trainer pads to the longest of a batch and uses SDPA and fused AdamW, ours compiles a step for
-each of a few lengths, again in every turn: nothing is kept from one turn to the next. Recipe: AdamW with eps 1e-6, decay 0.01, 10 % warm-up, linear decay, clip 1.0, batch 32.
-With --dtype=bfloat16 the Trainer runs under bf16 autocast. Needs torch, transformers and accelerate.
+with as many threads, on the same subset: starting Python, reading, tokenizing, compiling, training, and judging all of dev.tsv. The Trainer sorts texts of like length into a
+batch of 32 (train_sampling_strategy=group_by_length), pads to the longest of it, and uses SDPA and fused AdamW. Of ours, texts share rows of 64 tokens, and a batch is --rows
+of them (config.data.pack): 12 hold 32.5 texts of SST-2 on the average. With --rows=0 ours sorts too, in batches of 32, and compiles a step for each of --length_buckets. What
+is compiled is compiled again in every turn: nothing is kept from one to the next. Recipe: AdamW with eps 1e-6, decay 0.01, 10 % warm-up, linear decay, clip 1.0. With
+--dtype=bfloat16 the Trainer runs under bf16 autocast. Needs torch, transformers and accelerate.
 """
 
 import functools
@@ -75,13 +76,14 @@ def theirs(train: str, compile_: bool) -> float:
 def ours(train: str) -> float:
     """Accuracy of a whole run of ours."""
     folder = tempfile.mkdtemp()
+    sorted_ = ['--config.data.group_by_length', f'--config.data.length_buckets={FLAGS.length_buckets}', '--config.batch_size=32']
     try:
         out = _run([
             sys.executable, '-m', 't5x_lite.train', '--config=configs/classify.py', f'--config.init_from={FLAGS.encoder}', f'--config.data.train={train}',
             f'--config.data.validation={FLAGS.data}/dev.tsv', '--config.data.text_columns=0,', '--config.data.label_column=1', '--config.data.seq_len=64',
-            f'--config.data.length_buckets={FLAGS.length_buckets}', '--config.data.group_by_length', f'--config.epochs={FLAGS.epochs}', '--config.batch_size=32',
-            '--config.optim.learning_rate=5e-5', f'--config.model.dtype={FLAGS.dtype}', '--config.checkpoint.best_metric=', '--config.eval.every_steps=0',
-            f'--workdir={folder}/run',
+            *(['--config.data.pack', f'--config.batch_size={FLAGS.rows}'] if FLAGS.rows else sorted_), f'--config.epochs={FLAGS.epochs}',
+            f'--config.model.scan_layers={FLAGS.scan_layers}', '--config.optim.learning_rate=5e-5', f'--config.model.dtype={FLAGS.dtype}',
+            '--config.checkpoint.best_metric=', '--config.eval.every_steps=0', f'--workdir={folder}/run',
         ])  # fmt: skip
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -132,7 +134,9 @@ if __name__ == '__main__':
     flags.DEFINE_integer('examples', 1000, 'Of the training part, the same for all; 0: all.', lower_bound=0)
     flags.DEFINE_integer('epochs', 3, 'Of each.', lower_bound=1)
     flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of operands: ours by config.model.dtype, theirs by autocast.')
-    flags.DEFINE_string('length_buckets', '(16,24,32,48,64)', 'config.data.length_buckets of ours.')
+    flags.DEFINE_integer('rows', 12, 'Of 64 tokens, that texts share, in a batch of ours; 0: a text a row.', lower_bound=0)
+    flags.DEFINE_string('length_buckets', '(16,24,32,48,64)', 'config.data.length_buckets of ours with --rows=0.')
+    flags.DEFINE_bool('scan_layers', True, 'config.model.scan_layers of ours.')
     flags.DEFINE_integer('threads', 2, 'For both, on as many cores.', lower_bound=1)
     flags.DEFINE_bool('compile', False, 'A turn for the Trainer with torch_compile as well.')
     flags.DEFINE_integer('turns', 3, 'Whole runs of each.', lower_bound=1)

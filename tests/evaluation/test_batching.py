@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from t5x_lite.data.text_rows import texts_of
 from t5x_lite.evaluation.batching import SHARED, WIDTHS, chunks, of_like_length, sharing_rows
 
 
@@ -37,8 +38,8 @@ def test_every_row_once_in_columns_that_hold_it():
 def test_texts_that_share_rows(count, longest):
     lengths = np.random.default_rng(1).integers(1, longest + 1, count)
     seen, columns = [], 0
-    for rows, width, most in sharing_rows(lengths, 32):
-        assert len(rows) in (1, 2, 4, 8, 16) and width in WIDTHS and width <= SHARED and len(rows.members) <= most
+    for rows, width in sharing_rows(lengths, 32):
+        assert len(rows) in (1, 2, 4, 8, 16) and width in WIDTHS and width <= SHARED and np.diff(rows.starts).max() <= texts_of(width)
         assert max(lengths[rows.members[first:end]].sum() for first, end in zip(rows.starts, rows.starts[1:])) <= width
         seen += rows.members.tolist()
         columns += len(rows) * width
