@@ -10,7 +10,7 @@ import jax
 
 from t5x_lite import several
 from t5x_lite.assemble import Run
-from t5x_lite.config import AttentionKernel, Config, Layout
+from t5x_lite.config import AttentionKernel, Config
 from t5x_lite.config_values import flatten
 from t5x_lite.data import showing, tokenizers
 from t5x_lite.dotted_names import resolve
@@ -34,11 +34,10 @@ def check(run: Run, tell: Callable[[str], None] = lambda line: None) -> Program:
     """
     config = run.config
     mesh = partitioning.make_mesh(config)
-    for _, length, batch, predictions in [stage for one in several.apart(config).values() for stage in stages(one)]:
-        partitioning.check_batch(mesh, batch, length, config.optim.microbatches)
-        if config.data.layout == Layout.encoder_decoder:
-            partitioning.check_batch(mesh, batch, predictions, config.optim.microbatches)
-        partitioning.check_batch(mesh, config.eval.batch_size or batch, length, 1, 'config.eval.batch_size')
+    for one in several.apart(config).values():
+        partitioning.check_stages(one, mesh, config.optim.microbatches)
+        for _, length, batch, _ in stages(one):
+            partitioning.check_batch(mesh, config.eval.batch_size or batch, length, 1, 'config.eval.batch_size')
     program = make_program(config, mesh)
     features.check(config, program.abstract.params)
     if run.initial is not None:

@@ -149,6 +149,15 @@ def _unless_hidden(needed: jax.Array | None, compute: Callable[[], Any], otherwi
     return compute() if needed is None else jax.lax.cond(needed, compute, lambda: otherwise)
 
 
+def bound(x: jax.Array, *given: Any) -> tuple[Any, ...]:
+    """The same (x, *given), of which nothing can be computed before x is there.
+
+    Where a loop over layers is differentiated, jax computes before it what is the same for all layers: of masks, biases and bits of dropout that would be all
+    tiles at once, which is what tiles are there to avoid.
+    """
+    return jax.lax.optimization_barrier((x, *given))
+
+
 Sums = tuple[jax.Array, jax.Array, jax.Array]  # m, l [..., B, H, S, 1] and a [..., B, H, S, K] of tiles of queries, float32
 
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.models.attention_tiles import Given, How, delta_of, finished, gradients, nothing_read, read
+from t5x_lite.models.attention_tiles import Given, How, bound, delta_of, finished, gradients, nothing_read, read
 from t5x_lite.models.dropout import DropoutKey
 from t5x_lite.models.mask import Mask
 from t5x_lite.models.positions import DistanceBias
@@ -61,19 +61,21 @@ def _tiles(how: How, size: int, *several: jax.Array) -> tuple[jax.Array, ...]:
 
 def _forward(how, q, k, v, bias, mask, key):
     """(out [B, L, H, K], what the gradient needs)."""
-    given, keys = _given(how, bias, mask, key), _tiles(how, how.columns, k, v)
+    bound_q, *rest = bound(q, bias, mask, key)
+    given, keys = _given(how, *rest), _tiles(how, how.columns, k, v)
 
     def of_queries(_, of_tile):
         i, q_BHLK = of_tile
         return None, finished(read(how, given, nothing_read(how, q_BHLK.shape, v.shape[3]), (i, i, q_BHLK), keys), v.dtype)
 
-    _, (out, lse) = jax.lax.scan(of_queries, None, _tiles(how, how.rows, q))
+    _, (out, lse) = jax.lax.scan(of_queries, None, _tiles(how, how.rows, bound_q))
     out = how.joined(how.placed(out), how.queries)
     return out, (q, k, v, bias, mask, key, out, lse)
 
 
 def _backward(how, residuals, gradient):
-    q, k, v, bias, mask, key, out, lse = residuals
+    q, k, v, *given, out, lse = residuals
+    gradient, bias, mask, key = bound(gradient, *given)
     numbers, blocks_q, blocks_g, blocks_delta = _tiles(how, how.rows, q, gradient, delta_of(gradient, out))
     # A sum over the rows of a batch would be, on a mesh, an exchange between devices for every tile.
     apart = q.shape[0] if jax.sharding.get_abstract_mesh().size > 1 else 1

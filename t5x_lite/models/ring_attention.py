@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from t5x_lite.models import blockwise_attention
-from t5x_lite.models.attention_tiles import Given, How, delta_of, finished, gradients, nothing_read, read
+from t5x_lite.models.attention_tiles import Given, How, bound, delta_of, finished, gradients, nothing_read, read
 from t5x_lite.models.dropout import DropoutKey
 from t5x_lite.models.mask import Mask
 from t5x_lite.models.placing import Placing, as_tuple
@@ -179,8 +179,9 @@ def _attention(ring: _Ring, q: jax.Array, k: jax.Array, v: jax.Array, bias: Dist
 def _forward(ring, q, k, v, bias, mask, key):
     """(out [B, L, H, K], what the gradient needs: queries, keys and values as they were dealt out)."""
     specs = *(ring.spec,) * 3, *(ring.specs(given, q.shape[0]) for given in (bias, mask, key))
+    bound_q, *given = bound(q, bias, mask, key)
     of_device = jax.shard_map(functools.partial(_attended, ring), in_specs=specs, out_specs=(*(ring.spec,) * 4, ring.of_tiles), check_vma=False)
-    out, q, k, v, lse = of_device(q, k, v, bias, mask, key)
+    out, q, k, v, lse = of_device(bound_q, k, v, *given)
     return out, (q, k, v, bias, mask, key, out, lse)
 
 
@@ -207,7 +208,8 @@ def _attended(ring: _Ring, q, k, v, bias, mask, key):
 
 
 def _backward(ring, residuals, gradient):
-    q, k, v, bias, mask, key, out, lse = residuals
+    q, k, v, *given, out, lse = residuals
+    gradient, bias, mask, key = bound(gradient, *given)
     specs = *(ring.spec,) * 5, ring.of_tiles, *(ring.specs(given, q.shape[0]) for given in (bias, mask, key))
     of_table = None if bias is None else PartitionSpec(None, ring.spec[2])
     of_device = jax.shard_map(functools.partial(_gradients, ring), in_specs=specs, out_specs=(*(ring.spec,) * 3, of_table), check_vma=False)

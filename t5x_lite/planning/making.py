@@ -10,7 +10,7 @@ import numpy as np
 
 from t5x_lite import several
 from t5x_lite.assemble import Run
-from t5x_lite.config import AttentionKernel, Config, Layout
+from t5x_lite.config import AttentionKernel, Config
 from t5x_lite.config_values import from_dict, to_dict
 from t5x_lite.dry_run import unpadded
 from t5x_lite.errors import UserError
@@ -130,10 +130,7 @@ def make(run: Run, topology: Topology, price: float = 0.0) -> Plan:
         longest = max(stages(config), key=lambda stage: max(stage[1], stage[3]))
         run = on(dataclasses.replace(run, config=formulas.attending(config, dict(mesh.shape), longest, topology.platform)), topology)
         config = run.config
-    for _, length, rows, predictions in stages(config):
-        partitioning.check_batch(mesh, rows, length, config.optim.microbatches)
-        if config.data.layout == Layout.encoder_decoder:
-            partitioning.check_batch(mesh, rows, predictions, config.optim.microbatches)
+    partitioning.check_stages(config, mesh, config.optim.microbatches)
     program = make_program(config, mesh)
     parameters = sum(leaf.size for leaf in unpadded(config, mesh).values())
     each = zip(stages(several.apart(config)['']), steps(config), strict=True)

@@ -10,10 +10,9 @@ import jax
 from jax.sharding import AbstractMesh, AxisType
 import numpy as np
 
-from t5x_lite.config import Config, Layout
+from t5x_lite.config import Config
 from t5x_lite.errors import UserError
 from t5x_lite.planning.topologies import TPUS, Topology
-from t5x_lite.stages import stages
 from t5x_lite.training import partitioning, slices
 from t5x_lite.training.partitioning import AXES
 from t5x_lite.training.step import Program, boxed_parameters, make_program
@@ -46,10 +45,7 @@ def check(config: Config, sizes: dict[str, int], topology: Topology, microbatche
     """
     partitioning.check_model(config, sizes)
     mesh = _abstract(sizes)
-    for _, length, rows, predictions in stages(config):
-        partitioning.check_batch(mesh, rows, length, microbatches)
-        if config.data.layout == Layout.encoder_decoder:
-            partitioning.check_batch(mesh, rows, predictions, microbatches)
+    partitioning.check_stages(config, mesh, microbatches)
     if config.tune.prompt % sizes['sequence']:
         raise UserError(f'config.mesh.sequence={sizes["sequence"]} does not divide the {config.tune.prompt} virtual tokens of config.tune.prompt')
     inner = slices.within(sizes, topology.slices, config.mesh.slices_along)

@@ -8,10 +8,12 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from t5x_lite.config import Config, MeshConfig
+from t5x_lite.config import Config, Layout, MeshConfig
+from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError, nearest
 from t5x_lite.models.layers import padded_vocabulary
 from t5x_lite.models.placing import stored_spec
+from t5x_lite.stages import stages
 from t5x_lite.training import paths, slices
 
 AXES = ('data', 'fsdp', 'tensor', 'sequence')
@@ -73,6 +75,15 @@ def check_batch(mesh: Mesh, batch_size: int, length: int, microbatches: int, fie
         raise UserError(f'{part}, which the mesh axes data x fsdp = {shards} do not divide; change {field} or config.mesh')
     if length % mesh.shape['sequence']:
         raise UserError(f'config.mesh.sequence={mesh.shape["sequence"]} does not divide sequences of {length}; change one of them')
+
+
+def check_stages(config: Config, mesh: Mesh, microbatches: int) -> None:
+    """Raises UserError where the mesh does not divide a microbatch of one of the run's stages, inputs or targets (a head on an encoder-decoder has none)."""
+    targets = config.data.layout == Layout.encoder_decoder and hasattr(resolve(config.model.module, 'config.model.module', 'apply'), 'decode')
+    for _, length, rows, predictions in stages(config):
+        check_batch(mesh, rows, length, microbatches)
+        if targets:
+            check_batch(mesh, rows, predictions, microbatches)
 
 
 def _check_rules(config: MeshConfig) -> None:

@@ -50,7 +50,11 @@ class Program:
     key: Hashable  # the same for programs that differ in numbers alone
 
     def init(self, only: Collection[str] | None = None) -> TrainState:
-        """The state that config.seed begins with, already sharded.
+        """The state that config.seed begins with, already sharded; `only` as `initializer` has it."""
+        return self.initializer(only)(jax.random.key(self.config.seed))
+
+    def initializer(self, only: Collection[str] | None = None) -> Callable[[jax.Array], TrainState]:
+        """Jitted: the state that a random key begins with.
 
         Args:
           only: paths of parameters. What else there is of them is neither drawn nor held: `params` are these alone, and `ema` is empty.
@@ -63,8 +67,7 @@ class Program:
 
         # Unconstrained inside, and moved out by the output shardings: the values do not depend on the mesh.
         key = ('init', self.key, None if only is None else frozenset(only))
-        make = sharing.kept(key, lambda: jax.jit(lambda key: part(self.begin(key)), out_shardings=part(self.shardings)))
-        return make(jax.random.key(self.config.seed))
+        return sharing.kept(key, lambda: jax.jit(lambda key: part(self.begin(key)), out_shardings=part(self.shardings)))
 
     @property
     def shardings(self) -> TrainState:

@@ -158,8 +158,12 @@ def test_side_by_side():
         compare([x[number] for x in found], expected, 3e-6)
 
 
-def temporary_bytes(length):
-    """Of a gradient at 16,384 tokens, beside what goes in and comes out."""
+def temporary_bytes(length, layers=0):
+    """Of a gradient at 16,384 tokens, beside what goes in and comes out.
+
+    Args:
+      layers: in a loop, of which each attends to what the one before has made; 0: one, without a loop.
+    """
     shape = jax.ShapeDtypeStruct((16_384 // length, length, 2, 8), jnp.float32)
     bias = DistanceBias(jax.ShapeDtypeStruct((32, 2), jnp.float32))
     ids = jax.ShapeDtypeStruct(shape.shape[:2], jnp.int32)
@@ -167,15 +171,21 @@ def temporary_bytes(length):
     def loss(q, k, v, bias, ids):
         key = DropoutKey.create(0, jnp.int32(0), jnp.arange(len(ids)))
         mask = Mask(causal=True, packed_BL=ids)
-        return jnp.sum(jnp.square(blockwise_attention(q, k, v, mask, scale=1.0, bias=bias, dropout_rate=0.1, key=key)))
+
+        def layer(q, k):
+            return q + blockwise_attention(q, k, v, mask, scale=1.0, bias=bias, dropout_rate=0.1, key=key), None
+
+        out = layer(q, k)[0] if not layers else jax.lax.scan(layer, q, jnp.stack([k] * layers))[0]
+        return jnp.sum(jnp.square(out))
 
     return jax.jit(jax.grad(loss, (0, 1, 2, 3))).lower(shape, shape, shape, bias, ids).compile().memory_analysis().temp_size_in_bytes
 
 
-def test_memory_at_fixed_tokens_does_not_grow_with_the_length():
-    short, long = temporary_bytes(512), temporary_bytes(16_384)
+@pytest.mark.parametrize('layers', [0, 2])
+def test_memory_at_fixed_tokens_does_not_grow_with_the_length(layers):
+    short, long = temporary_bytes(512, layers), temporary_bytes(16_384, layers)
     assert long <= 1.1 * short
-    assert long < 16 * 4 * 16_384 * 2 * 8, 'some copies of the inputs: a hundredth of the scores'
+    assert long < 16 * max(1, layers) * 4 * 16_384 * 2 * 8, 'some copies of the inputs: a hundredth of the scores'
 
 
 DROPS = {'dropout': 0.1, 'attention_dropout': 0.2}

@@ -83,7 +83,7 @@ def test_initial_values_do_not_depend_on_the_mesh():
         run = small.config(mesh=mesh)
         # Bit for bit as compiled for use: without LLVM's optimiser (see conftest.py) it hangs on an array's shape whether x * y + z is rounded twice.
         key = jax.random.key(run.seed)
-        initialize = make_program(run, partitioning.make_mesh(run)).initialize.lower(key).compile(compiler_options={'xla_backend_optimization_level': 3})
+        initialize = make_program(run, partitioning.make_mesh(run)).initializer().lower(key).compile(compiler_options={'xla_backend_optimization_level': 3})
         inits.append(initialize(key).params)
     assert small.largest_difference(*inits) == 0
 

@@ -35,7 +35,7 @@ def program_of(config):
 def test_a_step_compiled_for_one_run_serves_another_that_differs_in_every_number(name, schedule):
     kind = {'name': name, 'schedule': schedule}
     theirs, ours = program_of(toy(ONE, ONE_OPTIM | kind)), program_of(toy(OTHER, OTHER_OPTIM | kind))
-    assert theirs.key == ours.key and theirs.initialize is ours.initialize
+    assert theirs.key == ours.key and theirs.initializer() is ours.initializer()
     changed = {field.split('.')[-1] for field, value in flatten(ours.config).items() if value != flatten(theirs.config)[field]}
     assert changed == {field.split('.')[-1] for field in sharing.NUMBERS} - {'epochs', 'warmup_fraction'}
     state, ends = ours.init(), []
