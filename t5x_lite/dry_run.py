@@ -17,10 +17,9 @@ from t5x_lite.dotted_names import resolve
 from t5x_lite.errors import UserError, nearest
 from t5x_lite.evaluation.several import evaluator_of
 from t5x_lite.evaluation.task_scores import WhileTraining
-from t5x_lite.models import kernels
 from t5x_lite.stages import stages
-from t5x_lite.training import adapters, checkpoint, features, partitioning, paths, slices, tuning, watch
-from t5x_lite.training.step import Program, make_program, make_train_step
+from t5x_lite.training import adapters, checkpoint, driving, features, partitioning, paths, slices, tuning, watch
+from t5x_lite.training.step import Program, make_program
 
 
 def check(run: Run, tell: Callable[[str], None] = lambda line: None) -> Program:
@@ -43,18 +42,21 @@ def check(run: Run, tell: Callable[[str], None] = lambda line: None) -> Program:
     if run.initial is not None:
         checkpoint.plan_merge(program.abstract.params, run.initial, (*config.init_fresh, adapters.PATTERN), config.init_from)
     if run.train is not None:
-        with jax.set_mesh(mesh), kernels.telling(tell):
-            _trace(program, run)
+        with jax.set_mesh(mesh):
+            _trace(program, run, tell)
     return program
 
 
-def _trace(program: Program, run: Run) -> None:
+def _trace(program: Program, run: Run, tell: Callable[[str], None]) -> None:
     """Do model, loss and data fit each other, and is the metric one that they give?"""
     config, steps = program.config, {*run.train.first_steps}
     if config.model.attention in (AttentionKernel.auto, AttentionKernel.cudnn):  # what is picked, or refused, depends on a stage's shapes
         steps |= {start for one in several.apart(config).values() for start, *_ in stages(one) if start < config.steps}
+    told: dict[Any, str] = {}
     for step in sorted(steps):
-        jax.eval_shape(make_train_step(program), program.abstract, run.train.batch(step))
+        told = driving.checked(program, run.train.batch(step))[1] | told
+    for said in told.values():
+        tell(said)
     best, names = config.checkpoint.best_metric, held_out_metrics(program, run)
     if best and best not in names:
         raise UserError(f'config.checkpoint.best_metric={best} is not a held-out metric of this run; {nearest(best, names)}')

@@ -246,18 +246,18 @@ _tell: ContextVar[Callable[['Picked'], None] | None] = ContextVar('_tell', defau
 
 
 @contextlib.contextmanager
-def telling(tell: Callable[[str], None], told: set[Any] | None = None) -> Iterator[None]:
+def telling(tell: Callable[[str], None], told: dict[Any, str] | None = None) -> Iterator[None]:
     """Within it, what `auto` picks while a step is traced, and where there is no ring though one is asked for, is told: a line for the first call of each
     implementation and reason.
 
     Args:
       told: what was told before, to which is added.
     """
-    told = set() if told is None else told
+    told = {} if told is None else told
 
     def once(found: 'Picked') -> None:
         if (kind := (found.kernel, found.ring, found.no_ring)) not in told:
-            told.add(kind)
+            told[kind] = found.said
             tell(found.said)
 
     token = _tell.set(once)

@@ -5,8 +5,6 @@ import time
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
-import numpy as np
 
 from t5x_lite import several
 from t5x_lite.assemble import Run
@@ -21,7 +19,7 @@ from t5x_lite.planning.estimate import ASSUMPTIONS, Estimate, estimate, mfu
 from t5x_lite.planning.topologies import TPUS, Topology, parse
 from t5x_lite.stages import stages
 from t5x_lite.training import driving, partitioning, slices
-from t5x_lite.training.step import Program, make_program, numbers
+from t5x_lite.training.step import Program, make_program
 
 
 @dataclasses.dataclass
@@ -211,10 +209,8 @@ def _assumptions(topology: Topology) -> tuple[str, ...]:
 
 def lowered(program: Program, batch: dict[str, jax.ShapeDtypeStruct]) -> jax.stages.Lowered:
     """The step that training compiles, for shapes instead of arrays."""
-    everywhere = NamedSharding(program.mesh, PartitionSpec())
-    given = jax.tree.map(lambda value: jax.ShapeDtypeStruct(np.shape(value), np.asarray(value).dtype, sharding=everywhere), numbers(program))
     with jax.set_mesh(program.mesh):
-        return driving.lowered(program, program.abstract, batch, given)
+        return driving.traced(program, batch).lower()
 
 
 def _stage(run: Run, program: Program, topology: Topology, stage: Stage, steps: int, parameters: int) -> StagePlan:

@@ -64,7 +64,7 @@ class One:
         if asked.state is not None:
             self.state, asked.state = asked.state, None
         batch = partitioning.to_devices(asked.batch, asked.shardings, asked.rows, asked.size)
-        function, asked.compile_seconds = compiled(program, self.state, batch, self._numbers)
+        function, asked.compile_seconds = compiled(program, self.state, batch)
         if asked.before is not None:
             asked.before()
         self.state, metrics = function(self.state, batch, self._numbers)
@@ -73,21 +73,45 @@ class One:
         asked.taken = metrics['finite'].block_until_ready
 
 
-def compiled(program: Program, state: TrainState, batch: dict[str, jax.Array], given: Any) -> tuple[Callable[..., Any], float]:
+def compiled(program: Program, state: TrainState, batch: dict[str, jax.Array]) -> tuple[Callable[..., Any], float]:
     """(the step for batches of these shapes, seconds that compiling it took: 0 where another run of this process has done it)."""
 
     def compile_step() -> Any:
-        return lowered(program, state, batch, given).compile()
+        found, picked = checked(program, batch)
+        for kind, said in picked.items():
+            if kind not in told:
+                told[kind] = said
+                print(said, flush=True)
+        return found.lower().compile()
 
-    shapes = tuple(sorted((name, value.shape, str(value.dtype)) for name, value in batch.items()))
-    return timed(('step', program.key, shapes), compile_step, f'the step for {" x ".join(map(str, batch["tokens"].shape))}', state)
+    told = sharing.kept('attention that was told of', dict)
+    return timed(('step', program.key, _shapes(batch)), compile_step, f'the step for {" x ".join(map(str, batch["tokens"].shape))}', state)
 
 
-def lowered(program: Program, state: Any, batch: Any, given: Any) -> jax.stages.Lowered:
-    """The step, lowered for arrays with shardings, or for their shapes: what trains is what is planned (t5x_lite/planning)."""
-    shardings = {name: value.sharding for name, value in batch.items()}
+def checked(program: Program, batch: dict[str, Any]) -> tuple[jax.stages.Traced, dict[Any, str]]:
+    """(`traced` for batches of these shapes, what there is to say of the attention that it picked), from when this was last asked: what is traced to see whether
+    a run can start is what it compiles."""
+
+    def make() -> tuple[jax.stages.Traced, dict[Any, str]]:
+        picked: dict[Any, str] = {}
+        with kernels.telling(lambda said: None, picked):
+            return traced(program, batch), picked
+
+    return sharing.kept(('traced', program.key, _shapes(batch)), make)
+
+
+def _shapes(batch: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(sorted((name, value.shape, str(value.dtype)) for name, value in batch.items()))
+
+
+def traced(program: Program, batch: dict[str, Any]) -> jax.stages.Traced:
+    """The step, for a global batch of these shapes: what trains is what is planned (t5x_lite/planning)."""
+    shardings = partitioning.batch_shardings(batch, program.mesh, batch['tokens'].shape[-1])
+    everywhere = NamedSharding(program.mesh, PartitionSpec())
+    given = jax.tree.map(lambda value: jax.ShapeDtypeStruct(np.shape(value), np.asarray(value).dtype, sharding=everywhere), numbers(program))
+    shapes = {name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=shardings[name]) for name, value in batch.items()}
     jitted = jax.jit(make_train_step(program), donate_argnums=0, in_shardings=(program.shardings, shardings, None), out_shardings=(program.shardings, None))
-    return jitted.lower(state, batch, given)
+    return jitted.trace(program.abstract, shapes, given)
 
 
 def timed(name: Any, compile_step: Callable[[], Any], what: str, state: Any) -> tuple[Any, float]:
@@ -101,7 +125,7 @@ def timed(name: Any, compile_step: Callable[[], Any], what: str, state: Any) -> 
     def make() -> Any:
         jax.block_until_ready(state)
         began = time.perf_counter()
-        with kernels.telling(lambda line: print(line, flush=True), sharing.kept('attention that was told of', set)):
+        with kernels.telling(lambda said: print(said, flush=True), sharing.kept('attention that was told of', dict)):
             made = compile_step()
         spent.append(time.perf_counter() - began)
         print(f'compiled {what} in {spent[0]:.1f} s', flush=True)

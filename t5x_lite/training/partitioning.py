@@ -142,7 +142,7 @@ def batch_shardings(batch: dict[str, Any], mesh: Mesh, length: int) -> dict[str,
     targets = {name for name in batch if name.startswith('decoder_') or 'decoder_tokens' in batch and name in ('targets', 'target_weights')}
 
     def sharding(name: str, value: Any) -> NamedSharding:
-        if value.ndim == 3:
+        if value.ndim == 3 and value.shape[2] == length:
             return NamedSharding(mesh, PartitionSpec(('data', 'fsdp'), None, 'sequence'))
         along = value.ndim > 1 and (value.shape[1] == length or name in targets)
         return NamedSharding(mesh, PartitionSpec(('data', 'fsdp'), 'sequence') if along else PartitionSpec(('data', 'fsdp')))

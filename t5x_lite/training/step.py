@@ -105,24 +105,22 @@ def make_program(config: Config, mesh: Mesh, step: int = 0) -> Program:
     def init_boxed(key: jax.Array) -> Any:
         return boxed_parameters(config, module, key)
 
-    def init(key: jax.Array) -> TrainState:
-        params = nn.unbox(init_boxed(key))
+    def of_params(params: Any) -> TrainState:
         ema = jax.tree.map(lambda x: x + 0, params) if config.ema_decay else {}
         zero = jnp.zeros([], jnp.int32)
         return TrainState(zero, params, _begin(transformation, learning, params), ema, zero + 0, loss_scale.begin(config))
 
-    seed = jax.random.key(config.seed)
-    boxed = jax.eval_shape(init_boxed, seed)
+    boxed = jax.eval_shape(init_boxed, jax.random.key(config.seed))
     learning = tuning.plan(config.tune, nn.unbox(boxed), config.init_fresh, step=step, steps=config.steps)
     mixout.check(config, learning.select(nn.unbox(boxed)))
     shardings = partitioning.parameter_shardings(boxed, mesh, config.mesh)
-    abstract = jax.eval_shape(init, seed)
+    abstract = jax.eval_shape(of_params, nn.unbox(boxed))
     paths.values(config.optim.decay, abstract.params, 'config.optim.decay')
     placed = partitioning.state_shardings(abstract, abstract.params, shardings, mesh)
     abstract = jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract, placed)
     reads = tuple((name, str(flatten(config)[name])) for name in getattr(loss, 'reads', ()))
     key = sharing.key(config, mesh, type(module), type(loss), reads, str(learning.parts), bool(any(learning.rates)))
-    return Program(config, module, loss, mesh, transformation, abstract, init, learning, key)
+    return Program(config, module, loss, mesh, transformation, abstract, lambda key: of_params(nn.unbox(init_boxed(key))), learning, key)
 
 
 def numbers(program: Program) -> dict[str, Any]:

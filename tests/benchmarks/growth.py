@@ -35,6 +35,7 @@ from t5x_lite.errors import UserError, nearest
 from t5x_lite.evaluation import reporting
 from t5x_lite.planning import hlo, products
 from t5x_lite.tasks import registry
+from t5x_lite.training import devices
 from tests.benchmarks import finished_sweeps, steps
 
 FLAGS = flags.FLAGS
@@ -100,9 +101,10 @@ def of_corpus(sizes: tuple[int, ...]) -> list[Size]:
         began = time.perf_counter()
         subprocess.run(
             [
-                sys.executable, '-c', 'import resource, sys; from t5x_lite.data import preparation as p\n'
+                sys.executable, '-c', 'import re, sys; from t5x_lite.data import preparation as p\n'
                 'p.prepare(p.Settings(input=(sys.argv[1],), output=sys.argv[2], vocab_size=2000, documents="paragraph", tokenizer_characters=1_000_000, workers=1), log=len)\n'
-                'print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, file=open(sys.argv[2] + ".rss", "w"))',
+                # getrusage would count what this process had when it began that one.
+                'print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024, file=open(sys.argv[2] + ".rss", "w"))',
                 source, os.path.join(folder, str(size)),
             ],
             check=True,
@@ -197,7 +199,7 @@ AXES = {
     'batch': Axis((2, 4, 8, 16, 32), of_model('batch'), {SECONDS: 1, MEMORY: 1, FLOPS: 1}, 'rows of 256 tokens'),
     'vocabulary': Axis((4096, 8192, 16384, 32768, 65536), of_model('vocabulary'), {SECONDS: 1, MEMORY: 1, FLOPS: 1}, 'pieces'),
     'corpus': Axis((4, 8, 16, 32), of_corpus, {'s for 20 batches': 0, 's to prepare': 1, 'MB to prepare': 0}, 'MB of text'),
-    'tasks': Axis((1, 4, 16, 64), of_tasks, {'s for 20 batches': 0}, 'tasks of a mixture'),
+    'tasks': Axis((1, 4, 16, 64, 256), of_tasks, {'s for 20 batches': 0}, 'tasks of a mixture, batches of 128 rows'),
     'devices': Axis((2, 4, 8, 16, 32, 64), of_devices, {'GFLOPs of a device': 0, 'MB of a device': 0, 'MB sent by a device': 1}, 'devices, 4 rows each'),
 }
 
@@ -259,6 +261,7 @@ def main(argv: Sequence[str]) -> None:
     if 'corpus' in FLAGS.axes and not os.path.isdir(FLAGS.text):
         raise UserError(f'--text={FLAGS.text}: no such folder; the axis corpus needs text, or leave it out of --axes')
     figure_class = reporting.matplotlib_figure()
+    devices.keep_freed_memory()  # as training does
     found = {}
     for name in FLAGS.axes:
         found[name] = measure(AXES[name], FLAGS.turns)

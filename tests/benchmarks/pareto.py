@@ -111,7 +111,7 @@ def step_of(strategy: Strategy) -> Callable[[], None]:
     with jax.set_mesh(mesh):
         step()
         placed = partitioning.to_devices(batch, asked.shardings, asked.rows, asked.size)
-        function, _ = driving.compiled(program, taker.state, placed, driving.placed_numbers(program))
+        function, _ = driving.compiled(program, taker.state, placed)
     state = sum(leaf.nbytes for leaf in jax.tree.leaves(taker.state))
     strategy.megabytes = (state + function.memory_analysis().temp_size_in_bytes) / 1e6
     return step

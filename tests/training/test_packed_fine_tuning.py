@@ -85,7 +85,7 @@ def apart(batch):
 @pytest.mark.parametrize('source, kind, fields', [
     ('bert', 'classes', {'data__class_weights': ('1.0', '2.0', '0.5'), 'label_smoothing': 0.1, 'optim__microbatches': 2, 'mesh': MeshConfig(fsdp=4, sequence=2)}),
     ('bert_encoder', 'numbers', {'model__pooling': Pooling.mean, 'model__read_layers': (0, -1), 'model__layer_mix': LayerMix.weighted}),
-    ('gpt', 'sets', {'mesh': MeshConfig(data=2, fsdp=4)}),
+    ('gpt', 'sets', {'mesh': MeshConfig(data=2, sequence=4)}),
     ('t5', 'classes', {'mesh': MeshConfig(data=4, sequence=2)}),
 ], ids=['bert', 'bert-mix', 'gpt', 't5'])  # fmt: skip
 def test_losses_gradients_and_scores_are_those_of_texts_alone(place, source, kind, fields):

@@ -205,8 +205,8 @@ def test_a_corpus_may_move(corpus, trained, tmp_path, capsys):
 def test_the_step_takes_over_the_memory_of_parameters_and_optimiser_state(corpus, tmp_path, monkeypatch):
     seen = []
 
-    def watched(program, state, batch, numbers, compiled=driving.compiled):
-        function, seconds = compiled(program, state, batch, numbers)
+    def watched(program, state, batch, compiled=driving.compiled):
+        function, seconds = compiled(program, state, batch)
 
         def step(state, batch, numbers):
             result = function(state, batch, numbers)
