@@ -199,7 +199,7 @@ AXES = {
     'batch': Axis((2, 4, 8, 16, 32), of_model('batch'), {SECONDS: 1, MEMORY: 1, FLOPS: 1}, 'rows of 256 tokens'),
     'vocabulary': Axis((4096, 8192, 16384, 32768, 65536), of_model('vocabulary'), {SECONDS: 1, MEMORY: 1, FLOPS: 1}, 'pieces'),
     'corpus': Axis((4, 8, 16, 32), of_corpus, {'s for 20 batches': 0, 's to prepare': 1, 'MB to prepare': 0}, 'MB of text'),
-    'tasks': Axis((1, 4, 16, 64, 256), of_tasks, {'s for 20 batches': 0}, 'tasks of a mixture, batches of 128 rows'),
+    'tasks': Axis((1, 4, 16, 64, 256), of_tasks, {'s for 20 batches': 0}, 'tasks of a mixture, 32 rows a batch'),
     'devices': Axis((2, 4, 8, 16, 32, 64), of_devices, {'GFLOPs of a device': 0, 'MB of a device': 0, 'MB sent by a device': 1}, 'devices, 4 rows each'),
 }
 
@@ -248,6 +248,7 @@ def draw(found: dict[str, dict[str, list[float]]], figure_class: Any) -> Any:
             axes.loglog(AXES[name].sizes, np.asarray(values) / values[0], marker='o', base=2, color=reporting.PALETTE[number], label=f'{quantity}: {exponents(AXES[name].sizes, values)[1]:.2f}')
         axes.set_title(f'{name} ({AXES[name].says})', fontsize='small')
         axes.set_ylabel('times the smallest')
+        axes.set_ylim(0.8, max(2.2, axes.get_ylim()[1]))  # at least one power of two is marked
         axes.grid(alpha=0.3)
         axes.legend(fontsize='x-small')
     return figure
