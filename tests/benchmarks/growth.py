@@ -1,7 +1,8 @@
 """How time and memory grow: with length, width, depth, batch and vocabulary of a training step, with the corpus, the tasks of a mixture and the number of
 devices.
 
-    python -m tests.benchmarks.growth --text=BOOKS/train [--axes=length,width,depth,batch,vocabulary,corpus,tasks,devices] [--turns=5] [--output=FOLDER]
+    python -m tests.benchmarks.growth --text=BOOKS/train [--axes=length,width,depth,batch,vocabulary,corpus,tasks,devices] [--dtype=float32] [--turns=5]
+        [--output=FOLDER]
 
 Each axis doubles from size to size with all else the same, and the sizes take turns. An exponent is the slope of log(measured) over log(size): over all sizes
 (least squares) and over the last doubling. What theory allows is an upper bound on the latter: with 1 what grows does so in proportion at most, with 0 it
@@ -29,7 +30,7 @@ import numpy as np
 from configs import gpt as gpt_config, t5_tasks
 from t5x_lite import cli
 from t5x_lite.checks import finalize
-from t5x_lite.config import AttentionKernel, Layout
+from t5x_lite.config import AttentionKernel, DType, Layout
 from t5x_lite.data import pipeline, preparation
 from t5x_lite.errors import UserError, nearest
 from t5x_lite.evaluation import reporting
@@ -75,7 +76,7 @@ def step_of(**chosen: int) -> Size:
     model = config.model
     model.num_layers, model.d_model, model.num_heads, model.d_ff = of['depth'], of['width'], of['width'] // 64, 4 * of['width']
     model.vocab_size, model.max_positions, model.attention = of['vocabulary'], of['length'], AttentionKernel.blockwise
-    model.dropout = model.attention_dropout = 0.1
+    model.dropout, model.attention_dropout, model.dtype = 0.1, 0.1, DType(FLAGS.dtype)
     config = finalize(config)
     batch = steps.causal_batch(of['batch'], of['length'], of['vocabulary'])
     program, step = steps.compiled(config, batch)
@@ -233,10 +234,12 @@ def written(found: dict[str, dict[str, list[float]]]) -> str:
     lines = ['| axis | sizes | | at each size | exponent | of the last doubling | theory, at most |', '|---|---|---|---|---:|---:|---:|']
     for name, quantities in found.items():
         axis = AXES[name]
+        said = [f'{name} ({axis.says})', ' '.join(f'{size:,}' for size in axis.sizes)]
         for quantity, values in quantities.items():
             whole, last = exponents(axis.sizes, values)
-            row = [f'{name} ({axis.says})', ' '.join(f'{size:,}' for size in axis.sizes), quantity, ' '.join(f'{value:.3g}' for value in values)]
+            row = [*said, quantity, ' '.join(f'{float(f"{value:.3g}"):,g}' for value in values)]
             lines.append(f'| {" | ".join(row)} | {whole:.2f} | {last:.2f} | {axis.theory[quantity]:g} |')
+            said = ['', '']
     return '\n'.join(lines) + '\n'
 
 
@@ -273,6 +276,7 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
     flags.DEFINE_list('axes', list(AXES), 'Which.')
+    flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of operands, in a step.')
     flags.DEFINE_string('text', '', 'A folder of text files, for the axis corpus.')
     flags.DEFINE_integer('turns', 5, 'That count; one more goes before.', lower_bound=1)
     flags.DEFINE_string('output', '', 'Folder that growth.md and growth.png go to.')

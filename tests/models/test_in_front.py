@@ -25,13 +25,16 @@ ADDED = {'prefix': TuneConfig(prefix=3), 'prompt': TuneConfig(prompt=4), 'all': 
 
 
 def adapted(module, tune, lively=language.lively):
-    """A lively model, and all that a config adds to it at random, so that it matters."""
+    """A lively model, and all that a config adds to it at random, so that it matters.
+
+    LoRA's factors, which are multiplied with each other, less: T5 does not scale its scores, and where they are large softmax makes rounding large as well.
+    """
     params = nn.unbox(adapters.added_to(tune, lively(module), 0))
     rng = np.random.default_rng(1)
 
     def value(path, leaf):
         learns = adapters.is_added(path) and adapters.learns(path)
-        return np.asarray(leaf) + rng.normal(scale=0.3, size=leaf.shape).astype(np.float32) * learns
+        return np.asarray(leaf) + rng.normal(scale=0.1 if 'lora' in path else 0.3, size=leaf.shape).astype(np.float32) * learns
 
     return paths.map_paths(value, params)
 

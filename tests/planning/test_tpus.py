@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.planning import shipped
+
 pytestmark = pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason="plans for TPUs need libtpu: pip install 'jax[tpu]'")
 
 TINY = ('--config=configs/bert.py:tiny', '--config.model.dtype=bfloat16', '--config.model.default_vocab_size=1000')
@@ -106,3 +108,13 @@ def test_the_best_mesh_is_found_and_kept(tmp_path):
     assert first.returncode == again.returncode == 0, first.stderr + again.stderr
     assert 'compiling' in first.stdout and 'compiling' not in again.stdout and 'kept from an earlier command' in again.stdout
     assert 's/step' in again.stdout and 'best: ' in again.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['bert_base', 't5_base'])
+def test_shipped_plans(name, tmp_path):
+    """The gate that they miss, as EVIDENCE.md says, is overlap: it must not become worse."""
+    plan = shipped.made(name, str(tmp_path))
+    for stage in plan['stages']:
+        assert {gate['name'] for gate in stage['gates'] if not gate['held']} <= {'overlap'}, stage['gates']
+        assert shipped.hidden(stage) > shipped.HIDDEN[name] - 0.02
