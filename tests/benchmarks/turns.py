@@ -204,8 +204,11 @@ def write(record: dict[str, Any], path: str) -> None:
 
 
 def cpu() -> str:
+    """Its name, and whether it has AVX-512: some kinds of one name have, others not, and their ratios differ."""
     try:
         with open('/proc/cpuinfo', encoding='utf-8') as file:
-            return next(line.split(':', 1)[1].strip() for line in file if line.startswith('model name'))
-    except (OSError, StopIteration):
+            known = dict(line.split(':', 1) for line in file.read().split('\n\n')[0].splitlines())
+        known = {key.strip(): value for key, value in known.items()}
+        return known['model name'].strip() + (' with AVX-512' if 'avx512f' in known.get('flags', '').split() else '')
+    except (OSError, KeyError, ValueError):
         return platform.processor() or 'unknown processor'
