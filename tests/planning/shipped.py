@@ -19,17 +19,19 @@ from t5x_lite.errors import UserError, nearest
 
 FLAGS = flags.FLAGS
 
-_STAGES = '--config.data.stages=((0, 128, 256, 20), (900000, 512, 256, 76))'  # Devlin et al. (2018)
-PLANS = {
-    'bert_base': ('--config=configs/bert.py:base', '--topology=v5e:4x4', '--config.mesh.fsdp=16', _STAGES),
-    'bert_large': ('--config=configs/bert.py:large', '--topology=v5e:8x8', '--config.mesh.fsdp=64', _STAGES),
-    'bert_large_256': ('--config=configs/bert.py:large', '--topology=v5e:16x16', '--config.mesh.fsdp=16', '--config.mesh.data=16', '--config.batch_size=4096', '--config.data.seq_len=512', '--config.model.remat=dots'),
-    'gpt2_xl': ('--config=configs/gpt.py:gpt2_xl', '--topology=v5e:4x4', '--config.mesh.fsdp=16', '--config.batch_size=128', '--config.model.remat=full'),
-    'gpt3_6_7b': ('--config=configs/gpt.py:gpt3_6_7b', '--topology=v5p:4x4x4', '--config.mesh.fsdp=64', '--config.model.remat=full'),
-    'gpt3_175b': ('--config=configs/gpt.py:gpt3_175b', '--topology=v5p:8x8x8', '--config.mesh.fsdp=64', '--config.mesh.tensor=8', '--config.model.remat=full'),
-    't5_base': ('--config=configs/t5.py:base', '--topology=v5e:4x4', '--config.mesh.fsdp=16'),
-    't5_11b': ('--config=configs/t5.py:11b', '--topology=v5p:4x4x4', '--config.mesh.fsdp=16', '--config.mesh.tensor=4', '--config.batch_size=512', '--config.model.remat=full'),
-}  # fmt: skip
+_STAGES = '--config.data.stages=((0,128,256,20),(900000,512,256,76))'  # Devlin et al. (2018)
+_GIVEN = {
+    'bert_base': f'--config=configs/bert.py:base --topology=v5e:4x4 --config.mesh.fsdp=16 {_STAGES}',
+    'bert_large': f'--config=configs/bert.py:large --topology=v5e:8x8 --config.mesh.data=4 --config.mesh.fsdp=16 {_STAGES}',
+    'bert_large_256': '--config=configs/bert.py:large --topology=v5e:16x16 --config.mesh.data=16 --config.mesh.fsdp=16 --config.batch_size=4096 '
+    '--config.data.seq_len=512 --config.model.remat=dots',
+    'gpt2_xl': '--config=configs/gpt.py:gpt2_xl --topology=v5e:4x4 --config.mesh.fsdp=16 --config.batch_size=128 --config.model.remat=full',
+    'gpt3_6_7b': '--config=configs/gpt.py:gpt3_6_7b --topology=v5p:4x4x4 --config.mesh.fsdp=64 --config.model.remat=full',
+    'gpt3_175b': '--config=configs/gpt.py:gpt3_175b --topology=v5p:8x8x8 --config.mesh.fsdp=64 --config.mesh.tensor=8 --config.model.remat=full',
+    't5_base': '--config=configs/t5.py:base --topology=v5e:4x4 --config.mesh.fsdp=16',
+    't5_11b': '--config=configs/t5.py:11b --topology=v5p:4x4x4 --config.mesh.fsdp=16 --config.mesh.tensor=4 --config.batch_size=512 --config.model.remat=full',
+}
+PLANS = {name: given.split() for name, given in _GIVEN.items()}
 
 HIDDEN = {'bert_base': 0.626, 't5_base': 0.67}  # share of the bytes sent, of the stage with less of it, as libtpu 0.0.42 plans them
 
@@ -45,7 +47,8 @@ def made(name: str, folder: str) -> dict[str, Any]:
     path = os.path.join(folder, name, 'plan.json')
     if not os.path.exists(path):
         environment = {key: value for key, value in os.environ.items() if key not in ('XLA_FLAGS', 'JAX_PLATFORMS')}
-        done = subprocess.run([sys.executable, *command(name), f'--output={os.path.dirname(path)}'], capture_output=True, text=True, env=environment, check=False)
+        asked = [sys.executable, *command(name), f'--output={os.path.dirname(path)}']
+        done = subprocess.run(asked, capture_output=True, text=True, env=environment, check=False)
         if done.returncode:
             raise UserError(f'the plan {name} ended with {done.returncode}: {done.stderr[-500:]}')
     with open(path, encoding='utf-8') as file:
@@ -68,12 +71,11 @@ def rows(name: str, plan: dict[str, Any]) -> list[str]:
         if not stage['fits']:
             found.append(f'| {name}, {shape} | {plan["topology"]}, {mesh} | does not fit | | | | | |')
             continue
-        timed, share = stage['estimate'], stage['used'] / stage['room']
+        timed, compiled = stage['estimate'], stage['flops'] / stage['model_flops']
         missed = ', '.join(gate['name'] for gate in stage['gates'] if not gate['held']) or 'none'
-        found.append(
-            f'| {name}, {shape} | {plan["topology"]}, {mesh} | {stage["predicted"]:.3g} ({stage["predicted_mfu"]:.0%}) | {timed["step"]:.3g} ({stage["mfu"]:.0%}) '
-            f'| {stage["flops"] / stage["model_flops"]:.3f} | {share:.0%} | {hidden(stage):.0%} ({timed["waited"]:.2g} s) | {missed} |'
-        )
+        seconds = f'{stage["predicted"]:.3g} ({stage["predicted_mfu"]:.0%}) | {timed["step"]:.3g} ({stage["mfu"]:.0%})'
+        rest = f'{compiled:.3f} | {stage["used"] / stage["room"]:.0%} | {hidden(stage):.0%} ({timed["waited"]:.2g} s) | {missed}'
+        found.append(f'| {name}, {shape} | {plan["topology"]}, {mesh} | {seconds} | {rest} |')
     return found
 
 
@@ -83,7 +85,8 @@ def main(argv: list[str]) -> None:
         if name not in PLANS:
             raise UserError(f'--names={name}: no such plan, {nearest(name, PLANS)}')
     lines = [
-        '| | slice and mesh | a step by formulas, s (MFU) | as scheduled, s (MFU) | FLOPs compiled / model\'s | memory of a chip | bytes hidden (waited for) | gates missed |',
+        '| | slice and mesh | a step by formulas, s (MFU) | as scheduled, s (MFU) | FLOPs compiled / model\'s | memory of a chip | bytes hidden (waited for) '
+        '| gates missed |',
         '|---|---|---|---|---|---|---|---|',
     ]
     for name in FLAGS.names:
