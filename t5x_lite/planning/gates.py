@@ -30,6 +30,12 @@ def unplanned(collectives: list[Collective], largest: int, exchanged: int) -> li
     ]  # fmt: skip
 
 
+def overlapped(collectives: list[Collective]) -> float | None:
+    """Share of the bytes sent beside something else; None where nothing is sent."""
+    sent = sum(one.sent * one.times for one in collectives)
+    return sum(one.sent * one.times * one.hidden for one in collectives) / sent if sent else None
+
+
 def _elements(one: Collective) -> int:
     return math.prod(one.dims)
 
@@ -55,9 +61,7 @@ def gates(
         found.append(Gate('no unplanned collective', not bad, said or 'none'))
     most = MOST_FLOPS_RECOMPUTED if remat == Remat.full else MOST_FLOPS
     found.append(Gate('FLOPs', flops <= most * model_flops, f"{flops / model_flops:.3f} x the model's, at most {most}"))
-    sent = sum(one.sent * one.times for one in collectives or ())
-    if sent and overlaps:
-        share = sum(one.sent * one.times * one.hidden for one in collectives) / sent
+    if overlaps and collectives and (share := overlapped(collectives)) is not None:
         found.append(Gate('overlap', share >= LEAST_OVERLAPPED, f'{share:.1%} of the bytes sent, at least {LEAST_OVERLAPPED:.0%}'))
     if memory:
         found.append(Gate('memory', memory <= MOST_MEMORY, f'{memory:.1%} of a chip, at most {MOST_MEMORY:.0%}'))

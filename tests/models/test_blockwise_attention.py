@@ -222,7 +222,7 @@ def test_whole_models(name, monkeypatch):
 
     (loss, gradients), (expected, expected_gradients) = both(AttentionKernel.blockwise), both(AttentionKernel.dense)
     np.testing.assert_allclose(loss, expected, atol=1e-6)
-    assert small.largest_difference(gradients, expected_gradients) < 2e-5
+    assert small.largest_difference(gradients, expected_gradients) < (2e-6 if name == 't5' else 2e-5)  # whose largest gradient is 0.08, not 1
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any
 
 from absl import flags
 
 from t5x_lite import cli
 from t5x_lite.errors import UserError, nearest
+from t5x_lite.planning import gates, making
+from t5x_lite.planning.making import Plan
 
 FLAGS = flags.FLAGS
 
@@ -42,8 +43,8 @@ def command(name: str) -> list[str]:
     return ['-m', 't5x_lite.plan', *given, *whole, '--config.model.dtype=bfloat16']
 
 
-def made(name: str, folder: str) -> dict[str, Any]:
-    """plan.json of one, from the folder where it is there."""
+def made(name: str, folder: str) -> Plan:
+    """One, from the folder where it is there."""
     path = os.path.join(folder, name, 'plan.json')
     if not os.path.exists(path):
         environment = {key: value for key, value in os.environ.items() if key not in ('XLA_FLAGS', 'JAX_PLATFORMS')}
@@ -52,30 +53,23 @@ def made(name: str, folder: str) -> dict[str, Any]:
         if done.returncode:
             raise UserError(f'the plan {name} ended with {done.returncode}: {done.stderr[-500:]}')
     with open(path, encoding='utf-8') as file:
-        return json.load(file)
+        return making.from_json(json.load(file))
 
 
-def hidden(stage: dict[str, Any]) -> float:
-    """Share of the bytes sent beside something else, as the gate counts it."""
-    sent = sum(one['sent'] * one['times'] for one in stage['collectives'])
-    return sum(one['sent'] * one['times'] * one['hidden'] for one in stage['collectives']) / sent if sent else 1.0
-
-
-def rows(name: str, plan: dict[str, Any]) -> list[str]:
+def rows(name: str, plan: Plan) -> list[str]:
     """A row for each stage."""
     found = []
-    mesh = ' x '.join(f'{axis} {size}' for axis, size in plan['mesh'].items() if size > 1)
-    for stage in plan['stages']:
-        _, length, batch, targets = stage['stage']
+    mesh = ' x '.join(f'{axis} {size}' for axis, size in plan.mesh.items() if size > 1)
+    for stage in plan.stages:
+        _, length, batch, targets = stage.stage
         shape = f'{batch} x {length}' + (f' / {targets}' if 't5' in name else '')
-        if not stage['fits']:
-            found.append(f'| {name}, {shape} | {plan["topology"]}, {mesh} | does not fit | | | | | |')
+        if not stage.fits:
+            found.append(f'| {name}, {shape} | {plan.topology.text}, {mesh} | does not fit | | | | | |')
             continue
-        timed, compiled = stage['estimate'], stage['flops'] / stage['model_flops']
-        missed = ', '.join(gate['name'] for gate in stage['gates'] if not gate['held']) or 'none'
-        seconds = f'{stage["predicted"]:.3g} ({stage["predicted_mfu"]:.0%}) | {timed["step"]:.3g} ({stage["mfu"]:.0%})'
-        rest = f'{compiled:.3f} | {stage["used"] / stage["room"]:.0%} | {hidden(stage):.0%} ({timed["waited"]:.2g} s) | {missed}'
-        found.append(f'| {name}, {shape} | {plan["topology"]}, {mesh} | {seconds} | {rest} |')
+        missed = ', '.join(gate.name for gate in stage.gates if not gate.held) or 'none'
+        seconds = f'{stage.predicted:.3g} ({stage.predicted_mfu:.0%}) | {stage.estimate.step:.3g} ({stage.mfu:.0%})'
+        share = f'{stage.used / stage.room:.0%} | {gates.overlapped(stage.collectives):.0%} ({stage.estimate.waited:.2g} s)'
+        found.append(f'| {name}, {shape} | {plan.topology.text}, {mesh} | {seconds} | {stage.flops / stage.model_flops:.3f} | {share} | {missed} |')
     return found
 
 
@@ -84,6 +78,10 @@ def main(argv: list[str]) -> None:
     for name in FLAGS.names:
         if name not in PLANS:
             raise UserError(f'--names={name}: no such plan, {nearest(name, PLANS)}')
+    try:
+        os.makedirs(FLAGS.output, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'--output={FLAGS.output}: {error.strerror}; name a folder') from error
     lines = [
         '| | slice and mesh | a step by formulas, s (MFU) | as scheduled, s (MFU) | FLOPs compiled / model\'s | memory of a chip | bytes hidden (waited for) '
         '| gates missed |',
