@@ -100,6 +100,8 @@ class Checkpoints:
         try:
             response = self._checkpointer.save_checkpointables_async(step, _parts(state), custom_metadata=run, metrics=metrics, force=True)
         except Exception as error:
+            if processes.gone(error):  # there is nothing to mend here
+                raise
             raise self._failed(step, error) from error
         self._pending = (step, self._finisher.submit(self._finish, step, response, known))
         if wait:
@@ -162,6 +164,8 @@ class Checkpoints:
             try:
                 finished.result()
             except Exception as error:
+                if processes.gone(error):
+                    raise
                 raise self._failed(step, error) from error
 
     def _failed(self, step: int, error: Exception) -> UserError:

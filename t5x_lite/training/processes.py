@@ -76,6 +76,12 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def gone(error: BaseException) -> bool:
+    """Whether an error says that another process is there no longer."""
+    failed = isinstance(error, RuntimeError | ValueError) and not isinstance(error, UserError)  # a ValueError: what was sent is read as an array
+    return several() and failed and _LOST.search(str(error)) is not None
+
+
 @contextlib.contextmanager
 def together(said: Callable[[BaseException], int | None]) -> Iterator[None]:
     """One of several processes: joins, and when something goes wrong leaves at once.
@@ -92,7 +98,7 @@ def together(said: Callable[[BaseException], int | None]) -> Iterator[None]:
         if not several() or isinstance(error, SystemExit):
             raise
         status = said(error)
-        if status is None and isinstance(error, RuntimeError) and _LOST.search(str(error)):
+        if status is None and gone(error):
             print(
                 f'error: another process of this run is gone, see its log; the same command, started again on all, goes on from the newest checkpoint '
                 f'({_brief(error)})',

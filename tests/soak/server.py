@@ -63,6 +63,7 @@ class Server:
             if 'status' in answer:
                 self.statuses[answer['pid']] = answer['status']
             else:
+                self.statuses.pop(answer['pid'], None)  # of an earlier one: numbers are used again
                 self._pids.append(answer['pid'])
 
     def close(self) -> None:

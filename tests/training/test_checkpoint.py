@@ -1,5 +1,6 @@
 """What a checkpoint promises: the same bits back on any mesh, the right ones kept, a damaged one passed over, a wrong one refused."""
 
+import contextlib
 import logging
 import os
 import resource
@@ -13,7 +14,7 @@ import pytest
 
 from t5x_lite.config import Best, CheckpointConfig, Config, DType, Optimizer
 from t5x_lite.errors import UserError
-from t5x_lite.training import checkpoint, partitioning, paths
+from t5x_lite.training import checkpoint, partitioning, paths, processes
 from t5x_lite.training.checkpoint import Checkpoints
 from t5x_lite.training.step import TrainState, make_program, make_train_step
 from tests.training import runs, small
@@ -294,6 +295,20 @@ def test_a_save_that_fails_is_told_at_the_next_moment_and_leaves_the_earlier_one
     checkpoints.close()
     assert 'Traceback' not in capfd.readouterr().err  # no pages of Orbax's beside the line
     assert_is_step(Checkpoints(tmp_path, CheckpointConfig()).restore(lambda *_: abstract(tiny_state(0))), 2)
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_a_save_that_failed_because_another_process_is_gone_is_nothing_to_mend(tmp_path, several, monkeypatch):
+    def lost(*args, **kwargs):
+        raise ValueError('UNKNOWN: Gloo AllGather failed: [gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:45207')
+
+    with contextlib.closing(Checkpoints(tmp_path, CheckpointConfig())) as checkpoints:
+        monkeypatch.setattr(processes, 'several', lambda: several)
+        monkeypatch.setattr(checkpoints._checkpointer, 'save_checkpointables_async', lost)
+        with pytest.raises(ValueError, match='Connection closed by peer') as error:
+            checkpoints.save(3, tiny_state(3), {'at': 3})
+        assert isinstance(error.value, UserError) != several
+        monkeypatch.undo()
 
 
 def weights(config: Config):
