@@ -149,6 +149,10 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
         sums in (DType.float32, config.model.dtype) and sums is not DType.float16,
         f'config.mesh.collective_dtype={sums.value} with config.model.dtype={config.model.dtype.value}; it is float32, or bfloat16 where the model computes in that',
     )
+    yield (
+        config.model.scan_layers or not config.mesh.gather_ahead,
+        'config.mesh.gather_ahead=True with config.model.scan_layers=False: a loop over layers carries what is gathered ahead; take --config.model.scan_layers',
+    )
     for field, patterns in (('init_fresh', config.init_fresh), ('optim.decay', [pattern for pattern, _ in optim.decay])):
         for pattern in patterns:
             yield not (wrong := _wrong_pattern(pattern)), f'config.{field}: {pattern!r} is not a regular expression ({wrong})'

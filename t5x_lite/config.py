@@ -473,6 +473,9 @@ class MeshConfig:
     # In which devices add up the parts of a product that each has made (activations over `tensor`, gradients of weights over `data` and `fsdp`). bfloat16, with
     # model.dtype=bfloat16, sends half the bytes. Weights are sent in model.dtype in any case: that changes no number.
     collective_dtype: DType = DType.float32
+    # Weights of layers that fsdp divides are made whole one layer ahead, while the layer before computes, once a step, and kept whole in model.dtype for the
+    # backward pass: two bytes a parameter on each device, and half to two thirds of what is sent less (models/gathering.py). Needs model.scan_layers.
+    gather_ahead: bool = False
     rules: tuple[tuple[str, Any], ...] = (
         ('batch', ('data', 'fsdp')),
         ('length', 'sequence'),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite.config import Activation, Init, ModelConfig, Norm
+from t5x_lite.models import gathering
 from t5x_lite.models.placing import constrain
 from t5x_lite.models.products import product, rows_of, turned_product
 
@@ -131,7 +132,10 @@ class Einsum(nn.Module):
         kernel = partitioned(self, 'kernel', self.initializer, self.shape, self.axes) if turned is None else None
         if (scale := added(self, 'scale_in')) is not None:
             x = times(x, scale)
-        out = product(equation, x, kernel, self.dtype, self.axes) if turned is None else turned_product(x, turned)
+        if turned is None:
+            out = product(equation, x, kernel, self.dtype, self.axes, gathering.whole(self))
+        else:
+            out = turned_product(x, turned)
         if (a := added(self, 'lora_a')) is not None:
             inputs, outputs = equation.split('->')
             x_axes, kernel_axes = inputs.split(',')

@@ -83,19 +83,21 @@ def stored_spec(axes: Axes, shape: tuple[int, ...], rules: Mapping[str, Any], me
 
 
 _SUMS: contextvars.ContextVar[Any] = contextvars.ContextVar('sums over devices', default=jnp.float32)
+GATHER_AHEAD = contextvars.ContextVar('whether weights of layers are made whole a layer ahead', default=False)
 SEQUENCE_ATTENTION = contextvars.ContextVar('how a divided row meets its keys and values', default=SequenceAttention.gather)
 
 
 @contextlib.contextmanager
 def placed_by(mesh: MeshConfig) -> Iterator[None]:
-    """While a model is traced: logical axes are those of a mesh, devices add up products in its `collective_dtype`, and `sequence_attention` is its."""
-    token, of_rows = _SUMS.set(jnp.dtype(mesh.collective_dtype.value)), SEQUENCE_ATTENTION.set(mesh.sequence_attention)
+    """While a model is traced: logical axes are those of a mesh, devices add up products in its `collective_dtype`, and what else it has is as it says."""
+    said = ((_SUMS, jnp.dtype(mesh.collective_dtype.value)), (SEQUENCE_ATTENTION, mesh.sequence_attention), (GATHER_AHEAD, mesh.gather_ahead))
+    tokens = [(variable, variable.set(value)) for variable, value in said]
     try:
         with nn.logical_axis_rules(mesh.rules):
             yield
     finally:
-        SEQUENCE_ATTENTION.reset(of_rows)
-        _SUMS.reset(token)
+        for variable, token in tokens:
+            variable.reset(token)
 
 
 def as_tuple(target: str | tuple[str, ...] | None) -> tuple[str, ...]:

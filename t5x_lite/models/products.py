@@ -1,5 +1,6 @@
 """The one product with a weight, and the rows of a table: with gradients of their own, which say what travels between devices."""
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -16,7 +17,7 @@ _FEW = 4  # rows that XLA:CPU multiplies by a matrix of 16-bit numbers eight tim
 PRODUCT = 'product'  # what recomputation may keep (transformer.REMAT_POLICIES); the policies of JAX do not see into a function with gradients of its own
 
 
-def product(equation: str, x: jax.Array, kernel: jax.Array, dtype: Any, axes: Axes | None = None) -> jax.Array:
+def product(equation: str, x: jax.Array, kernel: jax.Array, dtype: Any, axes: Axes | None = None, whole: jax.Array | None = None) -> jax.Array:
     """The one product with a weight: operands in `dtype`, accumulated in float32, returned in `dtype`.
 
     The products of the backward pass do the same; the weight's gradient leaves them in float32. (Differentiated as it stands, an einsum accumulated in
@@ -25,13 +26,14 @@ def product(equation: str, x: jax.Array, kernel: jax.Array, dtype: Any, axes: Ax
     Args:
       axes: logical axes of a weight as it is stored, which is made whole here along 'embed' (`gathered` says why): in `dtype`, half the bytes of float32, for
         each pass anew, so that no pass keeps it whole for another; its gradient is added up over devices straight into the parts that they store.
+      whole: the weight as both passes multiply by it, where something has made it whole already (gathering.py).
     """
-    return checkpoint_name(placed_product(equation, x, kernel, dtype, Placing.of(axes, kernel.shape)), PRODUCT)
+    return checkpoint_name(placed_product(equation, x, kernel, dtype, Placing.of(axes, kernel.shape), whole), PRODUCT)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
-def placed_product(equation: str, x: jax.Array, kernel: jax.Array, dtype: Any, placing: Placing) -> jax.Array:
-    y, rows = placing.weight(kernel, dtype), x.shape[0]
+def placed_product(equation: str, x: jax.Array, kernel: jax.Array, dtype: Any, placing: Placing, whole: jax.Array | None = None) -> jax.Array:
+    y, rows = placing.weight(kernel, dtype) if whole is None else whole, x.shape[0]
     if rows < _FEW and x.size == rows * x.shape[-1] and dtype != jnp.float32 and jax.default_backend() == 'cpu':
         padded = jnp.pad(x, ((0, _FEW - rows), *((0, 0),) * (x.ndim - 1)))
         return _accumulated(equation, padded, y, dtype, placing.sums)[:rows].astype(dtype)
@@ -54,14 +56,16 @@ def _accumulated(equation: str, x: jax.Array, y: jax.Array, dtype: Any, sums: An
     return jnp.einsum(equation, x.astype(dtype), y.astype(dtype), preferred_element_type=sums)
 
 
-def _product_forward(equation, x, kernel, dtype, placing):
-    return placed_product(equation, x, kernel, dtype, placing), (x, kernel)
+def _product_forward(equation, x, kernel, dtype, placing, whole):
+    out = placed_product(equation, x, kernel, dtype, placing, whole)
+    return out, (x, kernel, None) if whole is None else (x, jnp.zeros((), kernel.dtype), whole)
 
 
 def _product_backward(equation, dtype, placing, residuals, gradient):
-    x, kernel = residuals
-    x_gradient, kernel_gradient = product_gradients(equation, x, kernel, gradient, dtype, placing)
-    return x_gradient.astype(x.dtype), kernel_gradient.astype(kernel.dtype)
+    x, kernel, whole = residuals
+    multiplied, lies = (kernel, placing) if whole is None else (whole, dataclasses.replace(placing, used=None))
+    x_gradient, kernel_gradient = product_gradients(equation, x, multiplied, gradient, dtype, lies)
+    return x_gradient.astype(x.dtype), kernel_gradient.astype(kernel.dtype), None
 
 
 placed_product.defvjp(_product_forward, _product_backward)
@@ -72,7 +76,7 @@ def product_gradients(equation: str, x: jax.Array, kernel: jax.Array, gradient: 
     inputs, out = equation.split('->')
     x_axes, kernel_axes = inputs.split(',')
     # Behind a barrier: the compiler would find that the forward pass made it whole already, and keep it.
-    stored = kernel if placing.used == placing.stored else jax.lax.optimization_barrier(kernel)
+    stored = kernel if placing.used in (None, placing.stored) else jax.lax.optimization_barrier(kernel)
     x_gradient = _accumulated(f'{out},{kernel_axes}->{x_axes}', gradient, placing.weight(stored, dtype), dtype, placing.sums)
     if x_axes[:-1] == out[:-1] and jax.sharding.get_abstract_mesh().size <= 1:
         return x_gradient, _kernel_gradient(x_axes[-1], out[-1], kernel_axes, x, gradient, dtype)

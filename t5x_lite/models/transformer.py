@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.config import ModelConfig, NormPlace, Positions, Remat
+from t5x_lite.models import gathering
 from t5x_lite.models.attention import Attention, Cache, Mask
 from t5x_lite.models.dropout import DropoutKey, dropout
 from t5x_lite.models.kernels import picked
 from t5x_lite.models.layers import ACTIVATIONS, Einsum, added, compute_dtype, head_size, initializer, make_norm, plus
-from t5x_lite.models.placing import constrain, gathered
+from t5x_lite.models.placing import GATHER_AHEAD, constrain, gathered
 from t5x_lite.models.positions import DistanceBias, RelativeBias
 from t5x_lite.models.products import PRODUCT, product
 
@@ -212,6 +213,8 @@ class Stack(nn.Module):
             return self._apart(x_BLD, numbers_N, context)
         cuts, place = _CUTS.get(), '/'.join(self.layers.path)
         if self.is_initializing() or not self.config.scan_layers or place not in cuts:
+            if self._gathers_ahead(context):
+                return self._ahead(x_BLD, numbers_N, context), None
             return self.layers(x_BLD, numbers_N, context)
         params, cut, shown = self.layers.variables['params'], cuts[place], []
         for here in (slice(0, cut), slice(cut, self.num_layers)):
@@ -222,6 +225,23 @@ class Stack(nn.Module):
             x_BLD, states_NBLD = loop.apply({'params': some}, x_BLD, numbers_N[here], context)
             shown.append(states_NBLD)
         return x_BLD, None if shown[0] is None else jnp.concatenate(shown)
+
+    def _gathers_ahead(self, context: Context) -> bool:
+        training = not self.is_initializing() and context.cache is None and not self.layers.shown
+        return training and self.config.scan_layers and GATHER_AHEAD.get() and jax.sharding.get_abstract_mesh().size > 1
+
+    def _ahead(self, x_BLD: jax.Array, numbers_N: jax.Array, context: Context) -> jax.Array:
+        """In a loop that makes weights whole a layer ahead (config.mesh.gather_ahead)."""
+        block = Block(self.config, self.cross, parent=None)
+        boxed = jax.eval_shape(block.init, jax.random.key(0), x_BLD, numbers_N[0], context)['params']
+
+        def apply(variables, x_BLD, number):
+            return block.apply(variables, x_BLD, number, context)[0]
+
+        if self.config.remat != Remat.none:
+            apply = jax.checkpoint(apply, policy=REMAT_POLICIES[self.config.remat], prevent_cse=False)
+        params = nn.unbox(self.layers.variables['params'])
+        return gathering.looped(apply, params, gathering.divided(boxed), compute_dtype(self.config), x_BLD, numbers_N)
 
     def _apart(self, x_BLD: jax.Array, numbers_N: jax.Array, context: Context) -> tuple[jax.Array, jax.Array | None]:
         """Through one layer after the other; a cache is one for each layer, too."""

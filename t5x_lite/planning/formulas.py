@@ -69,7 +69,8 @@ def activations(config: Config, sizes: Mapping[str, int], stage: Stage) -> int:
     """Bytes that one device keeps for the backward pass, by the formula of Korthikanti et al. (2022, equations 1 and 2), in the type that is computed in.
 
     A layer of width h, a heads, s positions and b rows keeps 2 s b h (its input) with full recomputation; the outputs of its products, 2 s b (h + 4 h + ...),
-    where only these are kept; else s b h (34 + 5 a s / h), whose second term goes where attention keeps no scores. (In float32, twice that.)
+    where only these are kept; else s b h (34 + 5 a s / h), whose second term goes where attention keeps no scores. (In float32, twice that.) Weights that are
+    made whole a layer ahead are kept too.
     """
     model = config.model
     item, joined = compute_dtype(model).itemsize, model.num_heads * head_size(model)
@@ -85,6 +86,8 @@ def activations(config: Config, sizes: Mapping[str, int], stage: Stage) -> int:
         kept = positions * item * ((2 + attentions) * joined + (2 if model.gated else 1) * model.d_ff) / tensor + crossed + (attentions + 1) * inputs
         scores = 2.5 * item * positions * attended * model.num_heads / tensor if keeps_scores(config, sizes) else 0.0
         total += layers * {Remat.full: inputs, Remat.dots: kept + inputs, Remat.none: 2.5 * (attentions + 1) * inputs + 12 / 7 * kept + scores}[model.remat]
+        if config.mesh.gather_ahead and sizes['fsdp'] > 1:  # which keeps what it made whole
+            total += layers * model.d_model * (4 * attentions * joined + (3 if model.gated else 2) * model.d_ff) * item / tensor
     return math.ceil(total)
 
 
@@ -139,7 +142,7 @@ def _planned(program: Program, stage: Stage, added_first: bool) -> Iterator[Coll
     learns = paths.leaves(program.tuning.select(program.abstract.params))
     uses = {name: _uses(config, leaf) for name, leaf in learns.items()}  # each leaves a gradient of its own, which is exchanged before they are added
     lengths = [stage[1], stage[3]] if config.data.layout == Layout.encoder_decoder else [stage[1]]
-    # Layers that are computed again have theirs gathered again, and once more for the gradients of their inputs.
+    # Layers that are computed again have theirs gathered again, and once more for the gradients of their inputs; not what was made whole ahead.
     gathers = 3 if model.remat == Remat.full else 2
     gathered = divided = 0.0
     for name, leaf in split.items():
@@ -154,7 +157,7 @@ def _planned(program: Program, stage: Stage, added_first: bool) -> Iterator[Coll
             gathered += size * (4 * bool(looked_up and not (as_output and item == 4)) + 2 * item * as_output)
             wholes = len(looked_up) + as_output
         else:
-            gathered += size * gathers * item
+            gathered += size * (1 if config.mesh.gather_ahead and paths.is_stacked(name) else gathers) * item
         divided += size * wholes * (name in learns)
     yield from one('all-gather', 'fsdp', gathered, parts, 'weights, for the forward and the backward pass')
     yield from one('reduce-scatter', 'fsdp', divided * 4, parts, 'gradients of weights')

@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,9 @@ import pytest
 
 from t5x_lite.config import Activation, DropoutBits, DType, NormPlace, Optimizer, Remat, SequenceAttention
 from t5x_lite.errors import UserError
+from t5x_lite.models import gathering
+from t5x_lite.planning import hlo
+from t5x_lite.planning.collectives import collectives
 from t5x_lite.training import partitioning, paths
 from t5x_lite.training.step import make_program, make_train_step
 from tests.training import small
@@ -69,6 +73,34 @@ def test_keys_and_values_that_go_round_change_nothing(single, mesh):
     sharded = small.train(small.config(mesh=mesh | {'sequence_attention': SequenceAttention.ring}))
     assert_equal(single, sharded)
     assert_equal_gradients(single, sharded)
+
+
+@pytest.mark.parametrize('remat', list(Remat))
+def test_weights_made_whole_a_layer_ahead_change_nothing(single, remat, monkeypatch):
+    looped = mock.Mock(wraps=gathering.looped)
+    monkeypatch.setattr(gathering, 'looped', looped)
+    ahead = small.train(small.config(model={'remat': remat}, mesh={'data': 2, 'fsdp': 4, 'gather_ahead': True}))
+    assert looped.called
+    assert_equal(single, ahead)
+    assert_equal_gradients(single, ahead)
+
+
+def test_weights_made_whole_a_layer_ahead_are_so_once_a_step():
+    """Both kernels of a feed-forward, of the first layer before the loop, of the next in each of three turns; the backward pass gathers none."""
+    model, counts = {'num_layers': 3, 'd_ff': 96}, {}
+    for ahead in (False, True):
+        run = small.config(model=model, mesh={'fsdp': 8, 'gather_ahead': ahead})
+        with jax.set_mesh(partitioning.make_mesh(run)):
+            program = make_program(run, partitioning.make_mesh(run))
+            text = jax.jit(make_train_step(program)).lower(program.abstract, small.batch()).compile().as_text()
+        found = collectives(hlo.parse(text), dict(partitioning.make_mesh(run).shape))
+        counts[ahead] = sum(one.times for one in found if one.kind == 'all-gather' and one.bytes == 4 * 32 * 96)
+    assert counts == {False: 2 * 3 * 2, True: 2 * (1 + 3)}
+
+
+def test_layers_that_are_unrolled_gather_nothing_ahead():
+    with pytest.raises(UserError, match='config.mesh.gather_ahead.*config.model.scan_layers'):
+        small.config(model={'scan_layers': False}, mesh={'fsdp': 2, 'gather_ahead': True})
 
 
 @pytest.mark.parametrize('mesh', [{'data': 2, 'fsdp': 2, 'tensor': 2}, {'fsdp': 2, 'tensor': 2, 'sequence': 2}], ids=str)

@@ -79,6 +79,15 @@ def test_keys_and_values_that_go_round_change_nothing(single, kind, mesh):
 
 
 @pytest.mark.parametrize('kind', KINDS)
+def test_weights_made_whole_a_layer_ahead_change_nothing(single, kind):
+    """On a mesh that divides them twice, in two parts of a batch, recomputed."""
+    mesh = {'data': 2, 'fsdp': 2, 'tensor': 2, 'gather_ahead': True}
+    ahead = train(kind, model={'remat': Remat.full}, mesh=mesh, optim={'microbatches': 2})
+    assert_equal(single[kind], ahead)
+    assert_equal_gradients(single[kind], ahead)
+
+
+@pytest.mark.parametrize('kind', KINDS)
 def test_microbatches_unrolled_layers_and_remat_change_nothing(single, kind):
     assert_equal(single[kind], train(kind, small.one_device(), {'scan_layers': False, 'remat': Remat.full}, optim={'microbatches': 4}))
 
