@@ -474,7 +474,8 @@ class MeshConfig:
     # model.dtype=bfloat16, sends half the bytes. Weights are sent in model.dtype in any case: that changes no number.
     collective_dtype: DType = DType.float32
     # Weights of layers that fsdp divides are made whole one layer ahead, while the layer before computes, once a step, and kept whole in model.dtype for the
-    # backward pass: two bytes a parameter on each device, and half to two thirds of what is sent less (models/gathering.py). Needs model.scan_layers.
+    # backward pass: two bytes a parameter in bfloat16 on each device, for one gather instead of two, or of three with model.remat=full (models/gathering.py).
+    # Needs model.scan_layers. Layers below the first that learns, and those whose states are read, are gathered where they are used.
     gather_ahead: bool = False
     rules: tuple[tuple[str, Any], ...] = (
         ('batch', ('data', 'fsdp')),

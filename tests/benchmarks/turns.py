@@ -209,6 +209,6 @@ def cpu() -> str:
         with open('/proc/cpuinfo', encoding='utf-8') as file:
             known = dict(line.split(':', 1) for line in file.read().split('\n\n')[0].splitlines())
         known = {key.strip(): value for key, value in known.items()}
-        return known['model name'].strip() + (' with AVX-512' if 'avx512f' in known.get('flags', '').split() else '')
+        return known['model name'].strip() + (f" ({'with' if 'avx512f' in known['flags'].split() else 'without'} AVX-512)" if 'flags' in known else '')
     except (OSError, KeyError, ValueError):
         return platform.processor() or 'unknown processor'

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from t5x_lite.config import Activation, DropoutBits, DType, NormPlace, Optimizer, Remat, SequenceAttention
+from t5x_lite.config import Activation, DropoutBits, DType, NormPlace, Optimizer, Remat, SequenceAttention, TuneConfig
 from t5x_lite.errors import UserError
 from t5x_lite.models import gathering
 from t5x_lite.planning import hlo
@@ -83,6 +83,12 @@ def test_weights_made_whole_a_layer_ahead_change_nothing(single, remat, monkeypa
     assert looped.called
     assert_equal(single, ahead)
     assert_equal_gradients(single, ahead)
+
+
+def test_weights_made_whole_a_layer_ahead_have_adapters_beside_them():
+    tune = TuneConfig(lora=(('.*/attention/(query|value)', 4, 8.0),))
+    alone = small.train(small.config(tune=tune), devices=small.one_device())
+    assert_equal(alone, small.train(small.config(tune=tune, mesh={'data': 2, 'fsdp': 4, 'gather_ahead': True})))
 
 
 def test_weights_made_whole_a_layer_ahead_are_so_once_a_step():
