@@ -153,6 +153,17 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
         config.model.scan_layers or not config.mesh.gather_ahead,
         'config.mesh.gather_ahead=True with config.model.scan_layers=False: a loop over layers carries what is gathered ahead; take --config.model.scan_layers',
     )
+    yield (
+        config.mesh.gather_ahead or not config.mesh.sum_behind,
+        'config.mesh.sum_behind=True without config.mesh.gather_ahead: gradients go back the way that weights came ahead; add --config.mesh.gather_ahead',
+    )
+    yield config.mesh.gather_side >= 2, f'config.mesh.gather_side={config.mesh.gather_side}; it is at least 2: 4, or 2 on a v5e of more than 4 x 4 chips'
+    yield (
+        sums is config.model.dtype or not config.mesh.gather_ahead,
+        f'config.mesh.gather_ahead=True with config.mesh.collective_dtype={sums.value} and config.model.dtype={config.model.dtype.value}: what is sent so is '
+        f'added up in the dtype of the model; take --config.mesh.collective_dtype={config.model.dtype.value}'
+        + (' and --config.model.dtype=bfloat16' if config.model.dtype is DType.float16 else ''),
+    )
     for field, patterns in (('init_fresh', config.init_fresh), ('optim.decay', [pattern for pattern, _ in optim.decay])):
         for pattern in patterns:
             yield not (wrong := _wrong_pattern(pattern)), f'config.{field}: {pattern!r} is not a regular expression ({wrong})'

@@ -473,10 +473,17 @@ class MeshConfig:
     # In which devices add up the parts of a product that each has made (activations over `tensor`, gradients of weights over `data` and `fsdp`). bfloat16, with
     # model.dtype=bfloat16, sends half the bytes. Weights are sent in model.dtype in any case: that changes no number.
     collective_dtype: DType = DType.float32
-    # Weights of layers that fsdp divides are made whole one layer ahead, while the layer before computes, once a step, and kept whole in model.dtype for the
-    # backward pass: two bytes a parameter in bfloat16 on each device, for one gather instead of two, or of three with model.remat=full (models/gathering.py).
-    # Needs model.scan_layers. Layers below the first that learns, and those whose states are read, are gathered where they are used.
+    # Weights that fsdp divides are sent from device to device a layer or more ahead, once a step, and kept whole in model.dtype for the backward pass: 2 bytes
+    # a parameter in bfloat16 on each device, for one gather instead of two, or of three with model.remat=full (models/gathering.py). Needs model.scan_layers
+    # and collective_dtype=model.dtype. Layers below the first that learns, and those whose states are read, are gathered where they are used. The compiler
+    # of TPUs wants --xla_max_concurrent_async_collective_permutes=32 for it, in LIBTPU_INIT_ARGS.
     gather_ahead: bool = False
+    # With it, in turns along the sides of a torus: so many devices of the axis send each other what they have in one turn. 4 is what pods are made of; a v5e
+    # of more than 4 x 4 chips sends beside other work only to chips up to two away: 2.
+    gather_side: int = 4
+    # With it, gradients of these weights go back the same way, layers behind, instead of being added up where they are made. Where XLA does that beside the
+    # product that makes them (a v5e), it takes less time unless batches are small; where it waits for it (v5p), this does not.
+    sum_behind: bool = False
     rules: tuple[tuple[str, Any], ...] = (
         ('batch', ('data', 'fsdp')),
         ('length', 'sequence'),

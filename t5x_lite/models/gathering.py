@@ -1,15 +1,21 @@
-"""Weights made whole one layer ahead.
+"""Weights made whole layers ahead, and their gradients added up layers behind.
 
-Fully sharded training stores a part of each weight on each device, and makes a layer's weights whole where they are used: the first product of a layer
-waits for its own. Here a loop over layers carries the weights of the layer whose turn it is, whole, and makes those of the next one whole meanwhile: nothing
-that a layer computes waits for them, so that a compiler can send them beside any of it. What was made whole is kept for the backward pass, which gathers
-nothing (Rajbhandari et al., 2020: their second stage where weights are concerned, their third in what is stored; `reshard_after_forward=False` of PyTorch's
-fully_shard).
+Fully sharded training stores a part of each weight on each device, makes a layer's weights whole where they are used, and adds their gradients up over
+devices where they are made: the first product of a layer waits for its weight, the last of its backward pass is waited for. Here a loop over layers carries
+the weights of the layer whose turn it is, whole, and those of the layers after it on their way there: in each turn of the loop they come one step further
+(point_to_point.py). Nothing that a layer computes waits for what is sent, and nothing sent waits for what the same turn computes or sends, so that a compiler
+can do all of it at once. What was made whole is kept for the backward pass, which gathers nothing (Rajbhandari et al., 2020: their second stage where weights
+are concerned, their third in what is stored; `reshard_after_forward=False` of PyTorch's fully_shard).
 
-The numbers are those of products that gather their own, and gradients take the same way, to the weights as they are stored.
+Gradients are added up where they are made, by XLA, or (`behind`) the way that the weights came: then each device multiplies by a copy of its own, whose
+gradient is what that device alone has made, and that goes back a step in each turn of the backward pass. The numbers are those of products that gather their
+own.
 """
 
 from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -17,21 +23,123 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.models.placing import Axes, Placing
+from jax.sharding import PartitionSpec
+
+from t5x_lite.models import point_to_point
+from t5x_lite.models.placing import GATHER_AHEAD, SUM_BEHIND, Axes, as_tuple, stored_spec
 
 _COLLECTION = 'whole'  # of variables, beside 'params' and with the same names
 Kernels = Mapping[tuple[str, ...], Axes]
 
 
 def whole(module: nn.Module) -> jax.Array | None:
-    """The kernel of a module as a loop carries it; None where none does."""
+    """A module's kernel, or copies of it [copies, ...], as a loop carries it; None where none does."""
     return module.get_variable(_COLLECTION, 'kernel') if module.has_variable(_COLLECTION, 'kernel') else None
 
 
-def divided(boxed: Mapping[str, Any]) -> Kernels:
-    """{path: logical axes} of the kernels that are stored in parts, of a layer's parameters with their axes beside them."""
-    axes = {path: tuple(spec) for path, spec in flatten_dict(nn.get_partition_spec(boxed)).items() if path[-1] == 'kernel'}
-    return {path: names for path, names in axes.items() if 'embed' in names}
+def axes_of(boxed: Mapping[str, Any]) -> Kernels:
+    """{path: logical axes} of the kernels among a layer's parameters, which have their axes beside them."""
+    return {path: tuple(spec) for path, spec in flatten_dict(nn.get_partition_spec(boxed)).items() if path[-1] == 'kernel'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Copies:
+    """Of a kernel, on a mesh, one for each part of a batch, and the way there: turns in which devices send each other what they have of it.
+
+    Attributes:
+      stored: where the kernel lies.
+      dim: of it that is stored in parts.
+      batch: mesh axes that divide a batch.
+      steps: of point_to_point.py, in which the parts are gathered.
+      others: mesh axes of a batch that hold the same parts.
+      longest: side of a step along them.
+      dtype: of the copies, and of what is sent.
+    """
+
+    stored: PartitionSpec
+    dim: int
+    batch: tuple[str, ...]
+    steps: tuple[point_to_point.Step, ...]
+    others: tuple[str, ...]
+    longest: int
+    dtype: Any
+
+    @classmethod
+    def of(cls, axes: Axes | None, shape: tuple[int, ...], dtype: Any, rows: int) -> 'Copies | None':
+        """None where weights are not sent point to point (config.mesh.gather_ahead), this one is not stored in parts along axes that divide a batch too, or so
+        many rows are not divided by them."""
+        mesh, rules = jax.sharding.get_abstract_mesh().shape, dict(nn.get_logical_axis_rules())
+        if not (longest := GATHER_AHEAD.get()) or not mesh or not rules or axes is None or 'embed' not in axes:
+            return None
+        batch, stored, dim = as_tuple(rules['batch']), stored_spec(axes, shape, rules, mesh), axes.index('embed')
+        parts = as_tuple(stored[dim])
+        steps = tuple(point_to_point.steps([(axis, mesh[axis]) for axis in parts], longest))
+        others = tuple(axis for axis in batch if axis not in parts and mesh[axis] > 1)
+        possible = steps and set(parts) <= set(batch) and rows % math.prod(mesh[axis] for axis in batch) == 0
+        return cls(stored, dim, batch, steps, others, longest, dtype) if possible else None
+
+    @property
+    def spec(self) -> PartitionSpec:
+        """Of what each device has on the way, and of the copies in the end [copies, ...]."""
+        return PartitionSpec(self.batch, *(None if dim == self.dim else target for dim, target in enumerate(self.stored)))
+
+    @property
+    def turns(self) -> int:
+        return len(self.steps) + bool(self.others)
+
+    def sent(self, array: jax.Array, turn: int) -> jax.Array:
+        """One turn further, of `turns`: from the kernel as it is stored to its copies. Where other devices store the same parts, the first sends nothing."""
+
+        def on_device(array):
+            array = array.astype(self.dtype) if turn == 0 else array[0]
+            step = turn - bool(self.others)
+            return (array if step < 0 else self.steps[step].gathered(array, self.dim))[None]
+
+        return jax.shard_map(on_device, in_specs=self.spec if turn else self.stored, out_specs=self.spec, check_vma=False)(array)
+
+    def returned(self, gradients: jax.Array, turn: int) -> jax.Array:
+        """The gradient of `sent` in that turn, added up: in the dtype that is sent; of the kernel as it is stored in float32."""
+
+        def on_device(gradients):
+            array, step = gradients[0].astype(jnp.float32), turn - bool(self.others)
+            if step >= 0:
+                array = self.steps[step].summed(gradients[0], self.dim, self.dtype)
+            else:
+                for axis in self.others:
+                    array = point_to_point.summed_everywhere(array, axis, self.longest, self.dtype)
+            return array.astype(self.dtype)[None] if turn else array
+
+        return jax.shard_map(on_device, in_specs=self.spec, out_specs=self.spec if turn else self.stored, check_vma=False)(gradients)
+
+    def one(self, copies: jax.Array) -> jax.Array:
+        """Of copies that are alike: the kernel whole, on every device."""
+        spec = PartitionSpec(*self.spec[1:])
+        return jax.shard_map(lambda copies: copies[0], in_specs=self.spec, out_specs=spec, check_vma=False)(copies)
+
+    def made(self, kernel: jax.Array) -> jax.Array:
+        return functools.reduce(self.sent, range(self.turns), kernel)
+
+    def summed(self, gradients: jax.Array) -> jax.Array:
+        """Of the copies, to that of the kernel where it lies, in float32."""
+        return functools.reduce(self.returned, reversed(range(self.turns)), gradients)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _sent(array: jax.Array, copies: Copies, turn: int) -> jax.Array:
+    return copies.sent(array, turn)
+
+
+_sent.defvjp(
+    lambda array, copies, turn: (copies.sent(array, turn), jnp.zeros((), array.dtype)),
+    lambda copies, turn, like, gradients: (copies.returned(gradients, turn).astype(like.dtype),),
+)
+
+
+def copied(kernel: jax.Array, copies: Copies, turns: int | None = None) -> jax.Array:
+    """The copies of a kernel, or what devices have after the first turns on the way there."""
+    for turn in range(copies.turns if turns is None else turns):
+        kernel = _sent(kernel, copies, turn)
+    return kernel
 
 
 def looped(apply: Callable[..., jax.Array], params: Mapping[str, Any], kernels: Kernels, dtype: Any, x: jax.Array, numbers_N: jax.Array) -> jax.Array:
@@ -40,22 +148,28 @@ def looped(apply: Callable[..., jax.Array], params: Mapping[str, Any], kernels: 
     Args:
       apply: (variables of a layer, x, its number) -> x.
       params: of all layers, stacked [N, ...].
-      kernels: those that are made whole ahead.
+      kernels: by logical axes; those stored in parts are made whole ahead.
       dtype: that they are multiplied in.
     """
-    count, stacks = len(numbers_N), flatten_dict(params)
-
-    def made_whole(layer: int | jax.Array) -> dict[str, Any]:
-        def one(stack: jax.Array, axes: Axes) -> jax.Array:
-            kernel = jax.lax.dynamic_index_in_dim(jax.lax.stop_gradient(stack), layer, keepdims=False)
-            return Placing.of(axes, kernel.shape).weight(kernel, dtype)
-
-        return unflatten_dict({path: one(stacks[path], axes) for path, axes in kernels.items()})
+    stacks, count, behind = flatten_dict(params), len(numbers_N), SUM_BEHIND.get()
+    found = {path: Copies.of(axes, stacks[path].shape[1:], dtype, len(x)) for path, axes in kernels.items()}
+    copies = {path: one for path, one in found.items() if one is not None}
+    learns = {path: stacks[path] if behind else jax.lax.stop_gradient(stacks[path]) for path in copies}
 
     def step(carry, given):
-        (x, here), (layer, number, following) = carry, given
-        ahead = made_whole(following)
-        return (apply({'params': layer, _COLLECTION: here}, x, number), ahead), None
+        # Of each kernel, what devices have after 1, 2, ... turns: the last are the copies of this layer, those before are of the layers after it.
+        (x, on_the_way), (layer, number, entering) = carry, given
+        here = unflatten_dict({path: stages[-1] if behind else copies[path].one(stages[-1]) for path, stages in on_the_way.items()})
+        following = {
+            path: [_sent(array, copies[path], turn) for turn, array in enumerate([entering[path], *stages[:-1]])] for path, stages in on_the_way.items()
+        }
+        return (apply({'params': layer, _COLLECTION: here}, x, number), following), None
 
-    following_N = jnp.minimum(jnp.arange(1, count + 1), count - 1)  # the last turn makes its own anew, which nothing reads
-    return jax.lax.scan(step, (x, made_whole(0)), (params, numbers_N, following_N))[0][0]
+    # Turn after turn the next layer enters; after the last the first ones again, which nothing reads.
+    on_the_way = {
+        path: [copied(learns[path][(one.turns - turns) % count], one, turns) for turns in range(1, one.turns + 1)] for path, one in copies.items()
+    }
+    entering = {path: jnp.roll(learns[path], -one.turns, axis=0) for path, one in copies.items()}
+    # Those that learn where they are copied are read in the shape of one layer, no more.
+    layers = unflatten_dict({path: jax.lax.stop_gradient(stack) if path in copies and behind else stack for path, stack in stacks.items()})
+    return jax.lax.scan(step, (x, on_the_way), (layers, numbers_N, entering))[0][0]

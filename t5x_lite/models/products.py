@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from t5x_lite.models.gathering import Copies, copied
 from t5x_lite.models.placing import Axes, Placing, as_tuple, gathered, stored_spec
 
 _FEW = 4  # rows that XLA:CPU multiplies by a matrix of 16-bit numbers eight times as fast as a single one, which it takes number by number
@@ -26,9 +27,46 @@ def product(equation: str, x: jax.Array, kernel: jax.Array, dtype: Any, axes: Ax
     Args:
       axes: logical axes of a weight as it is stored, which is made whole here along 'embed' (`gathered` says why): in `dtype`, half the bytes of float32, for
         each pass anew, so that no pass keeps it whole for another; its gradient is added up over devices straight into the parts that they store.
-      whole: the weight as both passes multiply by it, where something has made it whole already (gathering.py).
+      whole: the weight as both passes multiply by it, where something has made it whole already (gathering.py); or copies of it [copies, ...], each of which
+        multiplies a part of the batch, and has that part's gradient, in place of the weight.
     """
-    return checkpoint_name(placed_product(equation, x, kernel, dtype, Placing.of(axes, kernel.shape), whole), PRODUCT)
+    if whole is not None and whole.ndim == kernel.ndim:
+        return checkpoint_name(placed_product(equation, x, kernel, dtype, Placing.of(axes, kernel.shape), whole), PRODUCT)
+    if whole is None and (copies := Copies.of(axes, kernel.shape, dtype, len(x))) is not None:
+        whole = copied(kernel, copies)
+    if whole is not None:
+        out = copies_product(equation, _apart(x, whole), whole, dtype, Placing.of(None, ()).sums)
+        return checkpoint_name(out.reshape(-1, *out.shape[2:]), PRODUCT)
+    return checkpoint_name(placed_product(equation, x, kernel, dtype, Placing.of(axes, kernel.shape)), PRODUCT)
+
+
+def _apart(x: jax.Array, copies: jax.Array) -> jax.Array:
+    """The parts of a batch, each beside its copy of a weight [copies, B / copies, ...]: where they lie already."""
+    batch = as_tuple(dict(nn.get_logical_axis_rules())['batch'])
+    x = x.reshape(len(copies), -1, *x.shape[1:])
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(batch, *(PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
+def copies_product(equation: str, x: jax.Array, copies: jax.Array, dtype: Any, sums: Any) -> jax.Array:
+    """`product` of [copies, ...] and as many copies of a weight; the gradient of each copy is that of its part of the batch, in its dtype."""
+    return _accumulated(_each(equation), x, copies, dtype, sums).astype(dtype)
+
+
+def _each(equation: str) -> str:
+    """'BLD,DF->BLF' to 'nBLD,nDF->nBLF'."""
+    return 'n' + equation.replace(',', ',n').replace('->', '->n')
+
+
+def _copies_backward(equation, dtype, sums, residuals, gradient):
+    x, copies = residuals
+    inputs, out = equation.split('->')
+    x_axes, kernel_axes = inputs.split(',')
+    x_gradient = _accumulated(_each(f'{out},{kernel_axes}->{x_axes}'), gradient, copies, dtype, sums)
+    return x_gradient.astype(x.dtype), _accumulated(_each(f'{x_axes},{out}->{kernel_axes}'), x, gradient, dtype).astype(copies.dtype)
+
+
+copies_product.defvjp(lambda equation, x, copies, dtype, sums: (copies_product(equation, x, copies, dtype, sums), (x, copies)), _copies_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))

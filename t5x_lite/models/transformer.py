@@ -241,7 +241,7 @@ class Stack(nn.Module):
         if self.config.remat != Remat.none:
             apply = jax.checkpoint(apply, policy=REMAT_POLICIES[self.config.remat], prevent_cse=False)
         params = nn.unbox(self.layers.variables['params'])
-        return gathering.looped(apply, params, gathering.divided(boxed), compute_dtype(self.config), x_BLD, numbers_N)
+        return gathering.looped(apply, params, gathering.axes_of(boxed), compute_dtype(self.config), x_BLD, numbers_N)
 
     def _apart(self, x_BLD: jax.Array, numbers_N: jax.Array, context: Context) -> tuple[jax.Array, jax.Array | None]:
         """Through one layer after the other; a cache is one for each layer, too."""

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from t5x_lite.config import ModelConfig
+from t5x_lite.models.gathering import Copies
 from t5x_lite.models.layers import compute_dtype, hide_padded, like_trailing
 from t5x_lite.models.placing import Placing
 from t5x_lite.models.products import placed_product, product_gradients
@@ -43,6 +44,7 @@ class OutputLayer:
     vocab_size: int = struct.field(pytree_node=False)  # columns beyond pad the vocabulary
     chunks: int = struct.field(pytree_node=False)
     placing: Placing = struct.field(pytree_node=False)  # of the table, which is made whole once for all chunks
+    copies: Copies | None = struct.field(pytree_node=False)  # of it, where devices send its parts point to point
     batch: Axes = struct.field(pytree_node=False)  # mesh axes over which rows, positions and vocabulary lie
     length: Axes = struct.field(pytree_node=False)
     vocab: Axes = struct.field(pytree_node=False)
@@ -69,8 +71,9 @@ def output_layer(config: ModelConfig, x_BLD: jax.Array, table: jax.Array, table_
     chunks = next(count for count in range(max(wanted, 1), own + 1) if own % count == 0)
     if chunks == 1:
         return {}
-    placing = Placing.of(tuple({'V': 'vocab', 'D': 'embed'}[axis] for axis in table_axes), table.shape)
-    return {'output_layer': OutputLayer(x_BLD, table, bias_V, table_axes, compute_dtype(config), config.vocab_size, chunks, placing, batch, length, vocab)}
+    axes, dtype = tuple({'V': 'vocab', 'D': 'embed'}[axis] for axis in table_axes), compute_dtype(config)
+    placing, copies = Placing.of(axes, table.shape), None if _parts(length) > 1 else Copies.of(axes, table.shape, dtype, rows)
+    return {'output_layer': OutputLayer(x_BLD, table, bias_V, table_axes, dtype, config.vocab_size, chunks, placing, copies, batch, length, vocab)}
 
 
 def _dividing(name: str, size: int) -> Axes:
@@ -104,14 +107,15 @@ def _summed(function: Sums, layer: OutputLayer, targets_BL: jax.Array, weights_B
         return _added(sums, jax.vmap(of_chunk)(*_chunks_of(layer, number, *given))), None
 
     given = [_split(layer, x) for x in (layer.x_BLD, targets_BL, weights_BL)]
-    sums, _ = jax.lax.scan(add, _zeros(of_chunk, layer, given), jnp.arange(layer.chunks))
+    sums, _ = jax.lax.scan(add, _zeros(jax.vmap(of_chunk), layer, given), jnp.arange(layer.chunks))
     return jax.tree.map(lambda part: jnp.sum(part, axis=0), sums)
 
 
 def _forward(function, layer, targets_BL, weights_BL):
-    whole = layer.placing.weight(layer.table, layer.dtype)
+    # A copy for each part of the batch, or one for all.
+    whole = layer.placing.weight(layer.table, layer.dtype) if layer.copies is None else layer.copies.made(layer.table)
 
-    def of_chunk(x_ND, targets_N, weights_N):
+    def of_chunk(whole, x_ND, targets_N, weights_N):
         def total(product_NV, bias_V):
             return function(_finished(layer, product_NV, bias_V), targets_N, weights_N)
 
@@ -121,20 +125,25 @@ def _forward(function, layer, targets_BL, weights_BL):
 
     def add(carry, number):
         kept, x = carry
-        found, x_gradient = jax.vmap(of_chunk)(*_chunks_of(layer, number, x, *given))
+        found, x_gradient = every(whole, *_chunks_of(layer, number, x, *given))
         sums, (table, bias_V) = _added(kept, found)
         return ((sums, [_pinned(table, *table_axes), bias_V]), _written(layer, x, number, x_gradient)), None
 
+    every = jax.vmap(of_chunk, (None if layer.copies is None else 0, 0, 0, 0))
     # Each device adds up what its own positions give to the gradients, and the devices' are added once, after the loop.
     rows = (*layer.batch, *layer.length)
     table_axes = (rows, layer.vocab, ()) if layer.table_axes == 'VD' else (rows, (), layer.vocab)
     x, *given = (_split(layer, x) for x in (layer.x_BLD, targets_BL, weights_BL))
-    kept = _zeros(lambda *chunks: of_chunk(*chunks)[0], layer, [x, *given])
+    kept = _zeros(lambda *chunks: every(whole, *chunks)[0], layer, [x, *given])
     # The gradients of the states take the place of the states, which nothing else needs in a step.
     (kept, x), _ = jax.lax.scan(add, (kept, x), jnp.arange(layer.chunks))
     sums, (table, bias_V) = kept
     sums, bias_V = jax.tree.map(lambda part: jnp.sum(part, axis=0), (sums, bias_V))
-    table = layer.placing.gradient(jnp.sum(table.astype(layer.placing.sums), axis=0)).astype(layer.table.dtype)
+    if layer.copies is None:
+        table = layer.placing.gradient(jnp.sum(table.astype(layer.placing.sums), axis=0))
+    else:
+        table = layer.copies.summed(table)
+    table = table.astype(layer.table.dtype)
     return sums, layer.replace(x_BLD=x.reshape(layer.x_BLD.shape), table=table, bias_V=bias_V)
 
 
@@ -190,9 +199,9 @@ def _written(layer: OutputLayer, split: jax.Array, number: jax.Array, chunk: jax
     return jax.lax.dynamic_update_index_in_dim(split, _pinned(chunk, layer.batch, (), layer.length), number, axis=4)
 
 
-def _zeros(of_chunk: Callable[..., Any], layer: OutputLayer, split: list[jax.Array]) -> Any:
+def _zeros(of_chunks: Callable[..., Any], layer: OutputLayer, split: list[jax.Array]) -> Any:
     """What the sums of chunks begin with."""
-    shapes = jax.eval_shape(lambda: jax.vmap(of_chunk)(*_chunks_of(layer, jnp.int32(0), *split)))
+    shapes = jax.eval_shape(lambda: of_chunks(*_chunks_of(layer, jnp.int32(0), *split)))
     return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
 
 

@@ -17,7 +17,7 @@ reduce-scatter within each slice, an all-reduce of each chip's part between slic
 writes one group over all devices, `Collective.between` counts the same three steps.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import math
 import re
@@ -43,6 +43,7 @@ class Collective:
     largest: bytes of the largest single array in it.
     slices: that a group spans, as many of its devices in each.
     within, span: the computation, and the places in it where it begins and ends.
+    pairs: of a permutation: (from, to), device numbers in the mesh's order.
     hidden: share of its time beside which a device does something else; overlap.py finds it.
     """
 
@@ -59,6 +60,7 @@ class Collective:
     slices: int = 1
     within: str = ''
     span: tuple[int, int] = (0, 0)
+    pairs: tuple[tuple[int, int], ...] = ()
     hidden: float = 0.0
 
     @property
@@ -180,7 +182,7 @@ def _collective(computation: Computation, instruction: Instruction, name: str, t
     largest = max(given, key=lambda shape: shape.bytes)
     return Collective(
         name, kind, axes_of(group, mesh), group, parts * sum(shape.bytes for shape in given), times, meanwhile, parts * largest.bytes, largest.dims,
-        instruction.place,
+        instruction.place, pairs=pairs_of(instruction),
     )  # fmt: skip
 
 
@@ -231,8 +233,8 @@ def _is_sliced(computation: Computation, instruction: Instruction) -> bool:
 def first_group(instruction: Instruction, devices: int) -> tuple[int, ...]:
     """The first group of devices that exchange something, as any of the ways in which XLA writes groups has it."""
     text = instruction.attributes
-    if pairs := re.search(r'source_target_pairs=\{\{(.*?)\}\}', text):
-        return _chain([tuple(map(int, pair.split(','))) for pair in pairs[1].split('},{')])
+    if pairs := pairs_of(instruction):
+        return _chain(pairs)
     if listed := re.search(r'replica_groups=\{\{([\d,]*)\}', text):  # {{0,1},{2,3}}
         return tuple(int(number) for number in listed[1].split(','))
     if tiled := re.search(r'replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', text):  # [4,2]<=[2,4]T(1,0)
@@ -243,7 +245,13 @@ def first_group(instruction: Instruction, devices: int) -> tuple[int, ...]:
     return tuple(range(devices))  # {}: all
 
 
-def _chain(pairs: list[tuple[int, int]]) -> tuple[int, ...]:
+def pairs_of(instruction: Instruction) -> tuple[tuple[int, int], ...]:
+    """(from, to) of a permutation."""
+    found = re.search(r'source_target_pairs=\{\{(.*?)\}\}', instruction.attributes)
+    return tuple(tuple(map(int, pair.split(','))) for pair in found[1].split('},{')) if found else ()
+
+
+def _chain(pairs: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     """The devices that a permutation carries something around, from the first on; of several such rings the longest."""
     after = dict(pairs)
 

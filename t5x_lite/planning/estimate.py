@@ -16,7 +16,8 @@ from t5x_lite.planning.traffic import Work
 ASSUMPTIONS = (
     "an instruction takes the cycles that the compiler's own cost model gives it, at the chip's clock",
     'at best, and where the compiler says nothing or no clock is published, it takes the longer of its products (bf16 peak) and its main memory traffic',
-    'a collective is a ring over each side of the torus that its group spans, at the full speed of its links, without latency',
+    'a collective is a ring over each side of the torus that its group spans, at the full speed of its links, without latency; what devices send to one '
+    'another takes the shortest way, one side after the other, and the link that most of it passes sets the pace',
     "what goes to another slice takes each chip's share of its host's adapters (chip.network in plan.json), and is added to what goes around within",
     'an asynchronous collective costs what it takes longer than the work beside it; all others stop the chip',
     'data are there in time, and saving and evaluating take none',
@@ -96,11 +97,35 @@ def bandwidth(collective: Collective, topology: Topology, mesh: Mesh) -> float:
     """Bytes/s that each chip of its group can send within a slice."""
     if not topology.chip.dimensions:
         return topology.bandwidth(np.zeros((1, 0)))
+    places = _places(topology, mesh)
+    if collective.pairs:
+        return topology.chip.link / topology.load([(places[one], places[other]) for one, other in collective.pairs])
+    return topology.bandwidth(np.array([places[number] for number in _members(collective)]))
+
+
+def sides(collective: Collective, topology: Topology, mesh: Mesh) -> tuple[int, ...]:
+    """Of the torus, whose links it takes: two collectives that have none in common do not slow each other down."""
+    if not topology.chip.dimensions:
+        return (0,)
+    places = _places(topology, mesh)
+    if collective.pairs:
+        apart = np.any([np.not_equal(places[one], places[other]) for one, other in collective.pairs], axis=0)
+    else:
+        apart = np.ptp([places[number] for number in _members(collective)], axis=0) > 0
+    return tuple(np.flatnonzero(apart).tolist()) or (0,)
+
+
+def _members(collective: Collective) -> tuple[int, ...]:
+    """Of its group, those in one slice."""
+    return collective.group[: len(collective.group) // collective.slices]
+
+
+def _places(topology: Topology, mesh: Mesh) -> list[tuple[int, ...]]:
+    """Coordinates by device number."""
     devices = mesh.devices.reshape(-1)
     if topology.slices > 1:  # the program is that of one slice, and so are its numbers
         devices = [device for device in devices if device.slice_index == devices[0].slice_index]
-    members = collective.group[: len(collective.group) // collective.slices]
-    return topology.bandwidth(np.array([devices[number].coords for number in members]))
+    return [device.coords for device in devices]
 
 
 def mfu(model_flops: float, step_seconds: float, topology: Topology) -> float:

@@ -1,7 +1,8 @@
 """How much of each collective's time a device has something else to do.
 
 A collective that begins at one instruction and ends at a later one is hidden by what stands between, as long as that takes. An instruction hides one second
-of one collective with each of its own: of several that are under way the one that ends first is hidden first.
+of one collective with each of its own: of several that are under way the one that ends first is hidden first. Collectives along different sides of a torus
+take different links, and are hidden at once.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ import dataclasses
 from jax.sharding import Mesh
 
 from t5x_lite.planning.collectives import KINDS, Collective
-from t5x_lite.planning.estimate import bandwidth, sending, taken
+from t5x_lite.planning.estimate import bandwidth, sending, sides, taken
 from t5x_lite.planning.hlo import Computation, Instruction, Module
 from t5x_lite.planning.topologies import Topology
 from t5x_lite.planning.traffic import Work
@@ -21,19 +22,21 @@ def hidden(module: Module, collectives: Sequence[Collective], works: Sequence[Wo
     if not topology.timed:
         return list(collectives)
     seconds = {work.name: taken(work, topology.chip) for work in works}
-    left: dict[tuple[str, int], float] = {}
+    left: dict[tuple[str, int, int], float] = {}  # (computation, place, side)
     found = list(collectives)
     for number in sorted(range(len(found)), key=lambda number: found[number].span[1]):
         one = found[number]
-        first, last = one.span
+        (first, last), taking = one.span, sides(one, topology, mesh)
         needed = whole = sending(one, topology, bandwidth(one, topology, mesh) if one.sent > one.between else 0.0)
         order = list(module.computations[one.within].instructions.values())
         for place in range(first + 1, last):
-            here = one.within, place
-            if here not in left:
-                left[here] = _seconds(module, module.computations[one.within], order[place], seconds)
-            used = min(left[here], needed)
-            left[here] -= used
+            here = [(one.within, place, side) for side in taking]
+            for lane in here:
+                if lane not in left:
+                    left[lane] = _seconds(module, module.computations[one.within], order[place], seconds)
+            used = min(needed, *(left[lane] for lane in here))
+            for lane in here:
+                left[lane] -= used
             needed -= used
         found[number] = dataclasses.replace(one, hidden=1 - needed / whole if whole else 0.0)
     return found

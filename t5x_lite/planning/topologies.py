@@ -4,6 +4,8 @@ None of them need be there. For TPUs libtpu's compiler describes the devices and
 processor as asked for; for `gpu` nothing can be compiled without one, and a plan is made of the lowered program and of formulas.
 """
 
+import collections
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 import importlib.util
@@ -132,6 +134,24 @@ class Topology:
             return self.chip.link
         spanned = [side for side in range(members.shape[1]) if len(set(members[:, side].tolist())) > 1]
         return self.chip.link * sum(2 if self._is_ring(side, len(set(members[:, side].tolist()))) else 1 for side in spanned)
+
+    def load(self, sent: Sequence[tuple[Sequence[int], Sequence[int]]]) -> int:
+        """How many messages pass the busiest link, of those that chips send to one another at once, each the shortest way, one side after the other.
+
+        Args:
+          sent: coordinates (from, to).
+        """
+        passed: collections.Counter[tuple] = collections.Counter()
+        for source, target in sent:
+            here = list(source)
+            for side, goal in enumerate(target):
+                size = self.shape[side] if side < len(self.shape) else 1
+                forward = (goal - here[side]) % size <= size // 2 if self._is_ring(side, size) else goal > here[side]
+                way = 1 if forward else -1
+                while here[side] != goal:
+                    passed[*here, side, way] += 1
+                    here[side] = (here[side] + way) % size
+        return max(passed.values(), default=1)
 
     def _is_ring(self, side: int, members: int) -> bool:
         """Whether so many chips along a side are all of it, and its ends are linked."""

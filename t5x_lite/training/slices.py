@@ -5,6 +5,8 @@ an order of magnitude slower. Devices say which slice they are of (`slice_index`
 """
 
 from collections.abc import Mapping, Sequence
+import itertools
+import math
 from typing import Any
 
 from jax.experimental import mesh_utils
@@ -13,7 +15,7 @@ import numpy as np
 from t5x_lite.config import MeshConfig
 from t5x_lite.errors import UserError
 
-_SPLIT = ('TPU v5 lite', 'TPU v5e')  # an axis may take a part of a side of their torus, as in jax.make_mesh
+_FLAT = ('TPU v5 lite', 'TPU v5e')  # whose torus has two sides, of which an axis may take parts
 
 
 def apart(config: MeshConfig, devices: Sequence[Any]) -> list[list[Any]]:
@@ -60,7 +62,7 @@ def within(sizes: Mapping[str, int], slices: int, along: str) -> dict[str, int]:
 def order(sizes: Mapping[str, int], parts: Sequence[Sequence[Any]], along: str) -> np.ndarray:
     """Devices in the places of a mesh [*sizes]: along the axis that goes across slices those of the first slice, then those of the second.
 
-    (The order of `jax.experimental.mesh_utils.create_hybrid_device_mesh`, also for devices that do not say which slice they are of.)
+    (The order of `jax.experimental.mesh_utils.create_hybrid_device_mesh`, also for devices that do not say which slice they are of; but `_blocks` on a v5e.)
 
     Args:
       parts: devices of each slice, as `apart` gives.
@@ -70,5 +72,33 @@ def order(sizes: Mapping[str, int], parts: Sequence[Sequence[Any]], along: str) 
       NotImplementedError: a torus whose sides the axes would cut through.
     """
     inner = tuple(within(sizes, len(parts), along).values())
-    blocks = [mesh_utils.create_device_mesh(inner, part, allow_split_physical_axes=part[0].device_kind in _SPLIT) for part in parts]
+    blocks = [_blocks(inner, part) for part in parts]
     return np.concatenate(blocks, axis=list(sizes).index(along))
+
+
+def _blocks(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+    """Devices of one slice in the places of a mesh.
+
+    On a v5e an axis takes a block, the later axes the squarer ones: 16 chips are 4 x 4, row by row, where those of `mesh_utils` lie in a ring (in 4:4), in
+    two columns (8:8) or in one row (16:16), and a message between two of them passes more links (models/point_to_point.py).
+    """
+    if devices[0].device_kind not in _FLAT:
+        return mesh_utils.create_device_mesh(sizes, devices)
+    grid = {tuple(device.coords[:2]): device for device in devices}
+    origin, last = np.min(list(grid), axis=0), np.max(list(grid), axis=0)
+    shape = (last - origin + 1).tolist()
+    splits = [cut for cut in itertools.product(*map(_cuts, sizes)) if [math.prod(column) for column in zip(*cut, strict=True)] == shape]
+    if len(grid) != len(devices) or math.prod(shape) != len(devices) or not splits:  # cores, or no rectangle, or sides that do not divide so
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    cut = min(splits, key=lambda cut: [(max(one) // min(one), one[0] > one[1]) for one in reversed(cut)])
+    placed = np.empty(shape, object)
+    for place, device in grid.items():
+        placed[tuple(place - origin)] = device
+    count = len(sizes)
+    order = [number for axis in range(count) for number in (axis, count + axis)]
+    return placed.reshape([one[0] for one in cut] + [one[1] for one in cut]).transpose(order).reshape(sizes)
+
+
+def _cuts(size: int) -> list[tuple[int, int]]:
+    """All a x b that are so many."""
+    return [(rows, size // rows) for rows in range(1, size + 1) if size % rows == 0]

@@ -207,6 +207,8 @@ def main(argv: list[str]) -> None:
     del argv
     originals = passages(FLAGS.books)
     lines, peaks = [], {}
+    if FLAGS.work:
+        os.makedirs(FLAGS.work, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=FLAGS.work or None) as place:
         for size in map(int, FLAGS.megabytes):
             made = write(f'{place}/in{size}', originals, size)

@@ -1,7 +1,9 @@
 """How much of a collective other work hides: each second of work once, what ends first before what ends later."""
 
 import math
+from unittest import mock
 
+import numpy as np
 import pytest
 
 from t5x_lite.planning import hlo, overlap, topologies, traffic
@@ -52,3 +54,32 @@ def test_a_loop_hides_with_all_its_trips():
     works, (one,) = read(THROUGH_A_LOOP)
     trip = sum(taken(work, H100.chip) for work in works if work.name in ('fusion.2', 'add.1'))
     assert math.isclose(one.hidden, min(1.0, 3 * trip / sending(one, H100, H100.chip.link)), rel_tol=1e-6)
+
+
+# Two messages are under way while a product runs: to neighbours along one side of 4 x 4 chips, and along the other, or along the same.
+SHIFTED = """HloModule m, is_scheduled=true, num_partitions=16
+
+ENTRY %main (x: bf16[3072,4096], w: bf16[4096,4096]) -> bf16[3072,4096] {{
+  %x = bf16[3072,4096]{{1,0}} parameter(0)
+  %w = bf16[4096,4096]{{1,0}} parameter(1)
+  %collective-permute-start.1 = (bf16[3072,4096]{{1,0}}, bf16[3072,4096]{{1,0}}) collective-permute-start(%x), channel_id=1, source_target_pairs={{{{{first}}}}}
+  %collective-permute-start.2 = (bf16[4096,4096]{{1,0}}, bf16[4096,4096]{{1,0}}) collective-permute-start(%w), channel_id=2, source_target_pairs={{{{{second}}}}}
+  %dot.1 = bf16[3072,4096]{{1,0}} dot(%x, %w), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}
+  %collective-permute-done.2 = bf16[4096,4096]{{1,0}} collective-permute-done(%collective-permute-start.2)
+  ROOT %collective-permute-done.1 = bf16[3072,4096]{{1,0}} collective-permute-done(%collective-permute-start.1)
+}}
+"""
+SIDES = ['},{'.join(f'{one},{one // 4 * 4 + (one + 1) % 4}' for one in range(16)), '},{'.join(f'{one},{(one + 4) % 16}' for one in range(16))]
+
+
+@pytest.mark.parametrize('second', [0, 1])
+def test_links_of_two_sides_are_hidden_at_once(second):
+    topology = topologies.parse('v5e:4x4')
+    mesh = mock.Mock(devices=np.array([mock.Mock(coords=(*place, 0)) for place in np.ndindex(4, 4)]))
+    module = hlo.parse(SHIFTED.format(first=SIDES[0], second=SIDES[second]))
+    works, sent = traffic.works(module), collectives(module, {'data': 16})
+    first, last = overlap.hidden(module, sent, works, topology, mesh)
+    product = next(taken(work, topology.chip) for work in works if work.name == 'dot.1')
+    seconds = 2 * 4096 * 4096 / 50e9  # a message to a neighbour, through one link
+    assert product < seconds and math.isclose(last.hidden, product / seconds, rel_tol=1e-6)
+    assert first.hidden == (1.0 if second else 0.0)  # three quarters as long

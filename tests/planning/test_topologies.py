@@ -84,6 +84,21 @@ def test_bandwidth_of_a_group():
     assert topologies.parse('gpu:8xH100').bandwidth(np.zeros((1, 0))) == 450e9
 
 
+def test_load_of_the_busiest_link():
+    """Of a shift along a side of four: on a line what comes back passes all links, on a ring it takes the short way; two away passes two links either way."""
+
+    def shift(away, side=0):
+        return [((one, 0, 0), ((one + away) % 4, 0, 0)) if side == 0 else ((0, one, 0), (0, (one + away) % 4, 0)) for one in range(4)]
+
+    line_of_v5e, ring_of_v5p = topologies.parse('v5e:4x4'), topologies.parse('v5p:4x4x4')
+    for side in (0, 1):
+        assert [line_of_v5e.load(shift(away, side)) for away in (1, 2, 3)] == [ring_of_v5p.load(shift(away, side)) for away in (1, 2, 3)] == [1, 2, 1]
+    assert topologies.parse('v5e:8x8').load([((one, 0, 0), ((one + 4) % 8, 0, 0)) for one in range(8)]) == 4
+    # Around a corner: first along the first side.
+    assert ring_of_v5p.load([((0, 0, 0), (1, 1, 0)), ((1, 0, 0), (1, 1, 0))]) == 2 and ring_of_v5p.load([((0, 0, 0), (1, 1, 0)), ((0, 0, 0), (0, 1, 0))]) == 1
+    assert ring_of_v5p.load([((0, 0, 0), (0, 0, 0))]) == 1  # to itself
+
+
 def test_without_libtpu(monkeypatch):
     monkeypatch.setattr(topologies.importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(UserError, match=r"v5e:4x4 needs the compiler for TPUs, which is not installed: pip install 'jax\[tpu\]'"):

@@ -34,7 +34,7 @@ def chips(count: int, shape: tuple[int, int, int], kind: str) -> list[Chip]:
 
 
 TPUS = [
-    (2, (4, 4, 1), 'TPU v5 lite', (2, 2, 4, 1)), (4, (2, 2, 2), 'TPU v5', (1, 4, 2, 1)), (3, (4, 2, 1), 'TPU v6 lite', (4, 2, 1, 1)),
+    (2, (4, 4, 1), 'TPU v6 lite', (4, 4, 1, 1)), (4, (2, 2, 2), 'TPU v5', (1, 4, 2, 1)), (3, (4, 2, 1), 'TPU v6 lite', (4, 2, 1, 1)),
     (2, (2, 2, 4), 'TPU v4', (4, 4, 1, 1)),
 ]  # fmt: skip
 
@@ -52,8 +52,23 @@ def test_one_axis_goes_across_and_the_others_stay_within(count, shape, kind, inn
         assert (part == place // inner[axis]).all()
     # As JAX lays a mesh over several slices, which lays each as it would alone.
     dcn = [count if name == along else 1 for name in AXES]
-    theirs = mesh_utils.create_hybrid_device_mesh(inner, dcn, devices, allow_split_physical_axes=kind == 'TPU v5 lite')
+    theirs = mesh_utils.create_hybrid_device_mesh(inner, dcn, devices)
     assert (placed == theirs).all()
+
+
+FLAT = [((4, 4, 1), (1, 16, 1, 1), (4, 4)), ((8, 8, 1), (4, 16, 1, 1), (4, 4)), ((16, 16, 1), (16, 16, 1, 1), (4, 4)), ((4, 8, 1), (1, 8, 4, 1), (2, 4))]
+
+
+@pytest.mark.parametrize('shape, sizes, block', FLAT, ids=str)
+def test_axes_of_a_v5e_are_blocks(shape, sizes, block):
+    """Of chips in rows, the axes that send most the squarest; of all chips, each once."""
+    placed = slices.order(dict(zip(AXES, sizes)), [chips(1, shape, 'TPU v5 lite')], 'data')
+    assert placed.shape == sizes and len({chip.id for chip in placed.reshape(-1)}) == np.prod(shape)
+    for group in np.moveaxis(placed, AXES.index('fsdp'), -1).reshape(-1, sizes[1]):
+        places = np.array([chip.coords[:2] for chip in group]).reshape(*block, 2)
+        steps = np.diff(places[:, 0, 0]), np.diff(places[0, :, 1])
+        assert (places[..., 0] == places[:, :1, 0]).all() and (places[..., 1] == places[:1, :, 1]).all()
+        assert all(len(set(step.tolist())) == 1 for step in steps)
 
 
 def test_devices_say_how_many_slices_there_are():

@@ -17,7 +17,7 @@ from t5x_lite.models import gathering
 from t5x_lite.planning import hlo
 from t5x_lite.planning.collectives import collectives
 from t5x_lite.training import partitioning, paths
-from t5x_lite.training.step import make_program, make_train_step
+from t5x_lite.training.step import eval_step, make_program, make_train_step
 from tests.training import small
 
 # In float32 sums over 8 devices differ from those of one in the last bits; three AdamW steps at 1e-2 turn that into this much (measured: 1e-6).
@@ -75,11 +75,14 @@ def test_keys_and_values_that_go_round_change_nothing(single, mesh):
     assert_equal_gradients(single, sharded)
 
 
+HOW = {Remat.none: {'gather_side': 2, 'sum_behind': True}, Remat.dots: {'sum_behind': True}, Remat.full: {}}
+
+
 @pytest.mark.parametrize('remat', list(Remat))
 def test_weights_made_whole_a_layer_ahead_change_nothing(single, remat, monkeypatch):
     looped = mock.Mock(wraps=gathering.looped)
     monkeypatch.setattr(gathering, 'looped', looped)
-    ahead = small.train(small.config(model={'remat': remat}, mesh={'data': 2, 'fsdp': 4, 'gather_ahead': True}))
+    ahead = small.train(small.config(model={'remat': remat}, mesh={'data': 2, 'fsdp': 4, 'gather_ahead': True} | HOW[remat]))
     assert looped.called
     assert_equal(single, ahead)
     assert_equal_gradients(single, ahead)
@@ -91,17 +94,59 @@ def test_weights_made_whole_a_layer_ahead_have_adapters_beside_them():
     assert_equal(alone, small.train(small.config(tune=tune, mesh={'data': 2, 'fsdp': 4, 'gather_ahead': True})))
 
 
-def test_weights_made_whole_a_layer_ahead_are_so_once_a_step():
-    """Both kernels of a feed-forward, of the first layer before the loop, of the next in each of three turns; the backward pass gathers none."""
-    model, counts = {'num_layers': 3, 'd_ff': 96}, {}
+def test_weights_made_whole_a_layer_ahead_travel_once_a_step_and_in_turns():
+    """Both kernels of a feed-forward, in two turns (8 devices: four by four, then the two sides): before the loop the first layer takes both and the second
+    its first, in the loop each of three turns sends both. What a message carries came in with the loop's carry, so that none waits for another; their
+    gradients go the same way back. Nothing is gathered or added up at once."""
+    model, found = {'num_layers': 3, 'd_ff': 96}, {}
     for ahead in (False, True):
-        run = small.config(model=model, mesh={'fsdp': 8, 'gather_ahead': ahead})
+        run = small.config(model=model, mesh={'fsdp': 8, 'gather_ahead': ahead, 'sum_behind': ahead})
         with jax.set_mesh(partitioning.make_mesh(run)):
             program = make_program(run, partitioning.make_mesh(run))
             text = jax.jit(make_train_step(program)).lower(program.abstract, small.batch()).compile().as_text()
-        found = collectives(hlo.parse(text), dict(partitioning.make_mesh(run).shape))
-        counts[ahead] = sum(one.times for one in found if one.kind == 'all-gather' and one.bytes == 4 * 32 * 96)
-    assert counts == {False: 2 * 3 * 2, True: 2 * (1 + 3)}
+        found[ahead] = collectives(hlo.parse(text), dict(partitioning.make_mesh(run).shape))
+    whole = 4 * 32 * 96
+
+    def count(ahead, kind, size):
+        return sum(one.times for one in found[ahead] if one.kind == kind and one.bytes == size)
+
+    assert (count(False, 'all-gather', whole), count(True, 'all-gather', whole), count(True, 'all-reduce', whole)) == (2 * 3 * 2, 0, 0)
+    of_four, of_two = 2 * 3 * (2 + 3), 2 * (1 + 3)
+    assert (count(True, 'collective-permute', whole // 8), count(True, 'collective-permute', whole // 2)) == (2 * of_four, 2 * of_two)
+
+
+@pytest.mark.parametrize('mesh', [{'data': 2, 'fsdp': 2}, {'data': 3, 'fsdp': 2}], ids=str)
+def test_weights_made_whole_a_layer_ahead_in_bfloat16(mesh):
+    """Sums in bfloat16 are rounded in another order: as far from those of XLA as two orders of addition are apart."""
+    curves = {}
+    devices, batches = jax.devices()[: math.prod(mesh.values())], [small.batch(12, seed=step) for step in range(3)]
+    for ahead in (False, True):
+        fields = {'collective_dtype': DType.bfloat16, 'gather_ahead': ahead, 'sum_behind': ahead}
+        run = small.config(model={'dtype': DType.bfloat16}, mesh=mesh | fields, batch_size=12)
+        curves[ahead] = small.train(run, devices=devices, batches=batches).curve
+    np.testing.assert_allclose(curves[True], curves[False], rtol=2e-2)
+
+
+def test_rows_that_a_mesh_does_not_divide_gather_where_weights_are_used():
+    """So that a last, smaller batch is judged as any other."""
+    run = small.config(mesh={'fsdp': 4, 'gather_ahead': True})
+    mesh = partitioning.make_mesh(run, jax.devices()[:4])
+    program, rows = make_program(run, mesh), small.batch(6)
+    with jax.set_mesh(mesh):
+        found = jax.jit(eval_step(program))(program.init().params, rows)
+    alone = make_program(small.config(), partitioning.make_mesh(small.config(), small.one_device()))
+    with jax.set_mesh(partitioning.make_mesh(small.config(), small.one_device())):
+        expected = jax.jit(eval_step(alone))(alone.init().params, rows)
+    assert small.largest_difference(found, expected) < 1e-4
+
+
+def test_what_travels_ahead_is_added_up_in_the_dtype_of_the_model():
+    with pytest.raises(UserError, match='gather_ahead=True.*take --config.mesh.collective_dtype=bfloat16'):
+        small.config(model={'dtype': DType.bfloat16}, mesh={'fsdp': 2, 'gather_ahead': True})
+    with pytest.raises(UserError, match='sum_behind=True without config.mesh.gather_ahead.*add --config.mesh.gather_ahead'):
+        small.config(mesh={'fsdp': 2, 'sum_behind': True})
+    with pytest.raises(UserError, match='config.mesh.gather_side=1; it is at least 2'):
+        small.config(mesh={'fsdp': 2, 'gather_ahead': True, 'gather_side': 1})
 
 
 def test_layers_that_are_unrolled_gather_nothing_ahead():

@@ -78,10 +78,10 @@ def test_keys_and_values_that_go_round_change_nothing(single, kind, mesh):
     assert_equal_gradients(single[kind], sharded)
 
 
-@pytest.mark.parametrize('kind', KINDS)
-def test_weights_made_whole_a_layer_ahead_change_nothing(single, kind):
+@pytest.mark.parametrize('kind, behind', [*((kind, True) for kind in KINDS), ('encoder_decoder', False)])
+def test_weights_made_whole_a_layer_ahead_change_nothing(single, kind, behind):
     """On a mesh that divides them twice, in two parts of a batch, recomputed."""
-    mesh = {'data': 2, 'fsdp': 2, 'tensor': 2, 'gather_ahead': True}
+    mesh = {'data': 2, 'fsdp': 2, 'tensor': 2, 'gather_ahead': True, 'sum_behind': behind}
     ahead = train(kind, model={'remat': Remat.full}, mesh=mesh, optim={'microbatches': 2})
     assert_equal(single[kind], ahead)
     assert_equal_gradients(single[kind], ahead)
@@ -126,6 +126,15 @@ def test_logits_in_chunks_change_nothing_on_any_mesh(single, chunked, kind, mesh
     sizes = {'data': 1, 'fsdp': 1, 'tensor': 1, 'sequence': 1} | mesh
     assert chunked and all(layer.chunks > 1 for layer in chunked)
     assert tuple(int(np.prod([sizes[axis] for axis in axes])) for axes in (chunked[0].batch, chunked[0].length, chunked[0].vocab)) == parts
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_logits_in_chunks_change_nothing_where_weights_travel_ahead(single, chunked, kind):
+    """The table too goes from device to device; its gradients are added up where it was copied."""
+    ahead = train(kind, model=FEW, mesh={'data': 2, 'fsdp': 2, 'tensor': 2, 'gather_ahead': True})
+    assert_equal(single[kind], ahead)
+    assert_equal_gradients(single[kind], ahead)
+    assert chunked and all(layer.copies is not None for layer in chunked)
 
 
 def test_logits_in_chunks_change_nothing_with_microbatches_unrolled_layers_and_remat(single, chunked):

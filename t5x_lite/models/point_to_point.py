@@ -1,0 +1,99 @@
+"""What is in parts made whole, and sums left in parts, by sending from device to device alone.
+
+For code that runs on each device (`jax.shard_map`). An all-gather or a reduce-scatter is one instruction, which a compiler makes asynchronous where it can:
+XLA's for TPUs lets one travel with each product, and waits for the others. A `ppermute` always is, beside anything at all. So devices send each other what an
+all-gather would give them, and add up themselves what a reduce-scatter would: as many bytes.
+
+An axis of n devices is taken as a torus (16 = 4 x 4, as pods are built). There is a step for each side, in which each device sends to each of the others along
+it directly: within a step no message waits for another.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """Along one side of one mesh axis.
+
+    Attributes:
+      size: of the axis.
+      side: how many devices exchange something.
+      stride: how far apart they lie along the axis.
+    """
+
+    axis: str
+    size: int
+    side: int
+    stride: int
+
+    def gathered(self, part: jax.Array, dim: int) -> jax.Array:
+        """What the devices of the side have of dimension `dim`, in order."""
+        here, length = self._here, part.shape[dim]
+        shape = *part.shape[:dim], self.side * length, *part.shape[dim + 1 :]
+        whole = jax.lax.dynamic_update_slice_in_dim(jnp.zeros(shape, part.dtype), part, here * length, dim)
+        for away in range(1, self.side):
+            received = jax.lax.ppermute(part, self.axis, self._to(away))
+            whole = jax.lax.dynamic_update_slice_in_dim(whole, received, (here - away) % self.side * length, dim)
+        return whole
+
+    def summed(self, whole: jax.Array, dim: int, dtype: Any) -> jax.Array:
+        """This device's part of dimension `dim` of the sum over those of the side, in float32; they send each other `dtype`."""
+        length = whole.shape[dim] // self.side
+
+        def of(place: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_slice_in_dim(whole, place % self.side * length, length, dim)
+
+        total = of(self._here).astype(jnp.float32)
+        for away in range(1, self.side):
+            total += jax.lax.ppermute(of(self._here + away).astype(dtype), self.axis, self._to(away)).astype(jnp.float32)
+        return total
+
+    @property
+    def _here(self) -> jax.Array:
+        return jax.lax.axis_index(self.axis) // self.stride % self.side
+
+    def _to(self, away: int) -> list[tuple[int, int]]:
+        """(from, to): each device to the one so far along the side."""
+        return [(one, one + ((one // self.stride + away) % self.side - one // self.stride % self.side) * self.stride) for one in range(self.size)]
+
+
+def steps(sizes: Sequence[tuple[str, int]], longest: int) -> list[Step]:
+    """In which parts along mesh axes (name, size), one within the other, are gathered; the other way round they are summed. `longest`: as `sides` has it."""
+    found = []
+    for axis, size in reversed(sizes):
+        stride = 1
+        for side in reversed(sides(size, longest)):
+            found.append(Step(axis, size, side, stride))
+            stride *= side
+    return found
+
+
+def sides(size: int, longest: int) -> list[int]:
+    """Of a torus of so many devices, none longer than that but for prime factors: 64 = 4 x 4 x 4, 8 = 2 x 4, 7 = 7."""
+    found, side = [], longest
+    while size > 1:
+        while size % side:
+            side = side - 1 if 2 < side <= longest else max(longest, side) + 1
+        found.append(side)
+        size //= side
+    return sorted(found)
+
+
+def summed_everywhere(array: jax.Array, axis: str, longest: int, dtype: Any) -> jax.Array:
+    """`jax.lax.psum`, in float32: in parts of a dimension that divides into as many, at once where none does."""
+    size = jax.lax.axis_size(axis)
+    dim = next((dim for dim, length in enumerate(array.shape) if length % size == 0), None)
+    if dim is None:
+        return jax.lax.psum(array.astype(dtype), axis).astype(jnp.float32)
+    order = steps([(axis, size)], longest)
+    for step in reversed(order):
+        array = step.summed(array, dim, dtype)
+    array = array.astype(dtype)
+    for step in order:
+        array = step.gathered(array, dim)
+    return array.astype(jnp.float32)
