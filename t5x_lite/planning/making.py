@@ -224,7 +224,7 @@ def _stage(run: Run, program: Program, topology: Topology, stage: Stage, steps: 
     if not topology.compiled:
         return _by_formula(program, topology, stage, steps, ready, state, expected, parameters, predicted)
     try:
-        compiled = ready.compile()
+        compiled = ready.compile(driving.compiler_options(program))
     except Exception as error:  # of the compiler: JAX's own, or the plugin's
         if (over := memory.exceeded(error)) is None:
             raise

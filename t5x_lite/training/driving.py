@@ -82,10 +82,16 @@ def compiled(program: Program, state: TrainState, batch: dict[str, jax.Array]) -
             if kind not in told:
                 told[kind] = said
                 print(said, flush=True)
-        return found.lower().compile()
+        return found.lower().compile(compiler_options(program))
 
     told = sharing.kept('attention that was told of', dict)
     return timed(('step', program.key, _shapes(batch)), compile_step, f'the step for {" x ".join(map(str, batch["tokens"].shape))}', state)
+
+
+def compiler_options(program: Program) -> dict[str, str]:
+    """What the compiler of a run's devices is told. That of TPUs holds back all but a few of the messages that config.mesh.gather_ahead sends at once."""
+    tpu = program.mesh.devices.flat[0].platform == 'tpu'
+    return {'xla_max_concurrent_async_collective_permutes': '32'} if tpu and program.config.mesh.gather_ahead else {}
 
 
 def checked(program: Program, batch: dict[str, Any]) -> tuple[jax.stages.Traced, dict[Any, str]]:

@@ -16,7 +16,7 @@ from t5x_lite.errors import UserError
 from t5x_lite.models import gathering
 from t5x_lite.planning import hlo
 from t5x_lite.planning.collectives import collectives
-from t5x_lite.training import partitioning, paths
+from t5x_lite.training import driving, partitioning, paths
 from t5x_lite.training.step import eval_step, make_program, make_train_step
 from tests.training import small
 
@@ -323,3 +323,10 @@ def test_norms_of_each_layer_on_demand():
     kernel = np.asarray(state.params['encoder']['layers']['mlp']['wi']['kernel'])
     np.testing.assert_allclose(norms['encoder/layers/mlp/wi/kernel'], [np.linalg.norm(layer) for layer in kernel], rtol=1e-5)
     assert norms['encoder/pooler/kernel'].shape == ()
+
+
+@pytest.mark.parametrize('platform, ahead, asked', [('tpu', True, {'xla_max_concurrent_async_collective_permutes': '32'}), ('tpu', False, {}), ('cpu', True, {})])
+def test_the_compiler_of_tpus_is_told_of_messages_ahead(platform, ahead, asked):
+    run = small.config(mesh={'fsdp': 2, 'gather_ahead': ahead})
+    mesh = mock.Mock(devices=np.array([mock.Mock(platform=platform)] * 2))
+    assert driving.compiler_options(mock.Mock(config=run, mesh=mesh)) == asked
