@@ -88,6 +88,14 @@ def test_weights_made_whole_a_layer_ahead_change_nothing(single, remat, monkeypa
     assert_equal_gradients(single, ahead)
 
 
+@pytest.mark.parametrize('attention', list(SequenceAttention))
+def test_weights_made_whole_a_layer_ahead_of_divided_rows(single, attention):
+    mesh = {'fsdp': 2, 'tensor': 2, 'sequence': 2, 'gather_ahead': True, 'sum_behind': True, 'sequence_attention': attention}
+    ahead = small.train(small.config(mesh=mesh))
+    assert_equal(single, ahead)
+    assert_equal_gradients(single, ahead)
+
+
 def test_weights_made_whole_a_layer_ahead_have_adapters_beside_them():
     tune = TuneConfig(lora=(('.*/attention/(query|value)', 4, 8.0),))
     alone = small.train(small.config(tune=tune), devices=small.one_device())
