@@ -30,10 +30,9 @@ _GIVEN = {
     '--config.model.remat=full',
     'gpt3_6_7b': '--config=configs/gpt.py:gpt3_6_7b --topology=v5p:4x4x4 --config.mesh.fsdp=64 --config.mesh.gather_ahead --config.mesh.sum_behind '
     '--config.model.remat=full',
-    'gpt3_175b': '--config=configs/gpt.py:gpt3_175b --topology=v5p:8x8x8 --config.mesh.fsdp=64 --config.mesh.tensor=8 --config.model.remat=full '
-    '--config.optim.microbatches=2',
+    'gpt3_175b': '--config=configs/gpt.py:gpt3_175b --topology=v5p:8x8x8 --config.mesh.fsdp=512 --config.model.remat=full',
     't5_base': '--config=configs/t5.py:base --topology=v5e:4x4 --config.mesh.fsdp=16',
-    't5_11b': '--config=configs/t5.py:11b --topology=v5p:4x4x4 --config.mesh.fsdp=16 --config.mesh.tensor=4 --config.batch_size=512 --config.model.remat=full',
+    't5_11b': '--config=configs/t5.py:11b --topology=v5p:4x4x4 --config.mesh.fsdp=64 --config.batch_size=1024 --config.model.remat=dots',
 }
 PLANS = {name: given.split() for name, given in _GIVEN.items()}
 
