@@ -53,12 +53,6 @@ class Embeddings(nn.Module):
         x_BLD = x_BLD + self.segment(batch['token_types'])
         return _dropout(self.norm(x_BLD), self.config.dropout, key if key is None else key.fold(EMBEDDING_KEY), 0)
 
-    def attend(self, x_BPD: jax.Array) -> jax.Array:
-        return self.word.attend(x_BPD)
-
-    def table(self) -> jax.Array:
-        return self.word.table()
-
 
 class Bert(nn.Module):
     """The encoder: hidden states [B, L, D] and, with the pooler, tanh(W h_[CLS]) [B, D]."""
@@ -78,27 +72,23 @@ class Bert(nn.Module):
     def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
         return self.states(batch, dropout, self.pooled)
 
-    def states(self, batch: Batch, dropout: DropoutKey | None, pooled: bool) -> Batch:
+    def states(self, batch: Batch, dropout: DropoutKey | None, pooled: bool, table: bool = False) -> Batch:
+        """What heads are put on; with `table`, `copies` of that of words too, where it goes along (Stack.with_layers)."""
         present = batch['sequence_ids'] > 0
         mask = Mask(packed_BL=batch['sequence_ids']) if 'positions' in batch else Mask(keys_BM=present)
         if 'prefix' in batch:
             mask = mask.replace(prefix_BM=batch['prefix'] > 0)
-        hidden_BLD, layers_BLSD = self.stack.with_layers(self.embeddings(batch, dropout), Context(mask, key=dropout))
-        outputs = {'hidden': hidden_BLD}
-        if layers_BLSD is not None:
-            outputs['layers'] = layers_BLSD
-        if pooled:
-            outputs['pooled'] = self.pooled_of(hidden_BLD[:, 0])
-        return outputs
+        along = (self.word.table(), self.word.axes) if table else None
+        hidden_BLD, layers_BLSD, copies = self.stack.with_layers(self.embeddings(batch, dropout), Context(mask, key=dropout), along)
+        outputs = {'hidden': hidden_BLD, 'layers': layers_BLSD, 'copies': copies, 'pooled': self.pooled_of(hidden_BLD[:, 0]) if pooled else None}
+        return {name: array for name, array in outputs.items() if array is not None}
 
     def pooled_of(self, first_BD: jax.Array) -> jax.Array:
         return jnp.tanh(self.pooler('BD,DE->BE', first_BD))
 
-    def attend(self, x_BPD: jax.Array) -> jax.Array:
-        return self.embeddings.attend(x_BPD)
-
-    def table(self) -> jax.Array:
-        return self.embeddings.table()
+    @property
+    def word(self) -> Embedding:
+        return self.embeddings.word
 
     @staticmethod
     def states_flops(config: ModelConfig, length: int) -> int:
@@ -125,19 +115,23 @@ class MlmHead(nn.Module):
         self.norm = make_norm(config)
         self.output_bias = partitioned(self, 'output_bias', nn.initializers.zeros, (padded_vocabulary(config),), ('vocab',))
 
-    def __call__(self, x_BPD: jax.Array, encoder: Bert) -> Batch:
-        """`mlm_logits` [B, P, V'], and `output_layer` (t5x_lite/models/vocabulary.py) where they are large."""
+    def __call__(self, x_BPD: jax.Array, word: Embedding, copies: jax.Array | None) -> Batch:
+        """`mlm_logits` [B, P, V'], and `output_layer` (t5x_lite/models/vocabulary.py) where they are large. `copies`: of the table of words, if made already."""
         x_BPD = self.norm(ACTIVATIONS[self.config.activation](self.transform('BPD,DE->BPE', x_BPD)))
-        logits_BPV = encoder.attend(x_BPD)
+        logits_BPV = word.attend(x_BPD, copies)
         outputs = {'mlm_logits': hide_padded(logits_BPV + like_trailing(self.output_bias, logits_BPV), self.config.vocab_size)}
-        return outputs if self.is_initializing() else outputs | output_layer(self.config, x_BPD, encoder.table(), 'VD', self.output_bias)
+        if self.is_initializing():
+            return outputs
+        return outputs | output_layer(self.config, x_BPD, word.table(), 'VD', self.output_bias, copies)
 
 
-def _mlm_outputs(config: ModelConfig, head: MlmHead, encoder: Bert, hidden_BLD: jax.Array, batch: Batch) -> Batch:
-    """Of the masked positions only [B, P], or of all of them [B, L] where the config, or the lack of masks in the batch, says so."""
-    if config.project_all_positions or 'masked_positions' not in batch:
-        return head(hidden_BLD, encoder)
-    return head(jnp.take_along_axis(hidden_BLD, batch['masked_positions'][:, :, None], axis=1), encoder)
+def _mlm_outputs(config: ModelConfig, head: MlmHead, encoder: Bert, batch: Batch, dropout: DropoutKey | None) -> Batch:
+    """The encoder's, and the head's: of the masked positions only [B, P], or of all of them [B, L] where the config, or the lack of masks in the batch, says so."""
+    outputs = encoder.states(batch, dropout, encoder.pooled, table=True)
+    x_BPD, copies = outputs['hidden'], outputs.pop('copies', None)
+    if not config.project_all_positions and 'masked_positions' in batch:
+        x_BPD = jnp.take_along_axis(x_BPD, batch['masked_positions'][:, :, None], axis=1)
+    return outputs | head(x_BPD, encoder.word, copies)
 
 
 class BertForPreTraining(nn.Module):
@@ -152,9 +146,8 @@ class BertForPreTraining(nn.Module):
         self.nsp = _labels(self.config, 2)
 
     def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
-        outputs = self.encoder(batch, dropout)
-        nsp_logits = self.nsp('BD,DC->BC', outputs['pooled']).astype(jnp.float32)
-        return outputs | _mlm_outputs(self.config, self.mlm, self.encoder, outputs['hidden'], batch) | {'nsp_logits': nsp_logits}
+        outputs = _mlm_outputs(self.config, self.mlm, self.encoder, batch, dropout)
+        return outputs | {'nsp_logits': self.nsp('BD,DC->BC', outputs['pooled']).astype(jnp.float32)}
 
     @staticmethod
     def forward_flops(config: ModelConfig, length: int, predictions: int) -> int:
@@ -173,8 +166,7 @@ class BertForMaskedLm(nn.Module):
         self.mlm = MlmHead(self.config)
 
     def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
-        outputs = self.encoder(batch, dropout)
-        return outputs | _mlm_outputs(self.config, self.mlm, self.encoder, outputs['hidden'], batch)
+        return _mlm_outputs(self.config, self.mlm, self.encoder, batch, dropout)
 
     @staticmethod
     def forward_flops(config: ModelConfig, length: int, predictions: int) -> int:

@@ -36,7 +36,7 @@ def blockwise_attention(
       block: queries, and keys, of a tile; None: BLOCK.
     """
     if bias is not None:
-        bias = bias.replace(whole_HLM=None)
+        bias = bias.replace(whole_PHLM=None)
     rate = 0.0 if key is None else dropout_rate
     queries, keys, block = q_BLHK.shape[1], k_BMHK.shape[1], block or BLOCK
     rules = tuple(map(tuple, nn.get_logical_axis_rules()))

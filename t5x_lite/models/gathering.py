@@ -29,6 +29,7 @@ from t5x_lite.models import point_to_point
 from t5x_lite.models.placing import GATHER_AHEAD, SUM_BEHIND, Axes, as_tuple, stored_spec
 
 _COLLECTION = 'whole'  # of variables, beside 'params' and with the same names
+_TILE = 16  # rows of a tile of bfloat16 in a TPU's memory
 Kernels = Mapping[tuple[str, ...], Axes]
 
 
@@ -142,34 +143,108 @@ def copied(kernel: jax.Array, copies: Copies, turns: int | None = None) -> jax.A
     return kernel
 
 
-def looped(apply: Callable[..., jax.Array], params: Mapping[str, Any], kernels: Kernels, dtype: Any, x: jax.Array, numbers_N: jax.Array) -> jax.Array:
-    """x through layers.
+@dataclasses.dataclass(frozen=True)
+class Slices:
+    """A table [V', D] or [D, V'] that goes along in a loop over layers: cut along V' into as many slices, one of which comes out whole in each turn.
+
+    Attributes:
+      copies: of the table, and of each slice.
+      own: rows of the table that a device stores (columns of [D, V']).
+      rows: of a slice, in whole tiles of bfloat16; those of the last may be padded.
+      count: of slices.
+    """
+
+    copies: Copies
+    own: int
+    rows: int
+    count: int
+
+    @classmethod
+    def of(cls, table: jax.Array, axes: Axes, dtype: Any, rows: int, count: int) -> 'Slices | None':
+        """None where no copies can be made, or rows are divided along their length: chunks of a loss (vocabulary.py) then have no copy each."""
+        copies, mesh = Copies.of(axes, table.shape, dtype, rows), jax.sharding.get_abstract_mesh().shape
+        divided = any(mesh[axis] > 1 for axis in as_tuple(dict(nn.get_logical_axis_rules()).get('length')))
+        if copies is None or divided:
+            return None
+        own = table.shape[1 - copies.dim] // math.prod(mesh[axis] for axis in as_tuple(copies.stored[1 - copies.dim]))
+        return cls(copies, own, -(-own // (count * _TILE)) * _TILE, count)
+
+    def cut(self, table: jax.Array) -> jax.Array:
+        """[count, ...], as the table is stored."""
+        along, stored = 1 - self.copies.dim, self.copies.stored
+
+        def on_device(part):
+            widths = [(0, 0), (0, 0)]
+            widths[along] = (0, self.count * self.rows - self.own)
+            part = jnp.pad(part, widths)
+            return jnp.moveaxis(part.reshape(*part.shape[:along], self.count, self.rows, *part.shape[along + 1 :]), along, 0)
+
+        return jax.shard_map(on_device, in_specs=stored, out_specs=PartitionSpec(None, *stored), check_vma=False)(table)
+
+    def joined(self, slices: jax.Array) -> jax.Array:
+        """Copies of the table, of those of all slices [count, copies, ...]."""
+        along, spec = 1 - self.copies.dim, self.copies.spec
+
+        def on_device(slices):
+            slices = jnp.moveaxis(slices[:, 0], 0, along)
+            joined = slices.reshape(*slices.shape[:along], self.count * self.rows, *slices.shape[along + 2 :])
+            return jax.lax.slice_in_dim(joined, 0, self.own, axis=along)[None]
+
+        return jax.shard_map(on_device, in_specs=PartitionSpec(None, *spec), out_specs=spec, check_vma=False)(slices)
+
+
+def looped(
+    apply: Callable[..., jax.Array], params: Mapping[str, Any], kernels: Kernels, dtype: Any, x: jax.Array, numbers_N: jax.Array,
+    table: tuple[jax.Array, Axes] | None = None,
+) -> tuple[jax.Array, jax.Array | None]:  # fmt: skip
+    """x through layers, and copies of a table that goes along, None where there is none or it cannot.
 
     Args:
       apply: (variables of a layer, x, its number) -> x.
       params: of all layers, stacked [N, ...].
-      kernels: by logical axes; those stored in parts are made whole ahead.
+      kernels: by logical axes; those stored in parts are made whole ahead, those alike in one message.
       dtype: that they are multiplied in.
+      table: what stands after the layers, and its logical axes.
     """
     stacks, count, behind = flatten_dict(params), len(numbers_N), SUM_BEHIND.get()
-    found = {path: Copies.of(axes, stacks[path].shape[1:], dtype, len(x)) for path, axes in kernels.items()}
-    copies = {path: one for path, one in found.items() if one is not None}
-    learns = {path: stacks[path] if behind else jax.lax.stop_gradient(stacks[path]) for path in copies}
+    alike: dict[Any, list[tuple[str, ...]]] = {}
+    for path, axes in kernels.items():
+        alike.setdefault((axes, stacks[path].shape[1:]), []).append(path)
+    found = {tuple(paths): Copies.of((None, *axes), (len(paths), *shape), dtype, len(x)) for (axes, shape), paths in alike.items()}
+    copies = {paths: one for paths, one in found.items() if one is not None}
+    learns = {paths: jnp.stack([stacks[path] for path in paths], axis=1) for paths in copies}
+    if not behind:
+        learns = jax.lax.stop_gradient(learns)
+    slices = None if table is None else Slices.of(*table, dtype, len(x), count)
+
+    def further(stages, following, one):
+        """What devices have after 1, 2, ... turns of the way, a turn later."""
+        return [_sent(array, one, turn) for turn, array in enumerate([following, *stages])]
+
+    def begun(stack, one, turns):
+        """The same before the loop, of `turns` that follow each other."""
+        return [copied(stack[(turns - turn) % count], one, turn) for turn in range(1, turns + 1)]
 
     def step(carry, given):
-        # Of each kernel, what devices have after 1, 2, ... turns: the last are the copies of this layer, those before are of the layers after it.
-        (x, on_the_way), (layer, number, entering) = carry, given
-        here = unflatten_dict({path: stages[-1] if behind else copies[path].one(stages[-1]) for path, stages in on_the_way.items()})
-        following = {
-            path: [_sent(array, copies[path], turn) for turn, array in enumerate([entering[path], *stages[:-1]])] for path, stages in on_the_way.items()
-        }
-        return (apply({'params': layer, _COLLECTION: here}, x, number), following), None
+        # Of each kernel, the last stage is the copies of this layer, those before are of the layers after it.
+        (x, on_the_way, riding), (layer, number, entering, boarding) = carry, given
+        here = {}
+        for paths, stages in on_the_way.items():
+            whole = stages[-1] if behind else copies[paths].one(stages[-1])
+            here |= zip(paths, (jnp.squeeze(part, int(behind)) for part in jnp.split(whole, len(paths), int(behind))), strict=True)
+        following = {paths: further(stages[:-1], entering[paths], copies[paths]) for paths, stages in on_the_way.items()}
+        *riding, arrived = further(riding, boarding, slices.copies) if slices else [None]
+        return (apply({'params': layer, _COLLECTION: unflatten_dict(here)}, x, number), following, riding), arrived
 
     # Turn after turn the next layer enters; after the last the first ones again, which nothing reads.
-    on_the_way = {
-        path: [copied(learns[path][(one.turns - turns) % count], one, turns) for turns in range(1, one.turns + 1)] for path, one in copies.items()
-    }
-    entering = {path: jnp.roll(learns[path], -one.turns, axis=0) for path, one in copies.items()}
+    on_the_way = {paths: begun(learns[paths], one, one.turns) for paths, one in copies.items()}
+    entering = {paths: jnp.roll(learns[paths], -one.turns, axis=0) for paths, one in copies.items()}
+    boarding, riding = None, []
+    if slices:
+        cut, before = slices.cut(table[0]), slices.copies.turns - 1
+        riding, boarding = begun(cut, slices.copies, before), jnp.roll(cut, -before, axis=0)
     # Those that learn where they are copied are read in the shape of one layer, no more.
-    layers = unflatten_dict({path: jax.lax.stop_gradient(stack) if path in copies and behind else stack for path, stack in stacks.items()})
-    return jax.lax.scan(step, (x, on_the_way), (layers, numbers_N, entering))[0][0]
+    sent = {path for paths in copies for path in paths} if behind else set()
+    layers = unflatten_dict({path: jax.lax.stop_gradient(stack) if path in sent else stack for path, stack in stacks.items()})
+    (x, _, _), arrived = jax.lax.scan(step, (x, on_the_way, riding), (layers, numbers_N, entering, boarding))
+    return x, slices.joined(arrived) if slices else None

@@ -20,6 +20,7 @@ from t5x_lite.config import Layout, ModelConfig, Pooling, PositionInit, Position
 from t5x_lite.models.attention import Cache, Mask
 from t5x_lite.models.dropout import DropoutKey, dropout as _dropout
 from t5x_lite.models.layers import Einsum, Embedding, compute_dtype, hide_padded, initializer, padded_vocabulary, sinusoidal
+from t5x_lite.models.placing import Axes
 from t5x_lite.models.transformer import EMBEDDING_KEY, Context, Stack, read_layers, stack_flops
 from t5x_lite.models.vocabulary import output_layer
 
@@ -50,29 +51,31 @@ class Embeddings(nn.Module):
             x_BLD = x_BLD + self.position(positions_BL)
         return _dropout(x_BLD, self.config.dropout, key if key is None else key.fold(EMBEDDING_KEY), 0)
 
-    def logits(self, x_BLD: jax.Array) -> jax.Array:
-        """float32 [B, L, V']; columns that pad the vocabulary take no probability."""
+    def logits(self, x_BLD: jax.Array, copies: jax.Array | None = None) -> jax.Array:
+        """float32 [B, L, V']; columns that pad the vocabulary take no probability. `copies`: of the output table, where something has made them."""
         x_BLD = self._scaled(x_BLD)
         if self.config.tie_embeddings:
-            logits_BLV = self.word.attend(x_BLD)
+            logits_BLV = self.word.attend(x_BLD, copies)
         else:
-            logits_BLV = self.output('BLD,DV->BLV', x_BLD).astype(jnp.float32)
+            logits_BLV = self.output('BLD,DV->BLV', x_BLD, copies).astype(jnp.float32)
         return hide_padded(logits_BLV, self.config.vocab_size)
 
     def _scaled(self, x_BLD: jax.Array) -> jax.Array:
         return x_BLD * jnp.asarray(self.config.d_model**-0.5, x_BLD.dtype) if self.config.scale_logits else x_BLD
 
-    def outputs(self, x_BLD: jax.Array) -> Batch:
+    def outputs(self, x_BLD: jax.Array, copies: jax.Array | None) -> Batch:
         """`lm_logits`, and `output_layer` where they are large."""
-        outputs = {'lm_logits': self.logits(x_BLD)}
-        if self.is_initializing():
+        outputs = {'lm_logits': self.logits(x_BLD, copies)}
+        if self.is_initializing() or (table := self.output_table()) is None:
             return outputs
+        return outputs | output_layer(self.config, self._scaled(x_BLD), table[0], 'VD' if self.config.tie_embeddings else 'DV', copies=copies)
+
+    def output_table(self) -> tuple[jax.Array, Axes] | None:
+        """[V', D] or [D, V'], and its logical axes; None where it is none by itself: adapters beside it have products of their own."""
         if self.config.tie_embeddings:
-            return outputs | output_layer(self.config, self._scaled(x_BLD), self.word.table(), 'VD')
-        parameters = self.output.variables['params']
-        if parameters.keys() != {'kernel'}:  # adapters beside it have products of their own
-            return outputs
-        return outputs | output_layer(self.config, self._scaled(x_BLD), nn.unbox(parameters['kernel']), 'DV')
+            return self.word.table(), self.word.axes
+        parameters = {} if self.is_initializing() else self.output.variables['params']
+        return (nn.unbox(parameters['kernel']), self.output.axes) if parameters.keys() == {'kernel'} else None
 
 
 def _positions(batch: Batch, prefix: str = '') -> jax.Array:
@@ -81,8 +84,9 @@ def _positions(batch: Batch, prefix: str = '') -> jax.Array:
     return jax.lax.broadcasted_iota(jnp.int32, batch[f'{prefix}tokens'].shape, 1)
 
 
-def _states(hidden_BLD: jax.Array, layers_BLSD: jax.Array | None) -> Batch:
-    return {'hidden': hidden_BLD} | ({} if layers_BLSD is None else {'layers': layers_BLSD})
+def _states(hidden_BLD: jax.Array, layers_BLSD: jax.Array | None, copies: jax.Array | None = None) -> Batch:
+    found = {'hidden': hidden_BLD, 'layers': layers_BLSD, 'copies': copies}
+    return {name: array for name, array in found.items() if array is not None}
 
 
 class Decoder(nn.Module):
@@ -96,15 +100,16 @@ class Decoder(nn.Module):
         self.decoder = Stack(self.config, self.config.num_layers, causal=True, read=read_layers(self.config))
 
     def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
-        outputs = self.states(batch, dropout)
-        return outputs | self.embeddings.outputs(outputs['hidden'])
+        outputs = self.states(batch, dropout, table=self.embeddings.output_table())
+        copies = outputs.pop('copies', None)
+        return outputs | self.embeddings.outputs(outputs['hidden'], copies)
 
-    def states(self, batch: Batch, dropout: DropoutKey | None, pooled: bool = False) -> Batch:
-        """What heads are put on: the states, before the output layer."""
+    def states(self, batch: Batch, dropout: DropoutKey | None, pooled: bool = False, table: tuple[jax.Array, Axes] | None = None) -> Batch:
+        """What heads are put on: the states, before the output layer; and `copies` of its table, where that goes along (Stack.with_layers)."""
         del pooled  # there is no layer for that
         mask = Mask(packed_BL=batch['sequence_ids'], prefix_BM=batch['prefix'] > 0 if 'prefix' in batch else None)
         x_BLD = self.embeddings(batch['tokens'], _positions(batch), dropout)
-        return _states(*self.decoder.with_layers(x_BLD, Context(mask, key=dropout)))
+        return _states(*self.decoder.with_layers(x_BLD, Context(mask, key=dropout), table))
 
     def decode(self, tokens_BL: jax.Array, positions_BL: jax.Array, keys_BM: jax.Array, cache: Cache, prefix_BM: jax.Array | None = None) -> jax.Array:
         """Logits [B, L, V'] of the tokens of one pass, with what earlier passes left in the collection 'cache'.
@@ -141,23 +146,24 @@ class EncoderDecoder(nn.Module):
         self.decoder = Stack(config, config.num_decoder_layers or config.num_layers, causal=True, cross=True, first_key=_DECODER_KEY)
 
     def __call__(self, batch: Batch, dropout: DropoutKey | None = None) -> Batch:
-        encoded_BMD = self.encode(batch, dropout)
+        states = self.states(batch, dropout, table=self.embeddings.output_table())  # the encoder's loop has more to do than the decoder's
+        encoded_BMD, copies = states['hidden'], states.get('copies')
         key = None if dropout is None else dropout.fold(_DECODER_KEY)
         x_BLD = self.embeddings(batch['decoder_tokens'], _positions(batch, 'decoder_'), key)
         ids_BL = batch['decoder_sequence_ids']
         context = Context(Mask(packed_BL=ids_BL), memory_BMD=encoded_BMD, memory_mask=Mask(packed_BL=ids_BL, packed_BM=batch['sequence_ids']), key=dropout)
         hidden_BLD = self.decoder(x_BLD, context)
-        return {'encoded': encoded_BMD, 'hidden': hidden_BLD} | self.embeddings.outputs(hidden_BLD)
+        return {'encoded': encoded_BMD, 'hidden': hidden_BLD} | self.embeddings.outputs(hidden_BLD, copies)
 
     def encode(self, batch: Batch, dropout: DropoutKey | None = None) -> jax.Array:
         """The encoder's output [B, L, D]."""
         return self.states(batch, dropout)['hidden']
 
-    def states(self, batch: Batch, dropout: DropoutKey | None, pooled: bool = False) -> Batch:
-        """What heads are put on: the encoder's output. Of such a model the decoder has no parameters."""
+    def states(self, batch: Batch, dropout: DropoutKey | None, pooled: bool = False, table: tuple[jax.Array, Axes] | None = None) -> Batch:
+        """What heads are put on: the encoder's output, of a model whose decoder has no parameters; `copies` as `Decoder.states` has them."""
         del pooled  # there is no layer for that
         x_BLD = self.embeddings(batch['tokens'], _positions(batch), dropout)
-        return _states(*self.encoder.with_layers(x_BLD, Context(Mask(packed_BL=batch['sequence_ids']), key=dropout)))
+        return _states(*self.encoder.with_layers(x_BLD, Context(Mask(packed_BL=batch['sequence_ids']), key=dropout), table))
 
     def decode(
         self,

@@ -127,13 +127,14 @@ class Einsum(nn.Module):
     use_bias: bool = True
 
     @nn.compact
-    def __call__(self, equation: str, x: jax.Array) -> jax.Array:
+    def __call__(self, equation: str, x: jax.Array, whole: jax.Array | None = None) -> jax.Array:
+        """`whole`: as `product` has it, where a loop over layers does not carry it."""
         turned = added(self, 'turned')  # instead of the kernel, for predictions (inference.to_read)
         kernel = partitioned(self, 'kernel', self.initializer, self.shape, self.axes) if turned is None else None
         if (scale := added(self, 'scale_in')) is not None:
             x = times(x, scale)
         if turned is None:
-            out = product(equation, x, kernel, self.dtype, self.axes, gathering.whole(self))
+            out = product(equation, x, kernel, self.dtype, self.axes, gathering.whole(self) if whole is None else whole)
         else:
             out = turned_product(x, turned)
         if (a := added(self, 'lora_a')) is not None:
@@ -171,11 +172,11 @@ class Embedding(nn.Module):
         rows_BLD = rows_of(self.embedding, ids_BL, self.axes, self.dtype)
         return constrain(rows_BLD, ('batch', 'length', 'activation_embed'))
 
-    def attend(self, x_BPD: jax.Array) -> jax.Array:
-        """Logits [B, P, rows] in float32."""
+    def attend(self, x_BPD: jax.Array, whole: jax.Array | None = None) -> jax.Array:
+        """Logits [B, P, rows] in float32. `whole`: the table, as `product` has it."""
         if (turned := added(self, 'turned')) is not None:
             return turned_product(x_BPD, turned)
-        return product('BPD,VD->BPV', x_BPD, self.embedding, self.dtype, self.axes).astype(jnp.float32)
+        return product('BPD,VD->BPV', x_BPD, self.embedding, self.dtype, self.axes, whole).astype(jnp.float32)
 
     def table(self) -> jax.Array:
         """All stored rows [V', D], where they lie."""

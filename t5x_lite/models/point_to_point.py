@@ -1,4 +1,4 @@
-"""What is in parts made whole, and sums left in parts, by sending from device to device alone.
+"""What is in parts made whole, sums left in parts, and parts exchanged, by sending from device to device alone.
 
 For code that runs on each device (`jax.shard_map`). An all-gather or a reduce-scatter is one instruction, which a compiler makes asynchronous where it can:
 XLA's for TPUs lets one travel with each product, and waits for the others. A `ppermute` always is, beside anything at all. So devices send each other what an
@@ -10,6 +10,7 @@ it directly: within a step no message waits for another.
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -35,7 +36,7 @@ class Step:
         """What the devices of the side have of dimension `dim`, in order."""
         here, length = self._here, part.shape[dim]
         shape = *part.shape[:dim], self.side * length, *part.shape[dim + 1 :]
-        whole = jax.lax.dynamic_update_slice_in_dim(jnp.zeros(shape, part.dtype), part, here * length, dim)
+        whole = jax.lax.dynamic_update_slice_in_dim(jax.lax.empty(shape, part.dtype), part, here * length, dim)
         for away in range(1, self.side):
             received = jax.lax.ppermute(part, self.axis, self._to(away))
             whole = jax.lax.dynamic_update_slice_in_dim(whole, received, (here - away) % self.side * length, dim)
@@ -52,6 +53,15 @@ class Step:
         for away in range(1, self.side):
             total += jax.lax.ppermute(of(self._here + away).astype(dtype), self.axis, self._to(away)).astype(jnp.float32)
         return total
+
+    def exchanged(self, parts: jax.Array, dim: int) -> jax.Array:
+        """Of dimension `dim`, of the side's length, each device of the side gets the element of its own number: from all, in order, in place of what it had."""
+        here, found = self._here, jax.lax.empty(parts.shape, parts.dtype)
+        for away in range(self.side):
+            part = jax.lax.dynamic_slice_in_dim(parts, (here + away) % self.side, 1, dim)
+            received = jax.lax.ppermute(part, self.axis, self._to(away)) if away else part
+            found = jax.lax.dynamic_update_slice_in_dim(found, received, (here - away) % self.side, dim)
+        return found
 
     @property
     def _here(self) -> jax.Array:
@@ -82,6 +92,20 @@ def sides(size: int, longest: int) -> list[int]:
         found.append(side)
         size //= side
     return sorted(found)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def exchanged(parts: jax.Array, order: tuple[Step, ...]) -> jax.Array:
+    """`jax.lax.all_to_all` of the leading dimension, which has an element for each device. `order`: as `steps` gives them."""
+    shape, tail = [step.side for step in reversed(order)], parts.shape[1:]
+    parts = parts.reshape(*shape, *tail)
+    for dim, step in enumerate(reversed(order)):
+        parts = step.exchanged(parts, dim)
+    return parts.reshape(-1, *tail)
+
+
+# Who sends what to whom stays as it is if all give back what they got.
+exchanged.defvjp(lambda parts, order: (exchanged(parts, order), None), lambda order, _, gradients: (exchanged(gradients, order),))
 
 
 def summed_everywhere(array: jax.Array, axis: str, longest: int, dtype: Any) -> jax.Array:

@@ -1,14 +1,18 @@
 """T5's relative positions: a bias of attention scores by bucketed distance (Raffel et al., 2020, section 2.1)."""
 
+import math
+
 import flax.linen as nn
 from flax import struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 import numpy as np
 
 from t5x_lite.config import ModelConfig
 from t5x_lite.models.layers import initializer, partitioned
 from t5x_lite.models.mask import Mask, Span
+from t5x_lite.models.placing import as_tuple
 
 
 def relative_buckets(relative: np.ndarray | jax.Array, *, bidirectional: bool, buckets: int, max_distance: int) -> jax.Array:
@@ -38,27 +42,38 @@ def relative_buckets(relative: np.ndarray | jax.Array, *, bidirectional: bool, b
 class DistanceBias:
     """What is added to the scores of attention, by the distance of key and query: for a tile from the table, for all of a row at once where that is made.
 
-    table:      float32 [buckets, heads].
-    whole_HLM:  that of all queries and keys of the row (`made`): what an implementation that holds the scores adds, made once for all layers.
+    table:       float32 [buckets, heads].
+    whole_PHLM:  that of all queries and keys of a row (`made`): what an implementation that holds the scores adds, made once for all layers; for each part of
+                 the batch, or once [1, H, L, M].
     """
 
     table: jax.Array | None = None
-    whole_HLM: jax.Array | None = None
+    whole_PHLM: jax.Array | None = None
     bidirectional: bool = struct.field(pytree_node=False, default=True)
     max_distance: int = struct.field(pytree_node=False, default=128)
 
-    def made(self, queries: int, keys: int, first: jax.Array | int = 0) -> 'DistanceBias':
-        """With `whole_HLM`; `first` is the place of the first query."""
+    def made(self, queries: int, keys: int, first: jax.Array | int = 0, rows: int = 0) -> 'DistanceBias':
+        """With `whole_PHLM`; `first` is the place of the first query.
+
+        Devices that each have a part of so many rows make each their own: its gradient is then added up over them as that of the table, and not as large as
+        the scores of a row.
+        """
         relative = np.arange(keys, dtype=np.int32)[None, :] - np.arange(queries, dtype=np.int32)[:, None] - first
-        return self.replace(whole_HLM=jnp.transpose(jnp.take(self.table, self._buckets(relative), axis=0), (2, 0, 1)))
+        mesh, rules = jax.sharding.get_abstract_mesh(), dict(nn.get_logical_axis_rules())
+        batch = as_tuple(rules.get('batch')) if mesh.size > 1 else ()
+        parts = math.prod(mesh.shape[axis] for axis in batch)
+        tables = jnp.broadcast_to(self.table, (parts if rows and rows % parts == 0 else 1, *self.table.shape))
+        if len(tables) > 1:
+            tables = jax.lax.with_sharding_constraint(tables, PartitionSpec(batch, *(PartitionSpec.UNCONSTRAINED,) * 2))
+        return self.replace(whole_PHLM=jnp.transpose(jnp.take(tables, self._buckets(relative), axis=1), (0, 3, 1, 2)))
 
     def dense(self, mask: Mask, queries: int, keys: int) -> jax.Array:
-        """[H, L, M], with zeros for queries and keys before the row's, which have no place."""
-        if self.whole_HLM is None:
+        """[1 or P, H, L, M], with zeros for queries and keys before the row's, which have no place."""
+        if self.whole_PHLM is None:
             return self.made(queries - mask.asking, keys - mask.before, 0 if mask.first is None else mask.first).dense(mask, queries, keys)
         if not mask.asking and not mask.before:
-            return self.whole_HLM
-        return jnp.pad(self.whole_HLM, ((0, 0), (mask.asking, 0), (mask.before, 0)))
+            return self.whole_PHLM
+        return jnp.pad(self.whole_PHLM, ((0, 0), (0, 0), (mask.asking, 0), (mask.before, 0)))
 
     def tile(self, mask: Mask, queries: Span, keys: Span) -> jax.Array:
         """[H, l, m] of some queries and some keys, from the table.

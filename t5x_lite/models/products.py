@@ -11,10 +11,12 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from t5x_lite.models import point_to_point
 from t5x_lite.models.gathering import Copies, copied
-from t5x_lite.models.placing import Axes, Placing, as_tuple, gathered, stored_spec
+from t5x_lite.models.placing import GATHER_AHEAD, Axes, Placing, as_tuple, gathered, stored_spec
 
 _FEW = 4  # rows that XLA:CPU multiplies by a matrix of 16-bit numbers eight times as fast as a single one, which it takes number by number
+_EXCHANGES = 8  # in which rows of embeddings are sent, at most
 PRODUCT = 'product'  # what recomputation may keep (transformer.REMAT_POLICIES); the policies of JAX do not see into a function with gradients of its own
 
 
@@ -143,7 +145,8 @@ def rows_of(table: jax.Array, ids_BL: jax.Array, axes: Axes, dtype: Any) -> jax.
     """Rows of a table, in `dtype`; their gradients are added up in that of the table.
 
     Devices that each store a part of its columns look those up for all tokens that are theirs together, and then exchange what they found: as many rows as a
-    device has tokens, where the whole table, and its gradient, would go to every device. A table with fewer rows than that is made whole.
+    device has tokens, where the whole table, and its gradient, would go to every device. A table with fewer rows than that is made whole. Where weights are
+    sent ahead, these are sent from device to device too, in some parts, each while the next is looked up.
     """
     mesh, rules = jax.sharding.get_abstract_mesh(), dict(nn.get_logical_axis_rules())
     if mesh.size <= 1 or not rules:
@@ -152,8 +155,35 @@ def rows_of(table: jax.Array, ids_BL: jax.Array, axes: Axes, dtype: Any) -> jax.
     columns = as_tuple(stored[1])
     tokens = ids_BL.size // math.prod(mesh.shape[axis] for name in ('batch', 'length') for axis in as_tuple(rules[name]))
     if table.shape[0] <= tokens:
-        return jnp.take(gathered(table, axes), ids_BL, axis=0).astype(dtype)
-    rows = tuple(axis for axis in as_tuple(rules['batch']) if axis not in columns)
-    ids_BL = jax.lax.with_sharding_constraint(ids_BL, PartitionSpec(rows, rules['length']))
-    rows_BLD = jnp.take(jax.lax.with_sharding_constraint(table, stored), ids_BL, axis=0).astype(dtype)
-    return jax.lax.with_sharding_constraint(rows_BLD, PartitionSpec(rows, rules['length'], columns))
+        if (copies := Copies.of(axes, table.shape, dtype, len(ids_BL))) is None:
+            return jnp.take(gathered(table, axes), ids_BL, axis=0).astype(dtype)
+        tables = copied(table, copies).astype(table.dtype)  # each device's gradients are added up in that of the table
+        return jax.vmap(lambda table, ids: jnp.take(table, ids, axis=0))(tables, _apart(ids_BL, tables)).reshape(*ids_BL.shape, -1).astype(dtype)
+    batch = as_tuple(rules['batch'])
+    rows = tuple(axis for axis in batch if axis not in columns)
+
+    def looked_up(ids, *lie):
+        ids = jax.lax.with_sharding_constraint(ids, PartitionSpec(*lie, rules['length']))
+        found = jnp.take(jax.lax.with_sharding_constraint(table, stored), ids, axis=0).astype(dtype)
+        return jax.lax.with_sharding_constraint(found, PartitionSpec(*lie, rules['length'], columns))
+
+    longest, (of_rows, of_columns) = GATHER_AHEAD.get(), (math.prod(mesh.shape[axis] for axis in axes) for axes in (rows, columns))
+    if not longest or of_columns == 1 or batch != (*rows, *columns) or len(ids_BL) % (of_rows * of_columns):
+        return looked_up(ids_BL, rows)
+    order = tuple(point_to_point.steps([(axis, mesh.shape[axis]) for axis in columns], longest))
+    own = len(ids_BL) // (of_rows * of_columns)
+    size = own // max(count for count in range(1, _EXCHANGES + 1) if own % count == 0)
+    apart = ids_BL.reshape(of_rows, of_columns, own, -1)
+    parts = [_exchanged(looked_up(apart[:, :, first : first + size], rows, None, None), order, rows, columns, rules['length']) for first in range(0, own, size)]
+    return jnp.concatenate(parts, axis=2).reshape(*ids_BL.shape, table.shape[1])
+
+
+def _exchanged(x: jax.Array, order: tuple[point_to_point.Step, ...], rows: tuple[str, ...], columns: tuple[str, ...], length: Any) -> jax.Array:
+    """[of rows, of columns, N, L, D], divided along the last dimension, along the second instead."""
+
+    def on_device(x):
+        parts = point_to_point.exchanged(jnp.swapaxes(x, 0, 1), order)  # [of columns, 1, N, L, D / of columns], from each
+        return jnp.moveaxis(parts, 0, -2).reshape(1, 1, *x.shape[2:4], -1)
+
+    specs = PartitionSpec(rows, None, None, length, columns), PartitionSpec(rows, columns, None, length, None)
+    return jax.shard_map(on_device, in_specs=specs[0], out_specs=specs[1], check_vma=False)(x)

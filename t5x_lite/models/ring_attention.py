@@ -60,7 +60,7 @@ def ring_attention(
       whole: a part of the queries and a part of the keys are one tile.
     """
     if bias is not None:
-        bias = bias.replace(whole_HLM=None)
+        bias = bias.replace(whole_PHLM=None)
     rate, queries, keys = 0.0 if key is None else dropout_rate, q_BLHK.shape[1], k_BMHK.shape[1]
     spec = nn.logical_to_mesh_axes(('batch', 'length', 'heads', None))
     count = devices()

@@ -16,7 +16,7 @@ from t5x_lite.models.attention import Attention, Cache, Mask
 from t5x_lite.models.dropout import DropoutKey, dropout
 from t5x_lite.models.kernels import picked
 from t5x_lite.models.layers import ACTIVATIONS, Einsum, added, compute_dtype, head_size, initializer, make_norm, plus
-from t5x_lite.models.placing import GATHER_AHEAD, constrain, gathered
+from t5x_lite.models.placing import GATHER_AHEAD, Axes, constrain, gathered
 from t5x_lite.models.positions import DistanceBias, RelativeBias
 from t5x_lite.models.products import PRODUCT, product
 
@@ -176,8 +176,12 @@ class Stack(nn.Module):
     def __call__(self, x_BLD: jax.Array, context: Context) -> jax.Array:
         return self.with_layers(x_BLD, context)[0]
 
-    def with_layers(self, x_BLD: jax.Array, context: Context) -> tuple[jax.Array, jax.Array | None]:
-        """(output, states [B, L, S, D] of the layers `read`, None where that is empty).
+    def with_layers(
+        self, x_BLD: jax.Array, context: Context, table: tuple[jax.Array, Axes] | None = None
+    ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+        """(output, states [B, L, S, D] of the layers `read`, None where that is empty, copies of `table`, None where it does not go along).
+
+        A table that is stored in parts, and read after the layers, goes along in a loop that makes weights whole layers ahead (gathering.looped).
 
         Layer 0 is the input, the last the output, with the norm that may stand there; those between are what the next layer reads, as in transformers'
         hidden_states.
@@ -189,23 +193,27 @@ class Stack(nn.Module):
             bias = self.relative_bias()
             asked = {'bias': True, 'dropout': context.key is not None, 'cached': first is not None}
             if self.is_initializing() or picked(config, x_BLD.shape[0], length, keys, **asked).holds_scores:
-                bias = bias.made(length, keys, 0 if first is None else first)
+                bias = bias.made(length, keys, 0 if first is None else first, len(x_BLD))
             context = context.replace(bias=bias)
         x_BLD, context, asking = self._prompted(x_BLD, context)
-        x_BLD, shown_NBLD = self._looped(x_BLD, jnp.arange(self.first_key, self.first_key + self.num_layers, dtype=jnp.uint32), context)
+        numbers_N = jnp.arange(self.first_key, self.first_key + self.num_layers, dtype=jnp.uint32)
+        if self._gathers_ahead(context):
+            (x_BLD, copies), shown_NBLD = self._ahead(x_BLD, numbers_N, context, table), None
+        else:
+            (x_BLD, shown_NBLD), copies = self._looped(x_BLD, numbers_N, context), None
         x_BLD = x_BLD[:, asking:]
         if config.norm_place == NormPlace.pre:
             x_BLD = self.final_norm(x_BLD)
         x_BLD = dropout(x_BLD, config.output_dropout, context.key if context.key is None else context.key.fold(self.first_key + OUTPUT_KEY), 0)
         if not self.read:
-            return x_BLD, None
+            return x_BLD, None, copies
 
         def states(layer: int) -> jax.Array:
             if 0 < layer < self.num_layers:
                 return shown_NBLD[layer - 1][:, asking:]
             return x_BLD if layer else bottom_BLD
 
-        return x_BLD, jnp.stack([states(layer) for layer in self.read], axis=2)
+        return x_BLD, jnp.stack([states(layer) for layer in self.read], axis=2), copies
 
     def _looped(self, x_BLD: jax.Array, numbers_N: jax.Array, context: Context) -> tuple[jax.Array, jax.Array | None]:
         """Through all layers: in one loop, in two where `cut_at` says so, or in none where each has arrays of its own (inference.to_read)."""
@@ -213,8 +221,6 @@ class Stack(nn.Module):
             return self._apart(x_BLD, numbers_N, context)
         cuts, place = _CUTS.get(), '/'.join(self.layers.path)
         if self.is_initializing() or not self.config.scan_layers or place not in cuts:
-            if self._gathers_ahead(context):
-                return self._ahead(x_BLD, numbers_N, context), None
             return self.layers(x_BLD, numbers_N, context)
         params, cut, shown = self.layers.variables['params'], cuts[place], []
         for here in (slice(0, cut), slice(cut, self.num_layers)):
@@ -228,10 +234,13 @@ class Stack(nn.Module):
 
     def _gathers_ahead(self, context: Context) -> bool:
         training = not self.is_initializing() and context.cache is None and not self.layers.shown
-        return training and self.config.scan_layers and GATHER_AHEAD.get() and jax.sharding.get_abstract_mesh().size > 1
+        looped = training and self.config.scan_layers and '0' not in self.layers.variables['params'] and '/'.join(self.layers.path) not in _CUTS.get()
+        return bool(looped and GATHER_AHEAD.get()) and jax.sharding.get_abstract_mesh().size > 1
 
-    def _ahead(self, x_BLD: jax.Array, numbers_N: jax.Array, context: Context) -> jax.Array:
-        """In a loop that makes weights whole a layer ahead (config.mesh.gather_ahead)."""
+    def _ahead(
+        self, x_BLD: jax.Array, numbers_N: jax.Array, context: Context, table: tuple[jax.Array, Axes] | None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """In a loop that makes weights whole layers ahead (config.mesh.gather_ahead)."""
         block = Block(self.config, self.cross, parent=None)
         boxed = jax.eval_shape(block.init, jax.random.key(0), x_BLD, numbers_N[0], context)['params']
 
@@ -241,7 +250,7 @@ class Stack(nn.Module):
         if self.config.remat != Remat.none:
             apply = jax.checkpoint(apply, policy=REMAT_POLICIES[self.config.remat], prevent_cse=False)
         params = nn.unbox(self.layers.variables['params'])
-        return gathering.looped(apply, params, gathering.axes_of(boxed), compute_dtype(self.config), x_BLD, numbers_N)
+        return gathering.looped(apply, params, gathering.axes_of(boxed), compute_dtype(self.config), x_BLD, numbers_N, table)
 
     def _apart(self, x_BLD: jax.Array, numbers_N: jax.Array, context: Context) -> tuple[jax.Array, jax.Array | None]:
         """Through one layer after the other; a cache is one for each layer, too."""

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from t5x_lite.config import ModelConfig
-from t5x_lite.models.gathering import Copies
+from t5x_lite.models.gathering import Copies, copied
 from t5x_lite.models.layers import compute_dtype, hide_padded, like_trailing
 from t5x_lite.models.placing import Placing
 from t5x_lite.models.products import placed_product, product_gradients
@@ -38,13 +38,13 @@ class OutputLayer:
 
     x_BLD: jax.Array
     table: jax.Array  # [V', D], tied embeddings, or [D, V'], as it is stored
+    copies: jax.Array | None  # of it [copies, ...], where devices send its parts point to point: what learns in its place
     bias_V: jax.Array | None
     table_axes: str = struct.field(pytree_node=False)  # 'VD' or 'DV'
     dtype: Any = struct.field(pytree_node=False)
     vocab_size: int = struct.field(pytree_node=False)  # columns beyond pad the vocabulary
     chunks: int = struct.field(pytree_node=False)
     placing: Placing = struct.field(pytree_node=False)  # of the table, which is made whole once for all chunks
-    copies: Copies | None = struct.field(pytree_node=False)  # of it, where devices send its parts point to point
     batch: Axes = struct.field(pytree_node=False)  # mesh axes over which rows, positions and vocabulary lie
     length: Axes = struct.field(pytree_node=False)
     vocab: Axes = struct.field(pytree_node=False)
@@ -55,10 +55,12 @@ class OutputLayer:
         return total, jax.lax.stop_gradient(metrics)
 
 
-def output_layer(config: ModelConfig, x_BLD: jax.Array, table: jax.Array, table_axes: str, bias_V: jax.Array | None = None) -> dict[str, OutputLayer]:
+def output_layer(
+    config: ModelConfig, x_BLD: jax.Array, table: jax.Array, table_axes: str, bias_V: jax.Array | None = None, copies: jax.Array | None = None
+) -> dict[str, OutputLayer]:
     """{'output_layer': ...}, or {} where a device's part of the logits is at most config.model.logits_megabytes, or that is 0.
 
-    A module returns it beside its logits; what a loss then does not read of them, XLA does not compute.
+    `copies` of the table, if something has made them already (gathering.py). A module returns it beside its logits; what a loss then does not read of them, XLA does not compute.
     """
     if not config.logits_megabytes:
         return {}
@@ -72,8 +74,10 @@ def output_layer(config: ModelConfig, x_BLD: jax.Array, table: jax.Array, table_
     if chunks == 1:
         return {}
     axes, dtype = tuple({'V': 'vocab', 'D': 'embed'}[axis] for axis in table_axes), compute_dtype(config)
-    placing, copies = Placing.of(axes, table.shape), None if _parts(length) > 1 else Copies.of(axes, table.shape, dtype, rows)
-    return {'output_layer': OutputLayer(x_BLD, table, bias_V, table_axes, dtype, config.vocab_size, chunks, placing, copies, batch, length, vocab)}
+    if copies is None and _parts(length) == 1 and (way := Copies.of(axes, table.shape, dtype, rows)) is not None:
+        copies = copied(table, way)
+    placing = Placing.of(axes, table.shape)
+    return {'output_layer': OutputLayer(x_BLD, table, copies, bias_V, table_axes, dtype, config.vocab_size, chunks, placing, batch, length, vocab)}
 
 
 def _dividing(name: str, size: int) -> Axes:
@@ -113,7 +117,7 @@ def _summed(function: Sums, layer: OutputLayer, targets_BL: jax.Array, weights_B
 
 def _forward(function, layer, targets_BL, weights_BL):
     # A copy for each part of the batch, or one for all.
-    whole = layer.placing.weight(layer.table, layer.dtype) if layer.copies is None else layer.copies.made(layer.table)
+    whole = layer.placing.weight(layer.table, layer.dtype) if layer.copies is None else layer.copies
 
     def of_chunk(whole, x_ND, targets_N, weights_N):
         def total(product_NV, bias_V):
@@ -139,12 +143,10 @@ def _forward(function, layer, targets_BL, weights_BL):
     (kept, x), _ = jax.lax.scan(add, (kept, x), jnp.arange(layer.chunks))
     sums, (table, bias_V) = kept
     sums, bias_V = jax.tree.map(lambda part: jnp.sum(part, axis=0), (sums, bias_V))
-    if layer.copies is None:
-        table = layer.placing.gradient(jnp.sum(table.astype(layer.placing.sums), axis=0))
-    else:
-        table = layer.copies.summed(table)
-    table = table.astype(layer.table.dtype)
-    return sums, layer.replace(x_BLD=x.reshape(layer.x_BLD.shape), table=table, bias_V=bias_V)
+    found = {'copies': table.astype(layer.copies.dtype), 'table': None} if layer.copies is not None else {
+        'table': layer.placing.gradient(jnp.sum(table.astype(layer.placing.sums), axis=0)).astype(layer.table.dtype)
+    }  # fmt: skip
+    return sums, layer.replace(x_BLD=x.reshape(layer.x_BLD.shape), bias_V=bias_V, **found)
 
 
 def _backward(function, gradients, cotangents):

@@ -154,7 +154,7 @@ def _planned(program: Program, stage: Stage, added_first: bool) -> Iterator[Coll
                 yield from one('all-to-all', 'fsdp', states(length), 2 * parts, 'rows of embeddings, and their gradients')
             as_output = word and model.tie_embeddings
             # Made whole once for all lookups, in float32; where that is computed in, for a tied output layer too.
-            gathered += size * (4 * bool(looked_up and not (as_output and item == 4)) + (1 if config.mesh.gather_ahead else 2) * item * as_output)
+            gathered += size * ((item if config.mesh.gather_ahead else 4) * bool(looked_up and not (as_output and item == 4)) + (1 if config.mesh.gather_ahead else 2) * item * as_output)
             wholes = len(looked_up) + as_output
         else:
             gathered += size * (1 if config.mesh.gather_ahead else gathers) * item

@@ -43,7 +43,7 @@ def works(module: Module) -> list[Work]:
             continue
         computation = module.computations[name]
         for instruction in computation.instructions.values():
-            if instruction.opcode not in _MOVE_NOTHING:
+            if instruction.opcode not in _MOVE_NOTHING and instruction.text('custom_call_target') != '"AllocateBuffer"':
                 cycles = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
                 sizes = _flops(module, computation, instruction), _bytes(module, computation, instruction)
                 found.append(Work(instruction.name, *sizes, times, int(cycles[1]) if cycles else 0))

@@ -123,7 +123,7 @@ def test_tiles_are_parts_of_the_whole(name):
             tile, of_bias = tiles(jnp.int32(row), jnp.int32(column))
             tile = np.broadcast_to(True if tile is None else tile, (2, 1, BLOCK, 3))[:, :, : part.shape[2], : part.shape[3]]
             np.testing.assert_array_equal(tile, part)
-            np.testing.assert_array_equal(of_bias[:, : part.shape[2], : part.shape[3]], biases[:, row : row + BLOCK, column : column + 3])
+            np.testing.assert_array_equal(of_bias[:, : part.shape[2], : part.shape[3]], biases[0, :, row : row + BLOCK, column : column + 3])
             assert needed is None or needed[i, j] or not part.any()
 
 

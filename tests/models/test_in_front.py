@@ -77,7 +77,7 @@ def test_a_prefix_is_keys_and_values_in_front_of_all():
     bias = jnp.asarray(rng.normal(size=(1, 4, 4)), jnp.float32)
     whole_k, whole_v = jnp.concatenate([keys, k], axis=1), jnp.concatenate([values, v], axis=1)
     mask = Mask(causal=True, before=2)
-    found = dense_attention(q, whole_k, whole_v, mask, scale=0.5, bias=DistanceBias(whole_HLM=bias))
+    found = dense_attention(q, whole_k, whole_v, mask, scale=0.5, bias=DistanceBias(whole_PHLM=bias[None]))
     for place in range(4):
         seen = 2 + place + 1
         scores = np.asarray(whole_k)[0, :seen, 0] @ np.asarray(q)[0, place, 0] * 0.5 + np.concatenate([np.zeros(2), np.asarray(bias)[0, place, : place + 1]])

@@ -1,5 +1,6 @@
 """Sending from device to device gives what the collectives of JAX give."""
 
+import functools
 import math
 
 import jax
@@ -48,6 +49,23 @@ def test_parts_are_gathered_and_summed_as_jax_does(sizes, dim, longest):
     np.testing.assert_array_equal(on_devices(sizes, gathered, part), on_devices(sizes, lambda x: jax.lax.all_gather(x, axes, axis=dim, tiled=True), part))
     theirs = on_devices(sizes, lambda x: jax.lax.psum_scatter(x, axes, scatter_dimension=dim, tiled=True), whole)
     np.testing.assert_allclose(on_devices(sizes, summed, whole), theirs, atol=2e-6)
+
+
+@pytest.mark.parametrize('sizes', MESHES, ids=str)
+def test_what_each_has_for_each_is_exchanged_as_jax_does(sizes):
+    count, axes, order = math.prod(sizes.values()), tuple(sizes), tuple(point_to_point.steps(list(sizes.items()), 4))
+    parts, weights = np.random.default_rng(0).standard_normal((2, count, count, 3)).astype(np.float32)
+    theirs = functools.partial(jax.lax.all_to_all, axis_name=axes, split_axis=0, concat_axis=0, tiled=True)
+
+    def ours(x):
+        return point_to_point.exchanged(x, order)
+
+    np.testing.assert_array_equal(on_devices(sizes, ours, parts), on_devices(sizes, theirs, parts))
+
+    def gradients(exchanged):
+        return on_devices(sizes, lambda pair: jax.grad(lambda x: jnp.sum(exchanged(x) * pair[1]))(pair[0]), np.stack([parts, weights], axis=1))
+
+    np.testing.assert_array_equal(gradients(ours), gradients(theirs))
 
 
 @pytest.mark.parametrize('shape', [(8, 3), (3, 16), (3, 5)], ids=str)  # of the last no dimension divides: added up at once

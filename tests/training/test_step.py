@@ -103,9 +103,10 @@ def test_weights_made_whole_a_layer_ahead_have_adapters_beside_them():
 
 
 def test_weights_made_whole_a_layer_ahead_travel_once_a_step_and_in_turns():
-    """Both kernels of a feed-forward, in two turns (8 devices: four by four, then the two sides): before the loop the first layer takes both and the second
-    its first, in the loop each of three turns sends both. What a message carries came in with the loop's carry, so that none waits for another; their
-    gradients go the same way back. Nothing is gathered or added up at once."""
+    """Both kernels of a feed-forward, and those of queries, keys and values in one (32 x 96 all three), in two turns (8 devices: four by four, then the two
+    sides): before the loop the first layer takes both and the second its first, in the loop each of three turns sends both. What a message carries came in with
+    the loop's carry, so that none waits for another; their gradients go the same way back. Nothing is gathered or added up at once. The vocabulary goes along
+    in three slices of 48 rows (100 in whole tiles): of the first the first turn is before the loop."""
     model, found = {'num_layers': 3, 'd_ff': 96}, {}
     for ahead in (False, True):
         run = small.config(model=model, mesh={'fsdp': 8, 'gather_ahead': ahead, 'sum_behind': ahead})
@@ -119,8 +120,9 @@ def test_weights_made_whole_a_layer_ahead_travel_once_a_step_and_in_turns():
         return sum(one.times for one in found[ahead] if one.kind == kind and one.bytes == size)
 
     assert (count(False, 'all-gather', whole), count(True, 'all-gather', whole), count(True, 'all-reduce', whole)) == (2 * 3 * 2, 0, 0)
-    of_four, of_two = 2 * 3 * (2 + 3), 2 * (1 + 3)
+    of_four, of_two, slices = 3 * 3 * (2 + 3), 3 * (1 + 3), 4 * 48 * 32
     assert (count(True, 'collective-permute', whole // 8), count(True, 'collective-permute', whole // 2)) == (2 * of_four, 2 * of_two)
+    assert (count(True, 'collective-permute', slices // 8), count(True, 'collective-permute', slices // 2)) == (2 * 3 * (1 + 3), 2 * 3)
 
 
 @pytest.mark.parametrize('mesh', [{'data': 2, 'fsdp': 2}, {'data': 3, 'fsdp': 2}], ids=str)

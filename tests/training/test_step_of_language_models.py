@@ -78,6 +78,17 @@ def test_keys_and_values_that_go_round_change_nothing(single, kind, mesh):
     assert_equal_gradients(single[kind], sharded)
 
 
+def test_gradients_of_relative_positions_are_added_up_as_their_tables():
+    """The sum over a batch of what the scores of a row have is left to each device."""
+    run = small.config(model=T5, loss='t5x_lite.training.losses:LmLoss', mesh={'data': 8})
+    with jax.set_mesh(partitioning.make_mesh(run)):
+        program = make_program(run, partitioning.make_mesh(run))
+        text = jax.jit(make_train_step(program)).lower(program.abstract, batch('encoder_decoder', 0)).compile().as_text()
+    sums = [line for line in text.splitlines() if ' all-reduce(' in line or ' all-reduce-start(' in line]
+    assert any('[8,8]' in line for line in sums)  # the tables: buckets x heads
+    assert not any(f'[8,{length},{length}]' in line for line in sums for length in (LENGTH, TARGETS))
+
+
 @pytest.mark.parametrize('kind, behind', [*((kind, True) for kind in KINDS), ('encoder_decoder', False)])
 def test_weights_made_whole_a_layer_ahead_change_nothing(single, kind, behind):
     """On a mesh that divides them twice, in two parts of a batch, recomputed."""
