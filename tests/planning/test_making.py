@@ -125,6 +125,19 @@ def test_keys_and_values_that_go_round_are_the_planned_ones(kind, sizes, model):
     assert not [one for one in stage.collectives if one.kind == 'all-gather' and 'sequence' in one.axes and one.bytes >= smallest]
 
 
+def test_weights_that_travel_ahead_are_the_planned_ones():
+    """Two layers in two turns (8 = 2 x 4): the first turn has two more layers before the loop, the second one, so at most twice what is planned. Not a weight is
+    gathered at once, nor added up so."""
+    fields = {'mesh': {'data': 1, 'fsdp': 8, 'gather_ahead': True, 'sum_behind': True}}
+    (stage,) = plan('t5', **fields).stages
+    made = assemble(config('t5', **fields)).config
+    program = make_program(made, partitioning.make_mesh(made))
+    planned = sum(one.sent * one.times for one in formulas.planned(program, stages(made)[0]) if one.kind != 'all-reduce')
+    sent = {kind: sum(one.sent * one.times for one in stage.collectives if one.kind == kind) for kind in {one.kind for one in stage.collectives}}
+    assert planned <= sent.pop('collective-permute') <= 2 * planned
+    assert sum(sent.values()) < 0.02 * planned  # ids, and gradients of small weights
+
+
 def test_recomputation_is_seen(plans):
     (stage,), (kept,) = plan('gpt', remat=Remat.full).stages, plans['gpt'].stages
     assert 1.1 < stage.flops / stage.model_flops < 4 / 3
