@@ -16,7 +16,7 @@ from t5x_lite.models.gathering import Copies, copied
 from t5x_lite.models.placing import GATHER_AHEAD, Axes, Placing, as_tuple, gathered, stored_spec
 
 _FEW = 4  # rows that XLA:CPU multiplies by a matrix of 16-bit numbers eight times as fast as a single one, which it takes number by number
-_EXCHANGES = 8  # in which rows of embeddings are sent, at most
+_EXCHANGES = 4  # in which rows of embeddings are sent, at most
 PRODUCT = 'product'  # what recomputation may keep (transformer.REMAT_POLICIES); the policies of JAX do not see into a function with gradients of its own
 
 
@@ -173,8 +173,9 @@ def rows_of(table: jax.Array, ids_BL: jax.Array, axes: Axes, dtype: Any) -> jax.
     order = tuple(point_to_point.steps([(axis, mesh.shape[axis]) for axis in columns], longest))
     own = len(ids_BL) // (of_rows * of_columns)
     size = own // max(count for count in range(1, _EXCHANGES + 1) if own % count == 0)
-    apart = ids_BL.reshape(of_rows, of_columns, own, -1)
-    parts = [_exchanged(looked_up(apart[:, :, first : first + size], rows, None, None), order, rows, columns, rules['length']) for first in range(0, own, size)]
+    lie = rows, None, None
+    apart = jax.lax.with_sharding_constraint(ids_BL.reshape(of_rows, of_columns, own, -1), PartitionSpec(*lie, rules['length']))
+    parts = [_exchanged(looked_up(apart[:, :, first : first + size], *lie), order, rows, columns, rules['length']) for first in range(0, own, size)]
     return jnp.concatenate(parts, axis=2).reshape(*ids_BL.shape, table.shape[1])
 
 

@@ -21,22 +21,20 @@ from t5x_lite.planning.making import Plan
 FLAGS = flags.FLAGS
 
 _STAGES = '--config.data.stages=((0,128,256,20),(900000,512,256,76))'  # Devlin et al. (2018)
+_AHEAD = '--config.mesh.gather_ahead --config.mesh.sum_behind'
 _GIVEN = {
-    'bert_base': f'--config=configs/bert.py:base --topology=v5e:4x4 --config.mesh.fsdp=16 {_STAGES}',
+    'bert_base': f'--config=configs/bert.py:base --topology=v5e:4x4 --config.mesh.fsdp=16 {_AHEAD} {_STAGES}',
     'bert_large': f'--config=configs/bert.py:large --topology=v5e:8x8 --config.mesh.data=4 --config.mesh.fsdp=16 {_STAGES}',
     'bert_large_256': '--config=configs/bert.py:large --topology=v5e:16x16 --config.mesh.data=16 --config.mesh.fsdp=16 --config.batch_size=4096 '
     '--config.data.seq_len=512 --config.model.remat=dots',
     'gpt2_xl': '--config=configs/gpt.py:gpt2_xl --topology=v5e:4x4 --config.mesh.fsdp=16 --config.mesh.gather_ahead --config.batch_size=128 '
     '--config.model.remat=full',
-    'gpt3_6_7b': '--config=configs/gpt.py:gpt3_6_7b --topology=v5p:4x4x4 --config.mesh.fsdp=64 --config.mesh.gather_ahead --config.mesh.sum_behind '
-    '--config.model.remat=full',
+    'gpt3_6_7b': f'--config=configs/gpt.py:gpt3_6_7b --topology=v5p:4x4x4 --config.mesh.fsdp=64 {_AHEAD} --config.model.remat=full',
     'gpt3_175b': '--config=configs/gpt.py:gpt3_175b --topology=v5p:8x8x8 --config.mesh.fsdp=512 --config.model.remat=full',
-    't5_base': '--config=configs/t5.py:base --topology=v5e:4x4 --config.mesh.fsdp=16',
+    't5_base': f'--config=configs/t5.py:base --topology=v5e:4x4 --config.mesh.fsdp=16 {_AHEAD}',
     't5_11b': '--config=configs/t5.py:11b --topology=v5p:4x4x4 --config.mesh.fsdp=64 --config.batch_size=1024 --config.model.remat=dots',
 }
 PLANS = {name: given.split() for name, given in _GIVEN.items()}
-
-HIDDEN = {'bert_base': 0.715, 't5_base': 0.736}  # share of the bytes sent, of the stage with less of it, as libtpu 0.0.42 plans them
 
 
 def command(name: str) -> list[str]:

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-from t5x_lite.planning import gates
 from tests.planning import shipped
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason="plans for TPUs need libtpu: pip install 'jax[tpu]'")
@@ -112,9 +111,9 @@ def test_the_best_mesh_is_found_and_kept(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['bert_base', 't5_base'])
+@pytest.mark.parametrize('name', ['bert_base', 't5_base', 'gpt3_6_7b'])
 def test_shipped_plans(name, tmp_path):
-    """The gate that they miss, as EVIDENCE.md says, is overlap: it must not become worse."""
+    """Hold to all gates."""
     for stage in shipped.made(name, str(tmp_path)).stages:
-        assert {gate.name for gate in stage.gates if not gate.held} <= {'overlap'}, stage.gates
-        assert gates.overlapped(stage.collectives) > shipped.HIDDEN[name] - 0.02
+        assert {gate.name for gate in stage.gates} >= {'no unplanned collective', 'FLOPs', 'overlap', 'memory'}
+        assert all(gate.held for gate in stage.gates), stage.gates
