@@ -12,9 +12,11 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from t5x_lite.models.mask import Mask
+from t5x_lite.models.products import PRODUCT
 
 # Of a tile of queries, and of keys: the largest of these that divides the length. Registers have 128 lanes.
 TILES = (512, 256, 128)
+_MOST_COLUMNS = 4
 
 
 def splash_attention(
@@ -85,9 +87,12 @@ def _segments(mask: Mask, rows: int, queries: int, keys: int) -> tuple[jax.Array
 @functools.lru_cache(maxsize=64)
 def _blocks(queries: int, keys: int) -> splash_attention_kernel.BlockSizes:
     rows, columns = (next(size for size in TILES if length % size == 0) for length in (queries, keys))
+    # One kernel for all gradients multiplies five matrices of a tile where two multiply seven, and keeps the queries' for each column of tiles until it adds
+    # them up.
+    joined = keys <= _MOST_COLUMNS * columns
     return splash_attention_kernel.BlockSizes(
         block_q=rows, block_kv=columns, block_kv_compute=columns, block_q_dkv=rows, block_kv_dkv=columns, block_kv_dkv_compute=columns,
-        block_q_dq=rows, block_kv_dq=columns,
+        block_q_dq=None if joined else rows, block_kv_dq=None if joined else columns, use_fused_bwd_kernel=joined,
     )  # fmt: skip
 
 
@@ -98,4 +103,8 @@ def _kernel(heads: int, queries: int, keys: int, causal: bool, band: int, interp
     else:
         one = (splash_attention_mask.CausalMask if causal else splash_attention_mask.FullMask)(shape)
     mask = splash_attention_mask.MultiHeadMask([one] * heads)
-    return splash_attention_kernel.make_splash_mha(mask, head_shards=1, q_seq_shards=1, block_sizes=_blocks(queries, keys), interpret=interpret)
+    # Recomputation that keeps products keeps what this gives, and its sums, instead of computing both again.
+    sizes = _blocks(queries, keys)
+    return splash_attention_kernel.make_splash_mha(
+        mask, head_shards=1, q_seq_shards=1, block_sizes=sizes, residual_checkpoint_name=PRODUCT, interpret=interpret
+    )

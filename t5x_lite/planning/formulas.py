@@ -84,6 +84,8 @@ def activations(config: Config, sizes: Mapping[str, int], stage: Stage) -> int:
         inputs = positions * model.d_model * item
         crossed = 2 * (attentions - 1) * rows * stage[1] / sizes['sequence'] * item * joined / tensor  # keys and values of what was read
         kept = positions * item * ((2 + attentions) * joined + (2 if model.gated else 1) * model.d_ff) / tensor + crossed + (attentions + 1) * inputs
+        if model.attention == AttentionKernel.splash:  # which keeps what it gives, beside what is made of it
+            kept += positions * item * attentions * joined / tensor
         scores = 2.5 * item * positions * attended * model.num_heads / tensor if keeps_scores(config, sizes) else 0.0
         total += layers * {Remat.full: inputs, Remat.dots: kept + inputs, Remat.none: 2.5 * (attentions + 1) * inputs + 12 / 7 * kept + scores}[model.remat]
         if config.mesh.gather_ahead and sizes['fsdp'] > 1:  # which keeps what it made whole

@@ -57,14 +57,16 @@ def flops_of(computation: Computation, instruction: Instruction) -> int:
     return 2 * batch * math.isqrt(math.prod(left) * math.prod(right) * math.prod(out) // batch**3)
 
 
-# Of splash attention: scores and their product with values; in the backward pass scores again and their gradients, and what follows of these.
+# Of splash attention: scores and their product with values; in the backward pass scores again and their gradients, and what follows of these. A kernel for all
+# gradients goes by the name of that of keys and values, and gives those of queries for each column of tiles, in an array of a dimension more.
 _KERNELS = {'splash_mha_fwd': 2, 'splash_mha_dq': 3, 'splash_mha_dkv': 4}
 
 
 def _products_of_kernel(instruction: Instruction) -> int:
     if instruction.opcode != 'custom-call' or instruction.text('custom_call_target') != '"tpu_custom_call"':
         return 0
-    return next((count for name, count in _KERNELS.items() if name in instruction.place), 0)
+    found = next((count for name, count in _KERNELS.items() if name in instruction.place), 0)
+    return found + (found == _KERNELS['splash_mha_dkv'] and any(len(shape.dims) == 5 for shape in instruction.shapes))
 
 
 def _is_library_product(instruction: Instruction) -> bool:

@@ -9,7 +9,7 @@ import dataclasses
 
 import jax
 
-from t5x_lite.config import Config, Layout, NormPlace, Remat
+from t5x_lite.config import AttentionKernel, Config, Layout, NormPlace, Remat
 from t5x_lite.models.layers import compute_dtype, head_size
 from t5x_lite.planning import formulas, memory, meshes
 from t5x_lite.planning.batches import Stage
@@ -121,12 +121,13 @@ def device_flops(config: Config, stage: Stage, devices: int, pairs: float = 1.0,
     """Of products of one device in a step, those of recomputation included: what `products.total` counts in a compiled step.
 
     Forward once and two products for each in the backward pass. With remat=full layers run once more, but for the last product of each where no norm
-    follows it; with remat=dots only the products of attention do. Kernels that keep no scores multiply queries and keys once more in the backward pass.
+    follows it; with remat=dots only the products of attention do, if at all. Kernels that keep no scores multiply queries and keys once more in the backward pass.
     """
     model, rows = config.model, stage[2]
     forward = formulas.model_flops(config, stage) / 3
     attention = rows * sum(4.0 * layers * length * attended * model.num_heads * head_size(model) for layers, length, attended, _ in stacks(config, stage))
-    again = {Remat.none: 0.0, Remat.dots: attention * pairs, Remat.full: _layers(config, stage) - (1 - pairs) * attention}[model.remat]
+    attended = 0.0 if model.attention == AttentionKernel.splash else attention * pairs  # which keeps what it gave
+    again = {Remat.none: 0.0, Remat.dots: attended, Remat.full: _layers(config, stage) - (1 - pairs) * attention}[model.remat]
     if not keeps_scores:
         again += attention * pairs / 2
     return (3 * (forward - (1 - pairs) * attention) + again) / devices

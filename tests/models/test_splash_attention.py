@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_lite.config import MeshConfig
+from t5x_lite.config import MeshConfig, Remat
+from t5x_lite.models import splash_attention as implementation
 from t5x_lite.models.kernels import dense_attention
 from t5x_lite.models.mask import Mask
 from t5x_lite.models.splash_attention import lacks, splash_attention
+from t5x_lite.models.transformer import REMAT_POLICIES
 from t5x_lite.training import partitioning
 from tests.models.test_blockwise_attention import compare
 from tests.training import small
@@ -58,9 +60,33 @@ def test_values_and_gradients_of_dense_attention(name):
     given = arrays(keys)
     found, expected = outcome(splash_attention, mask, *given, interpret=True), outcome(dense_attention, mask, *given)
     compare(found, expected, 1e-5)
-    allowed = mask.dense(LENGTH, keys)
-    if allowed is not None and not (some := allowed.any(axis=(1, 3))).all():
-        assert not found[0][~jnp.broadcast_to(some, (2, LENGTH))].any(), 'zeros where there is nothing to attend to'
+
+
+@pytest.mark.parametrize('tile, columns', [(128, 4), (128, 1)], ids=['of two columns of tiles, joined', 'by two kernels'])
+def test_gradients_of_queries(tile, columns, monkeypatch):
+    monkeypatch.setattr(implementation, 'TILES', (tile,))
+    monkeypatch.setattr(implementation, '_MOST_COLUMNS', columns)
+    implementation._blocks.cache_clear()
+    mask, keys = MASKS['packed, causal']
+    given = arrays(keys)
+    assert implementation._blocks(LENGTH, keys).use_fused_bwd_kernel == (columns == 4)
+    found = outcome(splash_attention, mask, *given, interpret=True)
+    implementation._blocks.cache_clear()
+    compare(found, outcome(dense_attention, mask, *given), 1e-5)
+
+
+@pytest.mark.parametrize('remat, kept', [(Remat.dots, 2), (Remat.full, 0)])
+def test_recomputation_that_keeps_products_keeps_what_it_gives(remat, kept, capsys):
+    """And the sums of each row, so that the kernel is not run again: what is left of it a compiler drops."""
+    mask, keys = MASKS['causal']
+    q, k, v, _ = arrays(keys)
+
+    def loss(q):
+        return jnp.sum(splash_attention(q, k, v, mask, scale=0.25, interpret=True))
+
+    jax.ad_checkpoint.print_saved_residuals(jax.checkpoint(loss, policy=REMAT_POLICIES[remat]), q)
+    assert capsys.readouterr().out.count("'_splash_attention'") == kept
+
 
 
 @pytest.mark.parametrize('band', [0, 70])

@@ -27,8 +27,8 @@ _GIVEN = {
     'bert_large': f'--config=configs/bert.py:large --topology=v5e:8x8 --config.mesh.data=4 --config.mesh.fsdp=16 {_STAGES}',
     'bert_large_256': '--config=configs/bert.py:large --topology=v5e:16x16 --config.mesh.data=16 --config.mesh.fsdp=16 --config.batch_size=4096 '
     '--config.data.seq_len=512 --config.model.remat=dots',
-    'gpt2_xl': '--config=configs/gpt.py:gpt2_xl --topology=v5e:4x4 --config.mesh.fsdp=16 --config.mesh.gather_ahead --config.batch_size=128 '
-    '--config.model.remat=full',
+    'gpt2_xl': '--config=configs/gpt.py:gpt2_xl --topology=v5e:4x4 --config.mesh.fsdp=16 --config.mesh.gather_ahead --config.batch_size=512 '
+    '--config.optim.microbatches=8 --config.model.remat=dots',
     'gpt3_6_7b': f'--config=configs/gpt.py:gpt3_6_7b --topology=v5p:4x4x4 --config.mesh.fsdp=64 {_AHEAD} --config.model.remat=full',
     'gpt3_175b': '--config=configs/gpt.py:gpt3_175b --topology=v5p:8x8x8 --config.mesh.fsdp=512 --config.model.remat=full',
     't5_base': f'--config=configs/t5.py:base --topology=v5e:4x4 --config.mesh.fsdp=16 {_AHEAD}',

@@ -139,6 +139,11 @@ def test_kernels_of_attention_count_by_their_shapes(kind, count):
     assert found.place.endswith(f'splash_mha_{kind}/pallas_call')
 
 
+def test_a_kernel_for_all_gradients_multiplies_once_more():
+    text = _KERNEL.replace('KIND', 'dkv_no_residuals').replace('= (f32[4,128,64]{2,1,0}, ', '= (f32[4,128,64]{2,1,0}, bf16[4,2,12,256,64]{4,3,2,1,0}, ')
+    assert products.total(hlo.parse(text)) == 5 * 2 * 4 * 12 * 256 * 512 * 64
+
+
 def test_no_entry():
     with pytest.raises(ValueError, match='no ENTRY'):
         hlo.parse('HloModule empty\n')
