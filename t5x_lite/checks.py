@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from t5x_lite import several
-from t5x_lite.config import Adapters, Config, Decoding, DType, Features, LayerMix, Layout, Optimizer, Positions, Rates, Whole
+from t5x_lite.config import Adapters, Config, Decoding, DType, Features, LayerMix, Layout, Optimizer, Positions, Rates, Remat, Whole
 from t5x_lite.config_values import from_dict, to_dict
 from t5x_lite.errors import UserError, nearest
 from t5x_lite.stages import stages
@@ -156,6 +156,12 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
     yield (
         config.mesh.gather_ahead or not config.mesh.sum_behind,
         'config.mesh.sum_behind=True without config.mesh.gather_ahead: gradients go back the way that weights came ahead; add --config.mesh.gather_ahead',
+    )
+    again = config.model.remat is Remat.full and config.mesh.sum_behind
+    yield (
+        again or not config.mesh.gather_again,
+        f'config.mesh.gather_again=True with config.mesh.sum_behind={config.mesh.sum_behind} and config.model.remat={config.model.remat.value}: the loop that sends '
+        'weights again computes layers again, and sends gradients back; take --config.mesh.sum_behind and --config.model.remat=full',
     )
     yield config.mesh.gather_side >= 2, f'config.mesh.gather_side={config.mesh.gather_side}; it is at least 2: 4, or 2 on a v5e of more than 4 x 4 chips'
     yield (

@@ -484,6 +484,9 @@ class MeshConfig:
     # With it, gradients of these weights go back the same way, layers behind, instead of being added up where they are made. Where XLA does that beside the
     # product that makes them (a v5e), it takes less time unless batches are small; where it waits for it (v5p), this does not.
     sum_behind: bool = False
+    # With both, and model.remat=full: weights are sent a second time, in the backward pass, instead of being kept whole (models/gathering_again.py). For models
+    # that no chip has room for otherwise.
+    gather_again: bool = False
     rules: tuple[tuple[str, Any], ...] = (
         ('batch', ('data', 'fsdp')),
         ('length', 'sequence'),

@@ -5,7 +5,7 @@ devices where they are made: the first product of a layer waits for its weight, 
 the weights of the layer whose turn it is, whole, and those of the layers after it on their way there: in each turn of the loop they come one step further
 (point_to_point.py). Nothing that a layer computes waits for what is sent, and nothing sent waits for what the same turn computes or sends, so that a compiler
 can do all of it at once. What was made whole is kept for the backward pass, which gathers nothing (Rajbhandari et al., 2020: their second stage where weights
-are concerned, their third in what is stored; `reshard_after_forward=False` of PyTorch's fully_shard).
+are concerned, their third in what is stored; `reshard_after_forward=False` of PyTorch's fully_shard), or made whole again for it (gathering_again.py).
 
 Gradients are added up where they are made, by XLA, or (`behind`) the way that the weights came: then each device multiplies by a copy of its own, whose
 gradient is what that device alone has made, and that goes back a step in each turn of the backward pass. The numbers are those of products that gather their
@@ -28,14 +28,16 @@ from jax.sharding import PartitionSpec
 from t5x_lite.models import point_to_point
 from t5x_lite.models.placing import GATHER_AHEAD, SUM_BEHIND, Axes, as_tuple, stored_spec
 
-_COLLECTION = 'whole'  # of variables, beside 'params' and with the same names
+COLLECTION = 'whole'  # of variables, beside 'params' and with the same names
 _TILE = 16  # rows of a tile of bfloat16 in a TPU's memory
-Kernels = Mapping[tuple[str, ...], Axes]
+Path = tuple[str, ...]
+Paths = tuple[Path, ...]
+Kernels = Mapping[Path, Axes]
 
 
 def whole(module: nn.Module) -> jax.Array | None:
     """A module's kernel, or copies of it [copies, ...], as a loop carries it; None where none does."""
-    return module.get_variable(_COLLECTION, 'kernel') if module.has_variable(_COLLECTION, 'kernel') else None
+    return module.get_variable(COLLECTION, 'kernel') if module.has_variable(COLLECTION, 'kernel') else None
 
 
 def axes_of(boxed: Mapping[str, Any]) -> Kernels:
@@ -66,15 +68,15 @@ class Copies:
     dtype: Any
 
     @classmethod
-    def of(cls, axes: Axes | None, shape: tuple[int, ...], dtype: Any, rows: int) -> 'Copies | None':
-        """None where weights are not sent point to point (config.mesh.gather_ahead), this one is not stored in parts along axes that divide a batch too, or so
+    def of(cls, axes: Axes | None, shape: tuple[int, ...], dtype: Any, rows: int, first: int = 0) -> 'Copies | None':
+        """`first`: side of the torus (point_to_point.steps). None where weights are not sent point to point (config.mesh.gather_ahead), this one is not stored in parts along axes that divide a batch too, or so
         many rows are not divided by them."""
         mesh, rules = jax.sharding.get_abstract_mesh().shape, dict(nn.get_logical_axis_rules())
         if not (longest := GATHER_AHEAD.get()) or not mesh or not rules or axes is None or 'embed' not in axes:
             return None
         batch, stored, dim = as_tuple(rules['batch']), stored_spec(axes, shape, rules, mesh), axes.index('embed')
         parts = as_tuple(stored[dim])
-        steps = tuple(point_to_point.steps([(axis, mesh[axis]) for axis in parts], longest))
+        steps = tuple(point_to_point.steps([(axis, mesh[axis]) for axis in parts], longest, first))
         others = tuple(axis for axis in batch if axis not in parts and mesh[axis] > 1)
         possible = steps and set(parts) <= set(batch) and rows % math.prod(mesh[axis] for axis in batch) == 0
         return cls(stored, dim, batch, steps, others, longest, dtype) if possible else None
@@ -160,9 +162,9 @@ class Slices:
     count: int
 
     @classmethod
-    def of(cls, table: jax.Array, axes: Axes, dtype: Any, rows: int, count: int) -> 'Slices | None':
+    def of(cls, table: jax.Array, axes: Axes, dtype: Any, rows: int, count: int, first: int) -> 'Slices | None':
         """None where no copies can be made, or rows are divided along their length: chunks of a loss (vocabulary.py) then have no copy each."""
-        copies, mesh = Copies.of(axes, table.shape, dtype, rows), jax.sharding.get_abstract_mesh().shape
+        copies, mesh = Copies.of(axes, table.shape, dtype, rows, first), jax.sharding.get_abstract_mesh().shape
         divided = any(mesh[axis] > 1 for axis in as_tuple(dict(nn.get_logical_axis_rules()).get('length')))
         if copies is None or divided:
             return None
@@ -193,6 +195,64 @@ class Slices:
         return jax.shard_map(on_device, in_specs=PartitionSpec(None, *spec), out_specs=spec, check_vma=False)(slices)
 
 
+@dataclasses.dataclass(frozen=True)
+class Ways:
+    """What a loop over layers sends ahead: kernels by paths, those alike in one message, and slices of a table that goes along."""
+
+    copies: Mapping[Paths, Copies]
+    slices: Slices | None
+
+    @classmethod
+    def of(cls, stacks: Mapping[Path, jax.Array], kernels: Kernels, dtype: Any, rows: int, count: int, table: tuple[jax.Array, Axes] | None) -> 'Ways':
+        alike: dict[Any, list[Path]] = {}
+        for path, axes in kernels.items():
+            alike.setdefault((axes, stacks[path].shape[1:]), []).append(path)
+        largest = sorted(alike.items(), key=lambda one: -len(one[1]) * math.prod(one[0][1]))  # they take different sides
+        found = {
+            tuple(paths): Copies.of((None, *axes), (len(paths), *shape), dtype, rows, first) for first, ((axes, shape), paths) in enumerate(largest)
+        }
+        slices = None if table is None else Slices.of(*table, dtype, rows, count, len(largest))
+        return cls({paths: one for paths, one in found.items() if one is not None}, slices)
+
+    @property
+    def sent(self) -> set[Path]:
+        return {path for paths in self.copies for path in paths}
+
+    def stacked(self, stacks: Mapping[Path, jax.Array]) -> dict[Paths, jax.Array]:
+        """[N, alike, ...]."""
+        return {paths: jnp.stack([stacks[path] for path in paths], axis=1) for paths in self.copies}
+
+    def begun(self, stacks: Mapping[Paths, jax.Array], cut: jax.Array | None) -> tuple[Any, Any]:
+        """(what devices have on the way before the loop, what sets out in each turn): turn after turn the next layer; after the last the first ones again,
+        which nothing reads. Of kernels, the last stage is the copies of the layer whose turn it is; a slice of the table arrives in its turn."""
+
+        def stages(stack, one, turns):
+            return [copied(stack[(turns - turn) % len(stack)], one, turn) for turn in range(1, turns + 1)], jnp.roll(stack, -turns, axis=0)
+
+        found = {paths: stages(stack, self.copies[paths], self.copies[paths].turns) for paths, stack in stacks.items()}
+        riding, boarding = ([], None) if cut is None else stages(cut, self.slices.copies, self.slices.copies.turns - 1)
+        return ({paths: one[0] for paths, one in found.items()}, riding), ({paths: one[1] for paths, one in found.items()}, boarding)
+
+    def further(self, on_the_way: Any, following: Any) -> tuple[Any, jax.Array | None]:
+        """(what they have a turn later, the slice that has arrived)."""
+
+        def turned(stages, following, one):
+            return [_sent(array, one, turn) for turn, array in enumerate([following, *stages])]
+
+        (kernels, riding), (entering, boarding) = on_the_way, following
+        kernels = {paths: turned(stages[:-1], entering[paths], self.copies[paths]) for paths, stages in kernels.items()}
+        *riding, arrived = [None] if boarding is None else turned(riding, boarding, self.slices.copies)
+        return (kernels, riding), arrived
+
+    @staticmethod
+    def apart(alike: Mapping[Paths, jax.Array], axis: int) -> dict[str, Any]:
+        """As a layer's modules read them (`whole`), of arrays of which one axis is of those alike."""
+        found: dict[Path, jax.Array] = {}
+        for paths, array in alike.items():
+            found |= zip(paths, (jnp.squeeze(part, axis) for part in jnp.split(array, len(paths), axis)), strict=True)
+        return unflatten_dict(found)
+
+
 def looped(
     apply: Callable[..., jax.Array], params: Mapping[str, Any], kernels: Kernels, dtype: Any, x: jax.Array, numbers_N: jax.Array,
     table: tuple[jax.Array, Axes] | None = None,
@@ -206,45 +266,20 @@ def looped(
       dtype: that they are multiplied in.
       table: what stands after the layers, and its logical axes.
     """
-    stacks, count, behind = flatten_dict(params), len(numbers_N), SUM_BEHIND.get()
-    alike: dict[Any, list[tuple[str, ...]]] = {}
-    for path, axes in kernels.items():
-        alike.setdefault((axes, stacks[path].shape[1:]), []).append(path)
-    found = {tuple(paths): Copies.of((None, *axes), (len(paths), *shape), dtype, len(x)) for (axes, shape), paths in alike.items()}
-    copies = {paths: one for paths, one in found.items() if one is not None}
-    learns = {paths: jnp.stack([stacks[path] for path in paths], axis=1) for paths in copies}
-    if not behind:
-        learns = jax.lax.stop_gradient(learns)
-    slices = None if table is None else Slices.of(*table, dtype, len(x), count)
-
-    def further(stages, following, one):
-        """What devices have after 1, 2, ... turns of the way, a turn later."""
-        return [_sent(array, one, turn) for turn, array in enumerate([following, *stages])]
-
-    def begun(stack, one, turns):
-        """The same before the loop, of `turns` that follow each other."""
-        return [copied(stack[(turns - turn) % count], one, turn) for turn in range(1, turns + 1)]
+    stacks, behind = flatten_dict(params), SUM_BEHIND.get()
+    ways = Ways.of(stacks, kernels, dtype, len(x), len(numbers_N), table)
+    learns = ways.stacked(stacks) if behind else jax.lax.stop_gradient(ways.stacked(stacks))
 
     def step(carry, given):
-        # Of each kernel, the last stage is the copies of this layer, those before are of the layers after it.
-        (x, on_the_way, riding), (layer, number, entering, boarding) = carry, given
-        here = {}
-        for paths, stages in on_the_way.items():
-            whole = stages[-1] if behind else copies[paths].one(stages[-1])
-            here |= zip(paths, (jnp.squeeze(part, int(behind)) for part in jnp.split(whole, len(paths), int(behind))), strict=True)
-        following = {paths: further(stages[:-1], entering[paths], copies[paths]) for paths, stages in on_the_way.items()}
-        *riding, arrived = further(riding, boarding, slices.copies) if slices else [None]
-        return (apply({'params': layer, _COLLECTION: unflatten_dict(here)}, x, number), following, riding), arrived
+        (x, on_the_way), (layer, number, following) = carry, given
+        copies = {paths: stages[-1] for paths, stages in on_the_way[0].items()}
+        alike = copies if behind else {paths: ways.copies[paths].one(array) for paths, array in copies.items()}
+        on_the_way, arrived = ways.further(on_the_way, following)
+        return (apply({'params': layer, COLLECTION: ways.apart(alike, int(behind))}, x, number), on_the_way), arrived
 
-    # Turn after turn the next layer enters; after the last the first ones again, which nothing reads.
-    on_the_way = {paths: begun(learns[paths], one, one.turns) for paths, one in copies.items()}
-    entering = {paths: jnp.roll(learns[paths], -one.turns, axis=0) for paths, one in copies.items()}
-    boarding, riding = None, []
-    if slices:
-        cut, before = slices.cut(table[0]), slices.copies.turns - 1
-        riding, boarding = begun(cut, slices.copies, before), jnp.roll(cut, -before, axis=0)
+    on_the_way, following = ways.begun(learns, ways.slices.cut(table[0]) if ways.slices else None)
     # Those that learn where they are copied are read in the shape of one layer, no more.
-    sent = {path for paths in copies for path in paths} if behind else set()
-    layers = unflatten_dict({path: jax.lax.stop_gradient(stack) if path in sent else stack for path, stack in stacks.items()})
-    (x, _, _), arrived = jax.lax.scan(step, (x, on_the_way, riding), (layers, numbers_N, entering, boarding))
-    return x, slices.joined(arrived) if slices else None
+    shapes = ways.sent if behind else ()
+    layers = unflatten_dict({path: jax.lax.stop_gradient(stack) if path in shapes else stack for path, stack in stacks.items()})
+    (x, _), arrived = jax.lax.scan(step, (x, on_the_way), (layers, numbers_N, following))
+    return x, ways.slices.joined(arrived) if ways.slices else None

@@ -85,6 +85,7 @@ def stored_spec(axes: Axes, shape: tuple[int, ...], rules: Mapping[str, Any], me
 _SUMS: contextvars.ContextVar[Any] = contextvars.ContextVar('sums over devices', default=jnp.float32)
 GATHER_AHEAD = contextvars.ContextVar('along how many devices at a time weights are sent a layer ahead; 0: they are not', default=0)
 SUM_BEHIND = contextvars.ContextVar('whether their gradients go back the same way', default=False)
+GATHER_AGAIN = contextvars.ContextVar('whether weights that are sent ahead are sent again for the backward pass', default=False)
 SEQUENCE_ATTENTION = contextvars.ContextVar('how a divided row meets its keys and values', default=SequenceAttention.gather)
 
 
@@ -93,7 +94,7 @@ def placed_by(mesh: MeshConfig) -> Iterator[None]:
     """While a model is traced: logical axes are those of a mesh, devices add up products in its `collective_dtype`, and what else it has is as it says."""
     said = (
         (_SUMS, jnp.dtype(mesh.collective_dtype.value)), (SEQUENCE_ATTENTION, mesh.sequence_attention),
-        (GATHER_AHEAD, mesh.gather_side if mesh.gather_ahead else 0), (SUM_BEHIND, mesh.sum_behind),
+        (GATHER_AHEAD, mesh.gather_side if mesh.gather_ahead else 0), (SUM_BEHIND, mesh.sum_behind), (GATHER_AGAIN, mesh.gather_again),
     )  # fmt: skip
     tokens = [(variable, variable.set(value)) for variable, value in said]
     try:

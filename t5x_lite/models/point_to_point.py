@@ -11,6 +11,7 @@ it directly: within a step no message waits for another.
 from collections.abc import Sequence
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -25,26 +26,30 @@ class Step:
       size: of the axis.
       side: how many devices exchange something.
       stride: how far apart they lie along the axis.
+      outer: parts that were gathered before along sides with longer strides: this one goes into each.
     """
 
     axis: str
     size: int
     side: int
     stride: int
+    outer: int = 1
 
     def gathered(self, part: jax.Array, dim: int) -> jax.Array:
         """What the devices of the side have of dimension `dim`, in order."""
-        here, length = self._here, part.shape[dim]
+        here, part = self._here, self._apart(part, dim)
+        dim, length = dim + 1, part.shape[dim + 1]
         shape = *part.shape[:dim], self.side * length, *part.shape[dim + 1 :]
         whole = jax.lax.dynamic_update_slice_in_dim(jax.lax.empty(shape, part.dtype), part, here * length, dim)
         for away in range(1, self.side):
             received = jax.lax.ppermute(part, self.axis, self._to(away))
             whole = jax.lax.dynamic_update_slice_in_dim(whole, received, (here - away) % self.side * length, dim)
-        return whole
+        return whole.reshape(*shape[: dim - 1], -1, *shape[dim + 1 :])
 
     def summed(self, whole: jax.Array, dim: int, dtype: Any) -> jax.Array:
         """This device's part of dimension `dim` of the sum over those of the side, in float32; they send each other `dtype`."""
-        length = whole.shape[dim] // self.side
+        whole = self._apart(whole, dim)
+        dim, length = dim + 1, whole.shape[dim + 1] // self.side
 
         def of(place: jax.Array) -> jax.Array:
             return jax.lax.dynamic_slice_in_dim(whole, place % self.side * length, length, dim)
@@ -52,7 +57,7 @@ class Step:
         total = of(self._here).astype(jnp.float32)
         for away in range(1, self.side):
             total += jax.lax.ppermute(of(self._here + away).astype(dtype), self.axis, self._to(away)).astype(jnp.float32)
-        return total
+        return total.reshape(*total.shape[: dim - 1], -1, *total.shape[dim + 1 :])
 
     def exchanged(self, parts: jax.Array, dim: int) -> jax.Array:
         """Of dimension `dim`, of the side's length, each device of the side gets the element of its own number: from all, in order, in place of what it had."""
@@ -63,6 +68,10 @@ class Step:
             found = jax.lax.dynamic_update_slice_in_dim(found, received, (here - away) % self.side, dim)
         return found
 
+    def _apart(self, x: jax.Array, dim: int) -> jax.Array:
+        """The dimension as two: what was gathered along longer strides, and the rest."""
+        return x.reshape(*x.shape[:dim], self.outer, x.shape[dim] // self.outer, *x.shape[dim + 1 :])
+
     @property
     def _here(self) -> jax.Array:
         return jax.lax.axis_index(self.axis) // self.stride % self.side
@@ -72,15 +81,23 @@ class Step:
         return [(one, one + ((one // self.stride + away) % self.side - one // self.stride % self.side) * self.stride) for one in range(self.size)]
 
 
-def steps(sizes: Sequence[tuple[str, int]], longest: int) -> list[Step]:
-    """In which parts along mesh axes (name, size), one within the other, are gathered; the other way round they are summed. `longest`: as `sides` has it."""
+def steps(sizes: Sequence[tuple[str, int]], longest: int, first: int = 0) -> list[Step]:
+    """In which parts along mesh axes (name, size), one within the other, are gathered; the other way round they are summed.
+
+    Args:
+      longest: as `sides` has it.
+      first: which side begins, counted from the shortest stride. Where several arrays are on their way at once, others begin with other sides: the last steps
+        send most, and take different links.
+    """
     found = []
     for axis, size in reversed(sizes):
         stride = 1
         for side in reversed(sides(size, longest)):
             found.append(Step(axis, size, side, stride))
             stride *= side
-    return found
+    begin = first % len(found) if found else 0
+    outer = math.prod(step.side for step in found[begin:])
+    return found[begin:] + [dataclasses.replace(step, outer=outer) for step in found[:begin]]
 
 
 def sides(size: int, longest: int) -> list[int]:

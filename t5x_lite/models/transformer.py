@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.config import ModelConfig, NormPlace, Positions, Remat
-from t5x_lite.models import gathering
+from t5x_lite.models import gathering, gathering_again
 from t5x_lite.models.attention import Attention, Cache, Mask
 from t5x_lite.models.dropout import DropoutKey, dropout
 from t5x_lite.models.kernels import picked
 from t5x_lite.models.layers import ACTIVATIONS, Einsum, added, compute_dtype, head_size, initializer, make_norm, plus
-from t5x_lite.models.placing import GATHER_AHEAD, Axes, constrain, gathered
+from t5x_lite.models.placing import GATHER_AGAIN, GATHER_AHEAD, Axes, constrain, gathered
 from t5x_lite.models.positions import DistanceBias, RelativeBias
 from t5x_lite.models.products import PRODUCT, product
 
@@ -247,10 +247,11 @@ class Stack(nn.Module):
         def apply(variables, x_BLD, number):
             return block.apply(variables, x_BLD, number, context)[0]
 
-        if self.config.remat != Remat.none:
-            apply = jax.checkpoint(apply, policy=REMAT_POLICIES[self.config.remat], prevent_cse=False)
         params = nn.unbox(self.layers.variables['params'])
-        return gathering.looped(apply, params, gathering.axes_of(boxed), compute_dtype(self.config), x_BLD, numbers_N, table)
+        looped = gathering_again.looped if GATHER_AGAIN.get() else gathering.looped
+        if self.config.remat != Remat.none and not GATHER_AGAIN.get():
+            apply = jax.checkpoint(apply, policy=REMAT_POLICIES[self.config.remat], prevent_cse=False)
+        return looped(apply, params, gathering.axes_of(boxed), compute_dtype(self.config), x_BLD, numbers_N, table)
 
     def _apart(self, x_BLD: jax.Array, numbers_N: jax.Array, context: Context) -> tuple[jax.Array, jax.Array | None]:
         """Through one layer after the other; a cache is one for each layer, too."""

@@ -88,7 +88,7 @@ def activations(config: Config, sizes: Mapping[str, int], stage: Stage) -> int:
             kept += positions * item * attentions * joined / tensor
         scores = 2.5 * item * positions * attended * model.num_heads / tensor if keeps_scores(config, sizes) else 0.0
         total += layers * {Remat.full: inputs, Remat.dots: kept + inputs, Remat.none: 2.5 * (attentions + 1) * inputs + 12 / 7 * kept + scores}[model.remat]
-        if config.mesh.gather_ahead and sizes['fsdp'] > 1:  # which keeps what it made whole
+        if config.mesh.gather_ahead and not config.mesh.gather_again and sizes['fsdp'] > 1:  # which keeps what it made whole
             total += layers * model.d_model * (4 * attentions * joined + (3 if model.gated else 2) * model.d_ff) * item / tensor
     return math.ceil(total)
 
@@ -144,8 +144,11 @@ def _planned(program: Program, stage: Stage, added_first: bool) -> Iterator[Coll
     learns = paths.leaves(program.tuning.select(program.abstract.params))
     uses = {name: _uses(config, leaf) for name, leaf in learns.items()}  # each leaves a gradient of its own, which is exchanged before they are added
     lengths = [stage[1], stage[3]] if config.data.layout == Layout.encoder_decoder else [stage[1]]
-    # Layers that are computed again have theirs gathered again, and once more for the gradients of their inputs; not what was made whole ahead.
+    # Layers that are computed again have theirs gathered again, and once more for the gradients of their inputs; what is made whole ahead
+    # is kept, or made whole a second time.
     gathers = 3 if model.remat == Remat.full else 2
+    if config.mesh.gather_ahead:
+        gathers = 2 if config.mesh.gather_again else 1
     gathered = divided = 0.0
     for name, leaf in split.items():
         size, word, wholes = elements(leaf, 'fsdp'), leaf.shape == (padded_vocabulary(model), model.d_model), 1
@@ -159,7 +162,7 @@ def _planned(program: Program, stage: Stage, added_first: bool) -> Iterator[Coll
             gathered += size * ((item if config.mesh.gather_ahead else 4) * bool(looked_up and not (as_output and item == 4)) + (1 if config.mesh.gather_ahead else 2) * item * as_output)
             wholes = len(looked_up) + as_output
         else:
-            gathered += size * (1 if config.mesh.gather_ahead else gathers) * item
+            gathered += size * gathers * item
         divided += size * wholes * (name in learns)
     yield from one('all-gather', 'fsdp', gathered, parts, 'weights, for the forward and the backward pass')
     yield from one('reduce-scatter', 'fsdp', divided * 4, parts, 'gradients of weights')

@@ -29,10 +29,10 @@ def on_devices(sizes, function, x):
 MESHES = [{'a': 2}, {'a': 6}, {'a': 7}, {'a': 8}, {'a': 2, 'b': 4}, {'a': 4, 'b': 2}]
 
 
-@pytest.mark.parametrize('dim, longest', [(0, 4), (1, 4), (1, 2)])
+@pytest.mark.parametrize('dim, longest, first', [(0, 4, 0), (1, 4, 1), (1, 2, 0), (0, 2, 1), (1, 2, 2)])
 @pytest.mark.parametrize('sizes', MESHES, ids=str)
-def test_parts_are_gathered_and_summed_as_jax_does(sizes, dim, longest):
-    count, axes, order = math.prod(sizes.values()), tuple(sizes), point_to_point.steps(list(sizes.items()), longest)
+def test_parts_are_gathered_and_summed_as_jax_does(sizes, dim, longest, first):
+    count, axes, order = math.prod(sizes.values()), tuple(sizes), point_to_point.steps(list(sizes.items()), longest, first)
     whole = np.random.default_rng(0).standard_normal((count, 2 * count, 2 * count)).astype(np.float32)
 
     def gathered(x):

@@ -89,10 +89,13 @@ def test_gradients_of_relative_positions_are_added_up_as_their_tables():
     assert not any(f'[8,{length},{length}]' in line for line in sums for length in (LENGTH, TARGETS))
 
 
-@pytest.mark.parametrize('kind, behind', [*((kind, True) for kind in KINDS), ('encoder_decoder', False)])
-def test_weights_made_whole_a_layer_ahead_change_nothing(single, kind, behind):
+HOW = [*((kind, {'sum_behind': True, 'gather_again': again}) for kind in KINDS for again in (False, True)), ('encoder_decoder', {})]
+
+
+@pytest.mark.parametrize('kind, how', HOW, ids=str)
+def test_weights_made_whole_a_layer_ahead_change_nothing(single, kind, how):
     """On a mesh that divides them twice, in two parts of a batch, recomputed."""
-    mesh = {'data': 2, 'fsdp': 2, 'tensor': 2, 'gather_ahead': True, 'sum_behind': behind}
+    mesh = {'data': 2, 'fsdp': 2, 'tensor': 2, 'gather_ahead': True} | how
     ahead = train(kind, model={'remat': Remat.full}, mesh=mesh, optim={'microbatches': 2})
     assert_equal(single[kind], ahead)
     assert_equal_gradients(single[kind], ahead)
