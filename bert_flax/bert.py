@@ -116,7 +116,10 @@ class MlmHead(nn.Module):
         self.output_bias = partitioned(self, 'output_bias', nn.initializers.zeros, (padded_vocabulary(config),), ('vocab',))
 
     def __call__(self, x_BPD: jax.Array, word: Embedding, copies: jax.Array | None) -> Batch:
-        """`mlm_logits` [B, P, V'], and `output_layer` (t5x_lite/models/vocabulary.py) where they are large. `copies`: of the table of words, if made already."""
+        """`mlm_logits` [B, P, V'], and `output_layer` (t5x_lite/models/vocabulary.py) where they are large.
+
+        `copies`: of the table of words, if something has made them already.
+        """
         x_BPD = self.norm(ACTIVATIONS[self.config.activation](self.transform('BPD,DE->BPE', x_BPD)))
         logits_BPV = word.attend(x_BPD, copies)
         outputs = {'mlm_logits': hide_padded(logits_BPV + like_trailing(self.output_bias, logits_BPV), self.config.vocab_size)}
@@ -126,7 +129,7 @@ class MlmHead(nn.Module):
 
 
 def _mlm_outputs(config: ModelConfig, head: MlmHead, encoder: Bert, batch: Batch, dropout: DropoutKey | None) -> Batch:
-    """The encoder's, and the head's: of the masked positions only [B, P], or of all of them [B, L] where the config, or the lack of masks in the batch, says so."""
+    """The encoder's, and the head's: of the masked positions only [B, P], or of all [B, L] where the config, or the lack of masks in the batch, says so."""
     outputs = encoder.states(batch, dropout, encoder.pooled, table=True)
     x_BPD, copies = outputs['hidden'], outputs.pop('copies', None)
     if not config.project_all_positions and 'masked_positions' in batch:

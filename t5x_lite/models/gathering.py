@@ -119,13 +119,6 @@ class Copies:
         spec = PartitionSpec(*self.spec[1:])
         return jax.shard_map(lambda copies: copies[0], in_specs=self.spec, out_specs=spec, check_vma=False)(copies)
 
-    def made(self, kernel: jax.Array) -> jax.Array:
-        return functools.reduce(self.sent, range(self.turns), kernel)
-
-    def summed(self, gradients: jax.Array) -> jax.Array:
-        """Of the copies, to that of the kernel where it lies, in float32."""
-        return functools.reduce(self.returned, reversed(range(self.turns)), gradients)
-
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _sent(array: jax.Array, copies: Copies, turn: int) -> jax.Array:

@@ -40,8 +40,7 @@ def dense_attention(
     """softmax(scale * q k^T + bias) v with the scores in memory; float32 softmax. A query that may attend to nothing gives zeros. Returns [B, L, H, K]."""
     scores = jnp.einsum('BLHK,BMHK->BHLM', q_BLHK, k_BMHK, preferred_element_type=jnp.float32) * jnp.float32(scale)
     if bias is not None:
-        bias_PHLM = bias.dense(mask, *scores.shape[2:]).astype(jnp.float32)
-        scores = scores + (bias_PHLM if len(bias_PHLM) == 1 else jnp.repeat(bias_PHLM, len(scores) // len(bias_PHLM), axis=0))
+        scores = scores + bias.dense(mask, len(scores), *scores.shape[2:]).astype(jnp.float32)
     allowed = mask.dense(*scores.shape[2:])
     if allowed is not None:
         scores = jnp.where(allowed, scores, jnp.float32(-1e30))
@@ -75,7 +74,7 @@ def step_attention(
         scores_BHM = jax.lax.dynamic_update_slice(scores_BHM, own_BH[:, :, None], (0, 0, place))
     scores_BHM = scores_BHM * jnp.float32(scale)
     if bias is not None:
-        scores_BHM = scores_BHM + bias.dense(mask, 1, k_BHMK.shape[2])[:, :, 0].astype(jnp.float32)
+        scores_BHM = scores_BHM + bias.dense(mask, len(scores_BHM), 1, k_BHMK.shape[2])[:, :, 0].astype(jnp.float32)
     allowed = mask.dense(1, k_BHMK.shape[2])
     if allowed is not None:
         scores_BHM = jnp.where(allowed[:, :, 0], scores_BHM, jnp.float32(-1e30))

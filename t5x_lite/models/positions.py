@@ -67,13 +67,13 @@ class DistanceBias:
             tables = jax.lax.with_sharding_constraint(tables, PartitionSpec(batch, *(PartitionSpec.UNCONSTRAINED,) * 2))
         return self.replace(whole_PHLM=jnp.transpose(jnp.take(tables, self._buckets(relative), axis=1), (0, 3, 1, 2)))
 
-    def dense(self, mask: Mask, queries: int, keys: int) -> jax.Array:
-        """[1 or P, H, L, M], with zeros for queries and keys before the row's, which have no place."""
+    def dense(self, mask: Mask, rows: int, queries: int, keys: int) -> jax.Array:
+        """[1 or `rows`, H, L, M], with zeros for queries and keys before the row's, which have no place."""
         if self.whole_PHLM is None:
-            return self.made(queries - mask.asking, keys - mask.before, 0 if mask.first is None else mask.first).dense(mask, queries, keys)
-        if not mask.asking and not mask.before:
-            return self.whole_PHLM
-        return jnp.pad(self.whole_PHLM, ((0, 0), (0, 0), (mask.asking, 0), (mask.before, 0)))
+            return self.made(queries - mask.asking, keys - mask.before, 0 if mask.first is None else mask.first).dense(mask, rows, queries, keys)
+        parts = len(self.whole_PHLM)
+        whole = self.whole_PHLM if parts == 1 else jnp.repeat(self.whole_PHLM, rows // parts, axis=0)
+        return jnp.pad(whole, ((0, 0), (0, 0), (mask.asking, 0), (mask.before, 0))) if mask.asking or mask.before else whole
 
     def tile(self, mask: Mask, queries: Span, keys: Span) -> jax.Array:
         """[H, l, m] of some queries and some keys, from the table.

@@ -60,7 +60,8 @@ def output_layer(
 ) -> dict[str, OutputLayer]:
     """{'output_layer': ...}, or {} where a device's part of the logits is at most config.model.logits_megabytes, or that is 0.
 
-    `copies` of the table, if something has made them already (gathering.py). A module returns it beside its logits; what a loss then does not read of them, XLA does not compute.
+    `copies` of the table, if something has made them already (gathering.py). A module returns it beside its logits; what a loss then does not read of them, XLA
+    does not compute.
     """
     if not config.logits_megabytes:
         return {}

@@ -84,7 +84,7 @@ def activations(config: Config, sizes: Mapping[str, int], stage: Stage) -> int:
         inputs = positions * model.d_model * item
         crossed = 2 * (attentions - 1) * rows * stage[1] / sizes['sequence'] * item * joined / tensor  # keys and values of what was read
         kept = positions * item * ((2 + attentions) * joined + (2 if model.gated else 1) * model.d_ff) / tensor + crossed + (attentions + 1) * inputs
-        if model.attention == AttentionKernel.splash:  # which keeps what it gives, beside what is made of it
+        if model.attention == AttentionKernel.splash and model.remat == Remat.dots:  # which keeps what it gives, beside what is made of it
             kept += positions * item * attentions * joined / tensor
         scores = 2.5 * item * positions * attended * model.num_heads / tensor if keeps_scores(config, sizes) else 0.0
         total += layers * {Remat.full: inputs, Remat.dots: kept + inputs, Remat.none: 2.5 * (attentions + 1) * inputs + 12 / 7 * kept + scores}[model.remat]
@@ -159,7 +159,8 @@ def _planned(program: Program, stage: Stage, added_first: bool) -> Iterator[Coll
                 yield from one('all-to-all', 'fsdp', states(length), 2 * parts, 'rows of embeddings, and their gradients')
             as_output = word and model.tie_embeddings
             # Made whole once for all lookups, in float32; where that is computed in, for a tied output layer too.
-            gathered += size * ((item if config.mesh.gather_ahead else 4) * bool(looked_up and not (as_output and item == 4)) + (1 if config.mesh.gather_ahead else 2) * item * as_output)
+            ahead = config.mesh.gather_ahead
+            gathered += size * ((item if ahead else 4) * bool(looked_up and not (as_output and item == 4)) + (1 if ahead else 2) * item * as_output)
             wholes = len(looked_up) + as_output
         else:
             gathered += size * gathers * item

@@ -121,7 +121,8 @@ def device_flops(config: Config, stage: Stage, devices: int, pairs: float = 1.0,
     """Of products of one device in a step, those of recomputation included: what `products.total` counts in a compiled step.
 
     Forward once and two products for each in the backward pass. With remat=full layers run once more, but for the last product of each where no norm
-    follows it; with remat=dots only the products of attention do, if at all. Kernels that keep no scores multiply queries and keys once more in the backward pass.
+    follows it; with remat=dots only the products of attention do, if at all. Kernels that keep no scores multiply queries and keys once more in the backward
+    pass.
     """
     model, rows = config.model, stage[2]
     forward = formulas.model_flops(config, stage) / 3

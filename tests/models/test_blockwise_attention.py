@@ -109,7 +109,7 @@ def test_tiles_are_parts_of_the_whole(name):
     """Of masks and of biases; and no tile that is said to be hidden shows anything."""
     mask, queries, keys = MASKS[name]
     bias = arrays()[-1]
-    whole, biases, needed = mask.dense(queries, keys), bias.dense(mask, queries, keys), mask.needed(queries, keys, BLOCK, 3)
+    whole, biases, needed = mask.dense(queries, keys), bias.dense(mask, 1, queries, keys), mask.needed(queries, keys, BLOCK, 3)
     whole = np.broadcast_to(True if whole is None else whole, (2, 1, queries, keys))
 
     @jax.jit
