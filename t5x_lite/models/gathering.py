@@ -68,15 +68,15 @@ class Copies:
     dtype: Any
 
     @classmethod
-    def of(cls, axes: Axes | None, shape: tuple[int, ...], dtype: Any, rows: int, first: int = 0) -> 'Copies | None':
-        """`first`: side of the torus (point_to_point.steps). None where weights are not sent point to point (config.mesh.gather_ahead), this one is not stored in parts along axes that divide a batch too, or so
+    def of(cls, axes: Axes | None, shape: tuple[int, ...], dtype: Any, rows: int) -> 'Copies | None':
+        """None where weights are not sent point to point (config.mesh.gather_ahead), this one is not stored in parts along axes that divide a batch too, or so
         many rows are not divided by them."""
         mesh, rules = jax.sharding.get_abstract_mesh().shape, dict(nn.get_logical_axis_rules())
         if not (longest := GATHER_AHEAD.get()) or not mesh or not rules or axes is None or 'embed' not in axes:
             return None
         batch, stored, dim = as_tuple(rules['batch']), stored_spec(axes, shape, rules, mesh), axes.index('embed')
         parts = as_tuple(stored[dim])
-        steps = tuple(point_to_point.steps([(axis, mesh[axis]) for axis in parts], longest, first))
+        steps = tuple(point_to_point.steps([(axis, mesh[axis]) for axis in parts], longest))
         others = tuple(axis for axis in batch if axis not in parts and mesh[axis] > 1)
         possible = steps and set(parts) <= set(batch) and rows % math.prod(mesh[axis] for axis in batch) == 0
         return cls(stored, dim, batch, steps, others, longest, dtype) if possible else None
@@ -155,9 +155,9 @@ class Slices:
     count: int
 
     @classmethod
-    def of(cls, table: jax.Array, axes: Axes, dtype: Any, rows: int, count: int, first: int) -> 'Slices | None':
+    def of(cls, table: jax.Array, axes: Axes, dtype: Any, rows: int, count: int) -> 'Slices | None':
         """None where no copies can be made, or rows are divided along their length: chunks of a loss (vocabulary.py) then have no copy each."""
-        copies, mesh = Copies.of(axes, table.shape, dtype, rows, first), jax.sharding.get_abstract_mesh().shape
+        copies, mesh = Copies.of(axes, table.shape, dtype, rows), jax.sharding.get_abstract_mesh().shape
         divided = any(mesh[axis] > 1 for axis in as_tuple(dict(nn.get_logical_axis_rules()).get('length')))
         if copies is None or divided:
             return None
@@ -200,11 +200,8 @@ class Ways:
         alike: dict[Any, list[Path]] = {}
         for path, axes in kernels.items():
             alike.setdefault((axes, stacks[path].shape[1:]), []).append(path)
-        largest = sorted(alike.items(), key=lambda one: -len(one[1]) * math.prod(one[0][1]))  # they take different sides
-        found = {
-            tuple(paths): Copies.of((None, *axes), (len(paths), *shape), dtype, rows, first) for first, ((axes, shape), paths) in enumerate(largest)
-        }
-        slices = None if table is None else Slices.of(*table, dtype, rows, count, len(largest))
+        found = {tuple(paths): Copies.of((None, *axes), (len(paths), *shape), dtype, rows) for (axes, shape), paths in alike.items()}
+        slices = None if table is None else Slices.of(*table, dtype, rows, count)
         return cls({paths: one for paths, one in found.items() if one is not None}, slices)
 
     @property

@@ -34,7 +34,7 @@ def looped(
         return apply({'params': unflatten_dict(rest | whole), COLLECTION: ways.apart(alike, 1)}, x, number)
 
     # What else it reads and may learn (a bias of relative positions, an encoder's states) is an argument, and not only what it happens to see.
-    alike = {paths: jax.eval_shape(one.made, learns[paths][0]) for paths, one in ways.copies.items()}
+    alike = {paths: jax.eval_shape(functools.partial(copied, copies=one), learns[paths][0]) for paths, one in ways.copies.items()}
     layer, read = jax.closure_convert(layer, {path: stack[0] for path, stack in rest.items()}, alike, x, numbers_N[0])
     x, arrived = _through(_Loop(layer, ways, numbers_N), learns, rest, ways.slices.cut(table[0]) if ways.slices else None, x, read)
     return x, ways.slices.joined(arrived) if ways.slices else None

@@ -4,8 +4,8 @@ For code that runs on each device (`jax.shard_map`). An all-gather or a reduce-s
 XLA's for TPUs lets one travel with each product, and waits for the others. A `ppermute` always is, beside anything at all. So devices send each other what an
 all-gather would give them, and add up themselves what a reduce-scatter would: as many bytes.
 
-An axis of n devices is taken as a torus (16 = 4 x 4, as pods are built). There is a step for each side, in which each device sends to each of the others along
-it directly: within a step no message waits for another.
+An axis of n devices is taken as a torus (16 = 4 x 4, as pods are built). There is a step for each side, or for each half of a long one, in which each device
+sends to each of the others along it directly: within a step no message waits for another.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+_DIRECT = 4  # devices of a side that send to each other at once
+
 
 @dataclasses.dataclass(frozen=True)
 class Step:
@@ -26,13 +28,15 @@ class Step:
       size: of the axis.
       side: how many devices exchange something.
       stride: how far apart they lie along the axis.
-      outer: parts that were gathered before along sides with longer strides: this one goes into each.
+      apart: how many parts of an array lie between theirs, counting all axes.
+      outer: groups of parts, further apart, that were gathered before: what is gathered here goes into each.
     """
 
     axis: str
     size: int
     side: int
     stride: int
+    apart: int
     outer: int = 1
 
     def gathered(self, part: jax.Array, dim: int) -> jax.Array:
@@ -69,7 +73,7 @@ class Step:
         return found
 
     def _apart(self, x: jax.Array, dim: int) -> jax.Array:
-        """The dimension as two: what was gathered along longer strides, and the rest."""
+        """The dimension as two: groups that are further apart, and what is in each."""
         return x.reshape(*x.shape[:dim], self.outer, x.shape[dim] // self.outer, *x.shape[dim + 1 :])
 
     @property
@@ -81,23 +85,23 @@ class Step:
         return [(one, one + ((one // self.stride + away) % self.side - one // self.stride % self.side) * self.stride) for one in range(self.size)]
 
 
-def steps(sizes: Sequence[tuple[str, int]], longest: int, first: int = 0) -> list[Step]:
-    """In which parts along mesh axes (name, size), one within the other, are gathered; the other way round they are summed.
+def steps(sizes: Sequence[tuple[str, int]], longest: int) -> list[Step]:
+    """In which parts along mesh axes (name, size), one within the other, are gathered; the other way round they are summed. `longest`: as `sides` has it.
 
-    Args:
-      longest: as `sides` has it.
-      first: which side begins, counted from the shortest stride. Where several arrays are on their way at once, others begin with other sides: the last steps
-        send most, and take different links.
+    A side of up to four devices is one step. A longer one is taken by halves, so that no link has to carry what all others send to all: first devices that are
+    far apart exchange the little that they have, in the end neighbours exchange most, and the last steps are along different sides.
     """
-    found = []
+    found, apart = [], 1
     for axis, size in reversed(sizes):
         stride = 1
         for side in reversed(sides(size, longest)):
-            found.append(Step(axis, size, side, stride))
-            stride *= side
-    begin = first % len(found) if found else 0
-    outer = math.prod(step.side for step in found[begin:])
-    return found[begin:] + [dataclasses.replace(step, outer=outer) for step in found[:begin]]
+            hops = 1
+            for part in reversed(sides(side, _DIRECT if side <= _DIRECT else 2)):
+                found.append((hops, Step(axis, size, part, stride, apart)))
+                hops, stride, apart = hops * part, stride * part, apart * part
+    order = [step for _, step in sorted(found, key=lambda one: -one[0])]
+    outer = [math.prod(before.side for before in order[:turn] if before.apart > step.apart) for turn, step in enumerate(order)]
+    return [dataclasses.replace(step, outer=groups) for step, groups in zip(order, outer, strict=True)]
 
 
 def sides(size: int, longest: int) -> list[int]:
@@ -114,9 +118,9 @@ def sides(size: int, longest: int) -> list[int]:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def exchanged(parts: jax.Array, order: tuple[Step, ...]) -> jax.Array:
     """`jax.lax.all_to_all` of the leading dimension, which has an element for each device. `order`: as `steps` gives them."""
-    shape, tail = [step.side for step in reversed(order)], parts.shape[1:]
-    parts = parts.reshape(*shape, *tail)
-    for dim, step in enumerate(reversed(order)):
+    order, tail = sorted(order, key=lambda step: -step.apart), parts.shape[1:]
+    parts = parts.reshape(*(step.side for step in order), *tail)
+    for dim, step in enumerate(order):
         parts = step.exchanged(parts, dim)
     return parts.reshape(-1, *tail)
 
