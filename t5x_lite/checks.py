@@ -160,10 +160,13 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
     again = config.model.remat is Remat.full and config.mesh.sum_behind
     yield (
         again or not config.mesh.gather_again,
-        f'config.mesh.gather_again=True with config.mesh.sum_behind={config.mesh.sum_behind} and config.model.remat={config.model.remat.value}: the loop that sends '
-        'weights again computes layers again, and sends gradients back; take --config.mesh.sum_behind and --config.model.remat=full',
+        f'config.mesh.gather_again=True with config.mesh.sum_behind={config.mesh.sum_behind} and config.model.remat={config.model.remat.value}: the loop that '
+        'sends weights again computes layers again, and sends gradients back; take --config.mesh.sum_behind and --config.model.remat=full',
     )
-    yield config.mesh.gather_side >= 2, f'config.mesh.gather_side={config.mesh.gather_side}; it is at least 2: 4, or 2 on a v5e of more than 4 x 4 chips'
+    yield (
+        config.mesh.gather_side >= 2,
+        f'config.mesh.gather_side={config.mesh.gather_side}; it is at least 2: 4, 8 on rings of eight, or 2 on a v5e of more than 4 x 4 chips',
+    )
     yield (
         sums is config.model.dtype or not config.mesh.gather_ahead,
         f'config.mesh.gather_ahead=True with config.mesh.collective_dtype={sums.value} and config.model.dtype={config.model.dtype.value}: what is sent so is '

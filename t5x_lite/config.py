@@ -478,8 +478,9 @@ class MeshConfig:
     # goes along with the layers, and rows of embeddings are sent while others are looked up. Needs model.scan_layers and collective_dtype=model.dtype. Layers
     # below the first that learns, and those whose states are read, are gathered where they are used.
     gather_ahead: bool = False
-    # With it, in turns along the sides of a torus: so many devices of the axis send each other what they have in one turn. 4 is what pods are made of; a v5e
-    # of more than 4 x 4 chips sends beside other work only to chips up to two away: 2.
+    # With it, in turns along the sides of a torus: so many devices of the axis send each other what they have in one turn, of more than four by halves, a turn
+    # each, neighbours last. 4 is what pods are made of; a v5e of more than 4 x 4 chips sends beside other work only to chips up to two away: 2; rings of eight
+    # (v5p:8x8x8): 8.
     gather_side: int = 4
     # With it, gradients of these weights go back the same way, layers behind, instead of being added up where they are made. Where XLA does that beside the
     # product that makes them (a v5e), it takes less time unless batches are small; where it waits for it (v5p), this does not.

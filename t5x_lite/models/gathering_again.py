@@ -89,8 +89,10 @@ def _backward(loop, residuals, gradients):
     turned = {paths: stack[::-1] for paths, stack in learns.items()}
     on_the_way, following = ways.begun(turned, None)
     returning = {paths: _none(one, learns[paths][0]) for paths, one in ways.copies.items()}
-    stored = None if slices is None else jax.eval_shape(lambda copies: functools.reduce(slices.copies.returned, reversed(range(slices.copies.turns)), copies), of_slices[0])
-    alighting = [] if slices is None else _none(slices.copies, stored)
+    alighting = []
+    if slices is not None:
+        turns = reversed(range(slices.copies.turns))
+        alighting = _none(slices.copies, jax.eval_shape(lambda copies: functools.reduce(slices.copies.returned, turns, copies), of_slices[0]))
     carry = of_x, jax.tree.map(jnp.zeros_like, read), on_the_way, returning, alighting
     given = {path: stack[::-1] for path, stack in rest.items()}, loop.numbers_N[::-1], inputs_N[::-1], of_slices, following
     (of_x, of_read, _, returning, alighting), (of_rest, (home, of_cut)) = jax.lax.scan(step, carry, given)

@@ -41,19 +41,21 @@ class Step:
 
     def gathered(self, part: jax.Array, dim: int) -> jax.Array:
         """What the devices of the side have of dimension `dim`, in order."""
-        here, part = self._here, self._apart(part, dim)
-        dim, length = dim + 1, part.shape[dim + 1]
+        if self.outer > 1:
+            return _joined(dataclasses.replace(self, outer=1).gathered(_split(part, dim, self.outer), dim + 1), dim)
+        here, length = self._here, part.shape[dim]
         shape = *part.shape[:dim], self.side * length, *part.shape[dim + 1 :]
         whole = jax.lax.dynamic_update_slice_in_dim(jax.lax.empty(shape, part.dtype), part, here * length, dim)
         for away in range(1, self.side):
             received = jax.lax.ppermute(part, self.axis, self._to(away))
             whole = jax.lax.dynamic_update_slice_in_dim(whole, received, (here - away) % self.side * length, dim)
-        return whole.reshape(*shape[: dim - 1], -1, *shape[dim + 1 :])
+        return whole
 
     def summed(self, whole: jax.Array, dim: int, dtype: Any) -> jax.Array:
         """This device's part of dimension `dim` of the sum over those of the side, in float32; they send each other `dtype`."""
-        whole = self._apart(whole, dim)
-        dim, length = dim + 1, whole.shape[dim + 1] // self.side
+        if self.outer > 1:
+            return _joined(dataclasses.replace(self, outer=1).summed(_split(whole, dim, self.outer), dim + 1, dtype), dim)
+        length = whole.shape[dim] // self.side
 
         def of(place: jax.Array) -> jax.Array:
             return jax.lax.dynamic_slice_in_dim(whole, place % self.side * length, length, dim)
@@ -61,7 +63,7 @@ class Step:
         total = of(self._here).astype(jnp.float32)
         for away in range(1, self.side):
             total += jax.lax.ppermute(of(self._here + away).astype(dtype), self.axis, self._to(away)).astype(jnp.float32)
-        return total.reshape(*total.shape[: dim - 1], -1, *total.shape[dim + 1 :])
+        return total
 
     def exchanged(self, parts: jax.Array, dim: int) -> jax.Array:
         """Of dimension `dim`, of the side's length, each device of the side gets the element of its own number: from all, in order, in place of what it had."""
@@ -72,10 +74,6 @@ class Step:
             found = jax.lax.dynamic_update_slice_in_dim(found, received, (here - away) % self.side, dim)
         return found
 
-    def _apart(self, x: jax.Array, dim: int) -> jax.Array:
-        """The dimension as two: groups that are further apart, and what is in each."""
-        return x.reshape(*x.shape[:dim], self.outer, x.shape[dim] // self.outer, *x.shape[dim + 1 :])
-
     @property
     def _here(self) -> jax.Array:
         return jax.lax.axis_index(self.axis) // self.stride % self.side
@@ -83,6 +81,15 @@ class Step:
     def _to(self, away: int) -> list[tuple[int, int]]:
         """(from, to): each device to the one so far along the side."""
         return [(one, one + ((one // self.stride + away) % self.side - one // self.stride % self.side) * self.stride) for one in range(self.size)]
+
+
+def _split(x: jax.Array, dim: int, groups: int) -> jax.Array:
+    """The dimension as two: of so many groups, and within each."""
+    return x.reshape(*x.shape[:dim], groups, x.shape[dim] // groups, *x.shape[dim + 1 :])
+
+
+def _joined(x: jax.Array, dim: int) -> jax.Array:
+    return x.reshape(*x.shape[:dim], -1, *x.shape[dim + 2 :])
 
 
 def steps(sizes: Sequence[tuple[str, int]], longest: int) -> list[Step]:

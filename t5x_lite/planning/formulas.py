@@ -88,8 +88,9 @@ def activations(config: Config, sizes: Mapping[str, int], stage: Stage) -> int:
             kept += positions * item * attentions * joined / tensor
         scores = 2.5 * item * positions * attended * model.num_heads / tensor if keeps_scores(config, sizes) else 0.0
         total += layers * {Remat.full: inputs, Remat.dots: kept + inputs, Remat.none: 2.5 * (attentions + 1) * inputs + 12 / 7 * kept + scores}[model.remat]
-        if config.mesh.gather_ahead and not config.mesh.gather_again and sizes['fsdp'] > 1:  # which keeps what it made whole
-            total += layers * model.d_model * (4 * attentions * joined + (3 if model.gated else 2) * model.d_ff) * item / tensor
+        if config.mesh.gather_ahead and sizes['fsdp'] > 1:
+            whole = min(layers, 4) if config.mesh.gather_again else layers  # of a layer and its gradient, and as much on their way; or of all
+            total += whole * model.d_model * (4 * attentions * joined + (3 if model.gated else 2) * model.d_ff) * item / tensor
     return math.ceil(total)
 
 

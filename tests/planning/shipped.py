@@ -30,7 +30,8 @@ _GIVEN = {
     'gpt2_xl': '--config=configs/gpt.py:gpt2_xl --topology=v5e:4x4 --config.mesh.fsdp=16 --config.mesh.gather_ahead --config.batch_size=512 '
     '--config.optim.microbatches=8 --config.model.remat=dots',
     'gpt3_6_7b': f'--config=configs/gpt.py:gpt3_6_7b --topology=v5p:4x4x4 --config.mesh.fsdp=64 {_AHEAD} --config.model.remat=full',
-    'gpt3_175b': '--config=configs/gpt.py:gpt3_175b --topology=v5p:8x8x8 --config.mesh.fsdp=512 --config.model.remat=full',
+    'gpt3_175b': f'--config=configs/gpt.py:gpt3_175b --topology=v5p:8x8x8 --config.mesh.fsdp=512 {_AHEAD} --config.mesh.gather_again '
+    '--config.mesh.gather_side=8 --config.model.remat=full',
     't5_base': f'--config=configs/t5.py:base --topology=v5e:4x4 --config.mesh.fsdp=16 {_AHEAD}',
     't5_11b': '--config=configs/t5.py:11b --topology=v5p:4x4x4 --config.mesh.fsdp=64 --config.batch_size=1024 --config.model.remat=dots',
 }

@@ -125,10 +125,11 @@ def test_keys_and_values_that_go_round_are_the_planned_ones(kind, sizes, model):
     assert not [one for one in stage.collectives if one.kind == 'all-gather' and 'sequence' in one.axes and one.bytes >= smallest]
 
 
-def test_weights_that_travel_ahead_are_the_planned_ones():
+@pytest.mark.parametrize('again', [False, True])
+def test_weights_that_travel_ahead_are_the_planned_ones(again):
     """Two layers in two turns (8 = 2 x 4): the first turn has two more layers before the loop, the second one, so at most twice what is planned. Not a weight is
     gathered at once, nor added up so."""
-    fields = {'mesh': {'data': 1, 'fsdp': 8, 'gather_ahead': True, 'sum_behind': True}}
+    fields = {'mesh': {'data': 1, 'fsdp': 8, 'gather_ahead': True, 'sum_behind': True, 'gather_again': again}, 'remat': Remat.full}
     (stage,) = plan('t5', **fields).stages
     made = assemble(config('t5', **fields)).config
     program = make_program(made, partitioning.make_mesh(made))
@@ -136,6 +137,16 @@ def test_weights_that_travel_ahead_are_the_planned_ones():
     sent = {kind: sum(one.sent * one.times for one in stage.collectives if one.kind == kind) for kind in {one.kind for one in stage.collectives}}
     assert planned <= sent.pop('collective-permute') <= 2 * planned
     assert sum(sent.values()) < 0.02 * planned  # ids, and gradients of small weights
+
+
+def test_weights_that_are_sent_again_are_not_kept():
+    """Of eight layers some are on their way, whole or in parts, in the forward pass and in the backward pass."""
+    fields = {'num_layers': 8, 'remat': Remat.full, 'mesh': {'data': 1, 'fsdp': 8, 'gather_ahead': True, 'sum_behind': True}}
+    (kept,) = plan('gpt', **fields).stages
+    (again,) = plan('gpt', **fields | {'mesh': fields['mesh'] | {'gather_again': True}}).stages
+    model = assemble(config('gpt', **fields)).config.model
+    weights = 8 * (4 * model.d_model**2 + 2 * model.d_model * model.d_ff) * 4
+    assert again.used < kept.used - weights / 2
 
 
 def test_recomputation_is_seen(plans):

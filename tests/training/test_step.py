@@ -88,34 +88,35 @@ def test_weights_made_whole_a_layer_ahead_change_nothing(single, remat, monkeypa
     assert_equal_gradients(single, ahead)
 
 
-@pytest.mark.parametrize('mesh', [{'fsdp': 8}, {'data': 2, 'fsdp': 4, 'gather_side': 2}], ids=str)
+@pytest.mark.parametrize('mesh', [{'fsdp': 8}, {'data': 2, 'fsdp': 4, 'gather_side': 2}, {'fsdp': 8, 'gather_side': 8}], ids=str)
 def test_weights_made_whole_again_change_nothing(single, mesh):
-    """In two turns for two layers, and in three: what is on its way when a loop ends is more than it has layers."""
-    fields = {'gather_ahead': True, 'sum_behind': True, 'gather_again': True}
-    again = small.train(small.config(model={'remat': Remat.full}, mesh=mesh | fields))
+    """In two turns for two layers, and in three: what is on its way when a loop ends is more than it has layers. Eight at once, and by halves."""
+    again = small.train(small.config(model={'remat': Remat.full}, mesh=mesh | {'gather_ahead': True, 'sum_behind': True, 'gather_again': True}))
     assert_equal(single, again)
     assert_equal_gradients(single, again)
 
 
-@pytest.mark.parametrize('attention', list(SequenceAttention))
-def test_weights_made_whole_a_layer_ahead_of_divided_rows(single, attention):
-    mesh = {'fsdp': 2, 'tensor': 2, 'sequence': 2, 'gather_ahead': True, 'sum_behind': True, 'sequence_attention': attention}
-    ahead = small.train(small.config(mesh=mesh))
+@pytest.mark.parametrize('attention, again', [*((attention, False) for attention in SequenceAttention), (SequenceAttention.ring, True)])
+def test_weights_made_whole_a_layer_ahead_of_divided_rows(single, attention, again):
+    mesh = {'fsdp': 2, 'tensor': 2, 'sequence': 2, 'gather_ahead': True, 'sum_behind': True, 'gather_again': again, 'sequence_attention': attention}
+    ahead = small.train(small.config(model={'remat': Remat.full if again else Remat.none}, mesh=mesh))
     assert_equal(single, ahead)
     assert_equal_gradients(single, ahead)
 
 
-def test_weights_made_whole_a_layer_ahead_have_adapters_beside_them():
-    tune = TuneConfig(lora=(('.*/attention/(query|value)', 4, 8.0),))
-    alone = small.train(small.config(tune=tune), devices=small.one_device())
-    assert_equal(alone, small.train(small.config(tune=tune, mesh={'data': 2, 'fsdp': 4, 'gather_ahead': True})))
+@pytest.mark.parametrize('again', [False, True])
+def test_weights_made_whole_a_layer_ahead_have_adapters_beside_them(again):
+    tune, model = TuneConfig(lora=(('.*/attention/(query|value)', 4, 8.0),)), {'remat': Remat.full if again else Remat.none}
+    alone = small.train(small.config(tune=tune, model=model), devices=small.one_device())
+    mesh = {'data': 2, 'fsdp': 4, 'gather_ahead': True, 'sum_behind': again, 'gather_again': again}
+    assert_equal(alone, small.train(small.config(tune=tune, model=model, mesh=mesh)))
 
 
 def test_weights_made_whole_a_layer_ahead_travel_once_a_step_and_in_turns():
     """Both kernels of a feed-forward, and those of queries, keys and values in one (32 x 96 all three), in two turns (8 devices: four by four, then the two
-    sides; the second kernel the other way round): before the loop the first layer takes both and the second its first, in the loop each of three turns sends
-    both. What a message carries came in with the loop's carry, so that none waits for another; their gradients go the same way back. Nothing is gathered or
-    added up at once. The vocabulary goes along in three slices of 48 rows (100 in whole tiles): of the first the first turn is before the loop."""
+    sides): before the loop the first layer takes both and the second its first, in the loop each of three turns sends both. What a message carries came in with
+    the loop's carry, so that none waits for another; their gradients go the same way back. Nothing is gathered or added up at once. The vocabulary goes along
+    in three slices of 48 rows (100 in whole tiles): of the first the first turn is before the loop."""
     model, found = {'num_layers': 3, 'd_ff': 96}, {}
     for ahead in (False, True):
         run = small.config(model=model, mesh={'fsdp': 8, 'gather_ahead': ahead, 'sum_behind': ahead})
@@ -129,9 +130,8 @@ def test_weights_made_whole_a_layer_ahead_travel_once_a_step_and_in_turns():
         return sum(one.times for one in found[ahead] if one.kind == kind and one.bytes == size)
 
     assert (count(False, 'all-gather', whole), count(True, 'all-gather', whole), count(True, 'all-reduce', whole)) == (2 * 3 * 2, 0, 0)
-    first, second, slices = 2 + 3, 1 + 3, 4 * 48 * 32
-    assert count(True, 'collective-permute', whole // 8) == 2 * (2 * 3 * first + first)
-    assert count(True, 'collective-permute', whole // 2) == 2 * 2 * second and count(True, 'collective-permute', whole // 4) == 2 * 3 * second
+    of_four, of_two, slices = 3 * 3 * (2 + 3), 3 * (1 + 3), 4 * 48 * 32
+    assert (count(True, 'collective-permute', whole // 8), count(True, 'collective-permute', whole // 2)) == (2 * of_four, 2 * of_two)
     assert (count(True, 'collective-permute', slices // 8), count(True, 'collective-permute', slices // 2)) == (2 * 3 * (1 + 3), 2 * 3)
 
 
