@@ -121,12 +121,13 @@ def rank(run: Run, topology: Topology) -> list[Choice]:
     config = making.on(run, topology).config
     found, placing = [], meshes.Placing(config)
     shapes = [batches.shapes(run, config, stage) for stage in stages(config)]
+    remats = [config.model.remat] if config.mesh.gather_again else list(Remat)  # which computes layers again in any case
     for sizes, along in meshes.candidates(config, topology):
         axes = formulas.with_field(config, 'mesh', **sizes, slices_along=along)
         program = placing.on(axes, sizes)
         placed = [batches.placed(batch, program.mesh) for batch in shapes]
         counts = microbatches(config, sizes, topology)
-        for remat in Remat:
+        for remat in remats:
             for count in counts:
                 changed = formulas.with_field(formulas.with_field(axes, 'model', remat=remat), 'optim', microbatches=count)
                 one = _choice(dataclasses.replace(program, config=changed), placed, topology, sizes)

@@ -51,6 +51,11 @@ def test_the_meshes_offered_are_those_that_training_takes():
     assert (2, 2, 2, 1) in offered and (1, 1, 1, 8) in offered and (1, 1, 4, 2) not in offered and (4, 2, 1, 1) not in offered
 
 
+def test_weights_that_are_sent_again_go_with_layers_that_are_computed_again():
+    again = assemble(config('gpt', mesh={'gather_ahead': True, 'sum_behind': True, 'gather_again': True}, remat=Remat.full))
+    assert {choice.config.model.remat for choice in ranking.rank(again, GPU)} == {Remat.full}
+
+
 def test_targets_of_a_decoder_are_divided_too():
     made = assemble(config('t5', mesh={})).config
     made.data.target_len = 36
