@@ -1,6 +1,7 @@
 """What would make a plan fit that does not."""
 
 from collections.abc import Iterator
+import itertools
 
 from t5x_lite.config import AttentionKernel, Config, Remat
 from t5x_lite.planning import formulas
@@ -18,6 +19,8 @@ def mends(config: Config, state: dict[str, int], sizes: dict[str, int], stage: S
     """
     room, found = FULL * topology.chip.hbm, []
     for flags, changed, mesh in _candidates(config, sizes, stage, topology.slices):
+        if any(set(fewer.split()) <= set(flags.split()) for fewer in found):
+            continue
         shrunk = (sizes['fsdp'] * sizes['tensor']) / (mesh['fsdp'] * mesh['tensor'])
         attending = formulas.attending(changed, mesh, stage, topology.platform)
         if sum(state.values()) * shrunk + formulas.activations(attending, mesh, stage) + formulas.working(attending, mesh, stage) < room:
@@ -38,16 +41,27 @@ def _candidates(config: Config, sizes: dict[str, int], stage: Stage, slices: int
         every = sizes['data'] // kept * sizes['fsdp']
         if model.d_model % every == 0:
             meshes.append((f'--config.mesh.data={kept} --config.mesh.fsdp={every}', sizes | {'data': kept, 'fsdp': every}))
-    attentions = [('', config)]
+    attentions = [('', model.attention)]
     if model.attention in (AttentionKernel.dense, AttentionKernel.auto) and model.remat == Remat.none:
-        attentions.append(('--config.model.attention=blockwise', formulas.with_field(config, 'model', attention=AttentionKernel.blockwise)))
-    for of_mesh, mesh in meshes:
-        for of_attention, attending in attentions:
-            for remat in [policy for policy in (Remat.none, Remat.dots, Remat.full) if list(Remat).index(policy) >= list(Remat).index(model.remat)]:
-                for count in [parts, *more]:
-                    flags = [of_mesh, of_attention]
-                    flags.append(f'--config.model.remat={remat.name}' if remat != model.remat else '')
-                    flags.append(f'--config.optim.microbatches={count}' if count != parts else '')
-                    if any(flags):
-                        changed = formulas.with_field(formulas.with_field(attending, 'model', remat=remat), 'optim', microbatches=count)
-                        yield ' '.join(filter(None, flags)), changed, mesh
+        attentions.append(('--config.model.attention=blockwise', AttentionKernel.blockwise))
+    stronger = [policy for policy in (Remat.none, Remat.dots, Remat.full) if list(Remat).index(policy) >= list(Remat).index(model.remat)]
+    for (of_mesh, mesh), (of_way, way, remats), (of_attention, attention) in itertools.product(meshes, _ways(config, stronger), attentions):
+        for remat, count in itertools.product(remats, [parts, *more]):
+            flags = [of_mesh, of_way, of_attention]
+            flags.append(f'--config.model.remat={remat.name}' if remat != model.remat else '')
+            flags.append(f'--config.optim.microbatches={count}' if count != parts else '')
+            if any(flags):
+                changed = formulas.with_field(formulas.with_field(config, 'model', remat=remat, attention=attention), 'optim', microbatches=count)
+                yield ' '.join(filter(None, flags)), formulas.with_field(changed, 'mesh', **way), mesh
+
+
+def _ways(config: Config, remats: list[Remat]) -> Iterator[tuple[str, dict[str, bool], list[Remat]]]:
+    """(flags, fields of the mesh, what recomputation goes with them): weights that were made whole ahead and kept may be gathered where they are used, or be
+    sent a second time."""
+    mesh = config.mesh
+    yield '', {}, remats
+    if mesh.gather_ahead and not mesh.gather_again:
+        fields = {'gather_ahead': False, **({'sum_behind': False} if mesh.sum_behind else {})}
+        yield ' '.join(f'--config.mesh.{name}=False' for name in fields), fields, remats
+        fields = {'gather_again': True, **({} if mesh.sum_behind else {'sum_behind': True})}
+        yield ' '.join(f'--config.mesh.{name}' for name in fields), fields, [Remat.full]

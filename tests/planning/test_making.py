@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from typing import Any
 
 import jax
 import pytest
@@ -201,6 +202,25 @@ def test_a_gpu_plan_is_of_formulas_and_says_so():
     assert auto.flops == stage.flops and auto.memory == stage.memory
 
 
+def with_room(room: float) -> Any:
+    """A slice of v5e whose chips have so much memory."""
+    v5e = topologies.parse('v5e:2x4')
+    chip = dataclasses.replace(v5e.chip, hbm=room / mending.FULL)
+    return type('Smaller', (), {'chip': chip, 'chips': 8, 'slices': 1, 'shown': v5e.shown, 'platform': v5e.platform})
+
+
+def test_weights_that_are_too_large_to_be_kept_are_sent_again_or_gathered():
+    mesh = {'data': 1, 'fsdp': 8, 'gather_ahead': True, 'sum_behind': True}
+    made, again = (assemble(config('gpt', mesh=mesh | more, num_layers=64, remat=Remat.full)).config for more in ({}, {'gather_again': True}))
+    stage, sizes = stages(made)[0], partitioning.axis_sizes(made.mesh, 8)
+    again = formulas.attending(again, sizes, stage, 'tpu')
+    needed = formulas.activations(again, sizes, stage) + formulas.working(again, sizes, stage)
+    found = ['--config.mesh.gather_ahead=False --config.mesh.sum_behind=False', '--config.mesh.gather_again']
+    assert mending.mends(made, {'params': 0}, sizes, stage, with_room(1.01 * needed)) == found
+    behind = assemble(config('gpt', mesh=mesh | {'sum_behind': False}, num_layers=64)).config
+    assert '--config.mesh.gather_again --config.mesh.sum_behind --config.model.remat=full' in [flags for flags, _, _ in mending._candidates(behind, sizes, stage, 1)]
+
+
 def test_what_does_not_fit_says_what_would():
     made = assemble(config('gpt', mesh={'data': 8})).config
     program = make_program(made, partitioning.make_mesh(made))
@@ -209,10 +229,7 @@ def test_what_does_not_fit_says_what_would():
     needed = sum(state.values()) + formulas.activations(made, sizes, stage) + formulas.working(made, sizes, stage)
 
     def given(room: float) -> list[str]:
-        v5e = topologies.parse('v5e:2x4')
-        chip = dataclasses.replace(v5e.chip, hbm=room / mending.FULL)
-        smaller = type('Smaller', (), {'chip': chip, 'chips': 8, 'slices': 1, 'shown': v5e.shown, 'platform': v5e.platform})
-        return mending.mends(made, state, sizes, stage, smaller)
+        return mending.mends(made, state, sizes, stage, with_room(room))
 
     assert given(0.999 * needed)[0] == '--config.optim.microbatches=2'
     assert all('--config.mesh.fsdp=8' in one for one in given(0.9 * sum(state.values())))
