@@ -150,10 +150,6 @@ def _checks(config: Config) -> Iterator[tuple[bool, str]]:
         f'config.mesh.collective_dtype={sums.value} with config.model.dtype={config.model.dtype.value}; it is float32, or bfloat16 where the model computes in that',
     )
     yield (
-        config.model.scan_layers or not config.mesh.gather_ahead,
-        'config.mesh.gather_ahead=True with config.model.scan_layers=False: a loop over layers carries what is gathered ahead; take --config.model.scan_layers',
-    )
-    yield (
         config.mesh.gather_ahead or not config.mesh.sum_behind,
         'config.mesh.sum_behind=True without config.mesh.gather_ahead: gradients go back the way that weights came ahead; add --config.mesh.gather_ahead',
     )

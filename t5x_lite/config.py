@@ -475,7 +475,7 @@ class MeshConfig:
     collective_dtype: DType = DType.float32
     # Weights that fsdp divides are sent from device to device a layer or more ahead, once a step, and kept whole in model.dtype for the backward pass: 2 bytes
     # a parameter in bfloat16 on each device, for one gather instead of two, or of three with model.remat=full (models/gathering.py). The output layer's table
-    # goes along with the layers, and rows of embeddings are sent while others are looked up. Needs model.scan_layers and collective_dtype=model.dtype. Layers
+    # goes along with the layers, and rows of embeddings are sent while others are looked up. Needs collective_dtype=model.dtype. Layers
     # below the first that learns, and those whose states are read, are gathered where they are used.
     gather_ahead: bool = False
     # With it, in turns along the sides of a torus: so many devices of the axis send each other what they have in one turn, of more than four by halves, a turn

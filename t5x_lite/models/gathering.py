@@ -245,7 +245,7 @@ class Ways:
 
 def looped(
     apply: Callable[..., jax.Array], params: Mapping[str, Any], kernels: Kernels, dtype: Any, x: jax.Array, numbers_N: jax.Array,
-    table: tuple[jax.Array, Axes] | None = None,
+    table: tuple[jax.Array, Axes] | None = None, *, scanned: bool = True,
 ) -> tuple[jax.Array, jax.Array | None]:  # fmt: skip
     """x through layers, and copies of a table that goes along, None where there is none or it cannot.
 
@@ -255,6 +255,7 @@ def looped(
       kernels: by logical axes; those stored in parts are made whole ahead, those alike in one message.
       dtype: that they are multiplied in.
       table: what stands after the layers, and its logical axes.
+      scanned: one layer is compiled, and a loop carries what is on the way (config.model.scan_layers); the compiler sees every layer otherwise.
     """
     stacks, behind = flatten_dict(params), SUM_BEHIND.get()
     ways = Ways.of(stacks, kernels, dtype, len(x), len(numbers_N), table)
@@ -271,5 +272,5 @@ def looped(
     # Those that learn where they are copied are read in the shape of one layer, no more.
     shapes = ways.sent if behind else ()
     layers = unflatten_dict({path: jax.lax.stop_gradient(stack) if path in shapes else stack for path, stack in stacks.items()})
-    (x, _), arrived = jax.lax.scan(step, (x, on_the_way), (layers, numbers_N, following))
+    (x, _), arrived = jax.lax.scan(step, (x, on_the_way), (layers, numbers_N, following), unroll=1 if scanned else len(numbers_N))
     return x, ways.slices.joined(arrived) if ways.slices else None

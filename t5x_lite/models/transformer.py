@@ -234,7 +234,7 @@ class Stack(nn.Module):
 
     def _gathers_ahead(self, context: Context) -> bool:
         training = not self.is_initializing() and context.cache is None and not self.layers.shown
-        looped = training and self.config.scan_layers and '0' not in self.layers.variables['params'] and '/'.join(self.layers.path) not in _CUTS.get()
+        looped = training and '0' not in self.layers.variables['params'] and '/'.join(self.layers.path) not in _CUTS.get()
         return bool(looped and GATHER_AHEAD.get()) and jax.sharding.get_abstract_mesh().size > 1
 
     def _ahead(
@@ -247,11 +247,11 @@ class Stack(nn.Module):
         def apply(variables, x_BLD, number):
             return block.apply(variables, x_BLD, number, context)[0]
 
-        params = nn.unbox(self.layers.variables['params'])
+        params, scanned = nn.unbox(self.layers.variables['params']), self.config.scan_layers
         looped = gathering_again.looped if GATHER_AGAIN.get() else gathering.looped
         if self.config.remat != Remat.none and not GATHER_AGAIN.get():
-            apply = jax.checkpoint(apply, policy=REMAT_POLICIES[self.config.remat], prevent_cse=False)
-        return looped(apply, params, gathering.axes_of(boxed), compute_dtype(self.config), x_BLD, numbers_N, table)
+            apply = jax.checkpoint(apply, policy=REMAT_POLICIES[self.config.remat], prevent_cse=not scanned)
+        return looped(apply, params, gathering.axes_of(boxed), compute_dtype(self.config), x_BLD, numbers_N, table, scanned=scanned)
 
     def _apart(self, x_BLD: jax.Array, numbers_N: jax.Array, context: Context) -> tuple[jax.Array, jax.Array | None]:
         """Through one layer after the other; a cache is one for each layer, too."""
