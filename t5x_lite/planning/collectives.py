@@ -4,8 +4,9 @@ How overlap is read. The text is in the order of execution (`is_scheduled=true`)
 a later one:
 
   - `all-gather-start` ... `all-gather-done`, or `async-start` ... `async-done`;
-  - on TPUs, fusions: the same collective (one `channel_id`) stands inside several, the first of which (`AsyncCollectiveStart`) begins it and the last
-    (`AsyncCollectiveDone`) ends it; those between, in loops that run meanwhile too, carry a part of it along with their own work.
+  - on TPUs, fusions: the same collective (one `chain_id`) stands inside several, the first of which (`AsyncCollectiveStart`) begins it and the last
+    (`AsyncCollectiveDone`) ends it; those between, in loops that run meanwhile too, carry a part of it along with their own work. A `channel_id` says less:
+    collectives of layers that are not looped over share one.
 
 What stands between runs beside it, and hides as much of it as that takes (overlap.py). All others are waited for. A TPU's compiler marks some of these
 `async_collective_name`: it tried to make them asynchronous, found nothing to compute meanwhile, and made them synchronous again, so they count as waited for.
@@ -103,13 +104,13 @@ def collectives(module: Module, mesh: Mapping[str, int], slices: int = 1, along:
 
 
 def _begun_in_fusions(module: Module) -> dict[str, set[str]]:
-    """{channel: computations} of what begins in a fusion there; where else it stands, in a loop, a part of it is carried along."""
+    """{chain: computations} of what begins in a fusion there; where else it stands, in a loop, a part of it is carried along."""
     found: dict[str, set[str]] = {}
     for name in module.runs.keys() - module.fused:
         for instruction in module.computations[name].instructions.values():
             for where, inner in _inside(module, module.computations[name], instruction):
                 if any('"AsyncCollectiveStart"' in one.attributes for one in where.instructions.values() if one.opcode == 'custom-call'):
-                    found.setdefault(inner.text('channel_id'), set()).add(name)
+                    found.setdefault(_chain_of(inner), set()).add(name)
     return found
 
 
@@ -122,10 +123,10 @@ def _in_order(
     what: dict[str, tuple[Computation, Instruction]] = {}
     for number, instruction in enumerate(order):
         for where, inner in _inside(module, computation, instruction):
-            channel = inner.text('channel_id')
-            if where is not computation and channel in begun and computation.name not in begun[channel]:
+            chain = _chain_of(inner)
+            if chain in begun and computation.name not in begun[chain]:
                 continue
-            key = f'channel {channel}' if channel and where is not computation else instruction.name
+            key = f'chain {chain}' if chain else instruction.name
             spans.setdefault(key, [number, number])[1] = number
             what.setdefault(key, (where, inner))
         if instruction.opcode.endswith('-done'):
@@ -152,6 +153,12 @@ def _inside(module: Module, computation: Computation, instruction: Instruction) 
                 inner = module.computations[name]
                 for one in inner.instructions.values():
                     yield from _inside(module, inner, one)
+
+
+def _chain_of(instruction: Instruction) -> str:
+    """'7' of a collective that stands in several fusions, '' of others."""
+    found = re.search(r'chain_id="(\w+)"', instruction.attributes)
+    return found[1] if found else ''
 
 
 def _begin(computation: Computation, done: Instruction) -> str:
@@ -221,13 +228,17 @@ def _target(attributes: str) -> tuple[int, int]:
 
 
 def _is_sliced(computation: Computation, instruction: Instruction) -> bool:
-    """Whether each device keeps only its part of a sum: TPUs write a reduce-scatter as a fusion of an all-reduce and a slice of it."""
-    if instruction.opcode != 'all-reduce' or computation.root.opcode != 'dynamic-slice':
-        return False
-    name = computation.root.operands[0]
-    while computation.instructions[name].opcode in ('bitcast', 'reshape', 'copy', 'transpose'):
+    """Whether each device keeps only its part of a sum: TPUs write a reduce-scatter as a fusion of an all-reduce and a slice of it, or of each array in it."""
+    root = computation.root
+    made = [computation.instructions[name] for name in root.operands] if root.opcode == 'tuple' else [root]
+    return instruction.opcode == 'all-reduce' and all(one.opcode == 'dynamic-slice' and _source(computation, one) == instruction.name for one in made)
+
+
+def _source(computation: Computation, sliced: Instruction) -> str:
+    name = sliced.operands[0]
+    while computation.instructions[name].opcode in ('bitcast', 'reshape', 'copy', 'transpose', 'get-tuple-element'):
         name = computation.instructions[name].operands[0]
-    return name == instruction.name
+    return name
 
 
 def first_group(instruction: Instruction, devices: int) -> tuple[int, ...]:

@@ -101,14 +101,14 @@ THROUGH_A_LOOP = """HloModule m, is_scheduled=true, num_partitions=2
 
 %begin (p0: f32[4,8]) -> (f32[4,8], f32[8,8]) {
   %p0 = f32[4,8]{1,0} parameter(0)
-  %all-gather.1 = f32[8,8]{1,0} all-gather(%p0), channel_id=7, replica_groups={{0,1}}, dimensions={0}, use_global_device_ids=true
+  %all-gather.1 = f32[8,8]{1,0} all-gather(%p0), channel_id=7, replica_groups={{0,1}}, dimensions={0}, use_global_device_ids=true, frontend_attributes={chain_id="3"}
   ROOT %custom-call.1 = (f32[4,8]{1,0}, f32[8,8]{1,0}) custom-call(%all-gather.1), custom_call_target="AsyncCollectiveStart"
 }
 
 %carry (p0: f32[4,8], p1: f32[8,8]) -> (f32[8,8], f32[4,8]) {
   %p0.1 = f32[4,8]{1,0} parameter(0)
   %p1.1 = f32[8,8]{1,0} parameter(1)
-  %all-gather.2 = f32[8,8]{1,0} all-gather(%p0.1), channel_id=7, replica_groups={{0,1}}, dimensions={0}, use_global_device_ids=true
+  %all-gather.2 = f32[8,8]{1,0} all-gather(%p0.1), channel_id=7, replica_groups={{0,1}}, dimensions={0}, use_global_device_ids=true, frontend_attributes={chain_id="3"}
   %dot.1 = f32[4,8]{1,0} dot(%p0.1, %p1.1), lhs_contracting_dims={1}, rhs_contracting_dims={0}
   ROOT %tuple.1 = (f32[8,8]{1,0}, f32[4,8]{1,0}) tuple(%all-gather.2, %dot.1)
 }
@@ -116,7 +116,7 @@ THROUGH_A_LOOP = """HloModule m, is_scheduled=true, num_partitions=2
 %end (p0: f32[4,8], p1: f32[8,8]) -> f32[8,8] {
   %p0.2 = f32[4,8]{1,0} parameter(0)
   %p1.2 = f32[8,8]{1,0} parameter(1)
-  %all-gather.3 = f32[8,8]{1,0} all-gather(%p0.2), channel_id=7, replica_groups={{0,1}}, dimensions={0}, use_global_device_ids=true
+  %all-gather.3 = f32[8,8]{1,0} all-gather(%p0.2), channel_id=7, replica_groups={{0,1}}, dimensions={0}, use_global_device_ids=true, frontend_attributes={chain_id="3"}
   ROOT %custom-call.2 = f32[8,8]{1,0} custom-call(%p0.2, %p1.2, %all-gather.3), custom_call_target="AsyncCollectiveDone"
 }
 
@@ -156,6 +156,61 @@ DATA = {'data': 2, 'fsdp': 1, 'tensor': 1, 'sequence': 1}
 def test_what_a_loop_carries_along_is_counted_where_it_begins():
     (one,) = collectives(hlo.parse(THROUGH_A_LOOP), DATA)
     assert one.kind == 'all-gather' and one.times == 1 and one.within == 'main' and one.meanwhile == 3 * 2 * 4 * 8 * 8
+
+
+# Layers that are not looped over: what stands at one place of each has one channel. Two gathers begin and end apart; two sums, of two arrays each, are waited for.
+UNROLLED = """HloModule m, is_scheduled=true, num_partitions=2
+
+%added (p0: f32[4,8], p1: f32[8,8]) -> (f32[2,8], f32[4,8]) {
+  %p0.3 = f32[4,8]{1,0} parameter(0)
+  %p1.3 = f32[8,8]{1,0} parameter(1)
+  %all-reduce.1 = (f32[4,8]{1,0}, f32[8,8]{1,0}) all-reduce(%p0.3, %p1.3), channel_id=1, replica_groups={{0,1}}, use_global_device_ids=true
+  %first = f32[4,8]{1,0} get-tuple-element(%all-reduce.1), index=0
+  %second = f32[8,8]{1,0} get-tuple-element(%all-reduce.1), index=1
+  %zero = s32[] constant(0)
+  %dynamic-slice.1 = f32[2,8]{1,0} dynamic-slice(%first, %zero, %zero), dynamic_slice_sizes={2,8}
+  %dynamic-slice.2 = f32[4,8]{1,0} dynamic-slice(%second, %zero, %zero), dynamic_slice_sizes={4,8}
+  ROOT %tuple.1 = (f32[2,8]{1,0}, f32[4,8]{1,0}) tuple(%dynamic-slice.1, %dynamic-slice.2)
+}
+"""
+for _number in '12':
+    UNROLLED += f"""
+%begin.{_number} (p0: f32[4,8]) -> (f32[4,8], f32[8,8]) {{
+  %p0.{_number} = f32[4,8]{{1,0}} parameter(0)
+  %all-gather.{_number} = f32[8,8]{{1,0}} all-gather(%p0.{_number}), channel_id=7, replica_groups={{{{0,1}}}}, dimensions={{0}}, frontend_attributes={{chain_id="{_number}"}}
+  ROOT %custom-call.{_number} = (f32[4,8]{{1,0}}, f32[8,8]{{1,0}}) custom-call(%all-gather.{_number}), custom_call_target="AsyncCollectiveStart"
+}}
+
+%end.{_number} (p0: f32[8,8]) -> f32[8,8] {{
+  %given.{_number} = f32[8,8]{{1,0}} parameter(0)
+  %part.{_number} = f32[4,8]{{1,0}} slice(%given.{_number}), slice={{[0:4], [0:8]}}
+  %all-gather-again.{_number} = f32[8,8]{{1,0}} all-gather(%part.{_number}), channel_id=7, replica_groups={{{{0,1}}}}, dimensions={{0}}, frontend_attributes={{chain_id="{_number}"}}
+  ROOT %custom-call-again.{_number} = f32[8,8]{{1,0}} custom-call(%given.{_number}, %all-gather-again.{_number}), custom_call_target="AsyncCollectiveDone"
+}}
+"""
+UNROLLED += """
+ENTRY %main (x: f32[4,8], w: f32[8,8]) -> (f32[2,8], f32[4,8]) {
+  %x = f32[4,8]{1,0} parameter(0)
+  %w = f32[8,8]{1,0} parameter(1)
+  %fusion.1 = (f32[4,8]{1,0}, f32[8,8]{1,0}) fusion(%x), kind=kCustom, calls=%begin.1
+  %begun.1 = f32[8,8]{1,0} get-tuple-element(%fusion.1), index=1
+  %fusion.2 = f32[8,8]{1,0} fusion(%begun.1), kind=kCustom, calls=%end.1
+  %dot.1 = f32[4,8]{1,0} dot(%x, %fusion.2), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %fusion.3 = (f32[2,8]{1,0}, f32[4,8]{1,0}) fusion(%dot.1, %w), kind=kCustom, calls=%added
+  %fusion.4 = (f32[4,8]{1,0}, f32[8,8]{1,0}) fusion(%x), kind=kCustom, calls=%begin.2
+  %begun.2 = f32[8,8]{1,0} get-tuple-element(%fusion.4), index=1
+  %fusion.5 = f32[8,8]{1,0} fusion(%begun.2), kind=kCustom, calls=%end.2
+  %dot.2 = f32[4,8]{1,0} dot(%dot.1, %fusion.5), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %fusion.6 = (f32[2,8]{1,0}, f32[4,8]{1,0}) fusion(%dot.2, %w), kind=kCustom, calls=%added
+}
+"""
+
+
+def test_layers_that_are_not_looped_over_share_channels():
+    found = collectives(hlo.parse(UNROLLED), DATA)
+    assert sorted(one.kind for one in found) == ['all-gather', 'all-gather', 'reduce-scatter', 'reduce-scatter']
+    assert not any(one.meanwhile for one in found)  # what is computed between them hides neither
+    assert {one.bytes for one in found if one.kind == 'reduce-scatter'} == {4 * (4 + 8) * 8}
 
 
 @pytest.mark.parametrize('written, group, axes', [
