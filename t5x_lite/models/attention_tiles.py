@@ -144,6 +144,11 @@ def _hide(x: jax.Array, allowed: jax.Array | None, instead: float) -> jax.Array:
     return x if allowed is None else jnp.where(allowed, x, jnp.float32(instead))
 
 
+def _added(x_BHLM: jax.Array, parts: int) -> jax.Array:
+    """[parts, H, L, M]: the sums of each part's rows."""
+    return jnp.sum(x_BHLM.reshape(parts, len(x_BHLM) // parts, *x_BHLM.shape[1:]), axis=1)
+
+
 def _unless_hidden(needed: jax.Array | None, compute: Callable[[], Any], otherwise: Any) -> Any:
     """What a tile gives, or `otherwise` where the mask hides all of it."""
     return compute() if needed is None else jax.lax.cond(needed, compute, lambda: otherwise)
@@ -212,7 +217,7 @@ def gradients(how: How, given: Given, carry: Any, queries: tuple[jax.Array, ...]
     """((dq, of the bias's table), (dk, dv)): what some tiles of keys add to the gradients of the device's queries and of the table, and their own.
 
     Args:
-      carry: (dq, of the table) until here, float32 [tiles, B, H, S, K] and [1, or B, buckets, H]; the table's is None without a bias.
+      carry: (dq, of the table) until here, float32 [tiles, B, H, S, K] and [parts of the batch, buckets, H]; the table's is None without a bias.
       queries: numbers [tiles], themselves [tiles, B, H, S, K], the gradients of what they gave, lse and delta [tiles, B, H, S, 1].
       keys: as `read` has them.
     """
@@ -238,7 +243,7 @@ def gradients(how: How, given: Given, carry: Any, queries: tuple[jax.Array, ...]
                     jnp.einsum('BHLM,BHLK->BHMK', scaled, q_BHLK, preferred_element_type=jnp.float32),
                     jnp.einsum('BHLM,BHLK->BHMK', attended, g_BHLK, preferred_element_type=jnp.float32),
                     jnp.einsum('BHLM,BHMK->BHLK', scaled, k_BHMK, preferred_element_type=jnp.float32),
-                    None if table is None else jax.vmap(of_table)(of_scores if len(table) > 1 else jnp.sum(of_scores, axis=0, keepdims=True))[0],
+                    None if table is None else jax.vmap(of_table)(_added(of_scores, len(table)))[0],
                 )
 
             nothing = jnp.zeros(k_BHMK.shape, jnp.float32), jnp.zeros(v_BHMK.shape, jnp.float32), jnp.zeros(q_BHLK.shape, jnp.float32), no_table

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from t5x_lite.models.attention_tiles import Given, How, bound, delta_of, finished, gradients, nothing_read, read
 from t5x_lite.models.dropout import DropoutKey
 from t5x_lite.models.mask import Mask
+from t5x_lite.models.placing import parts_of_batch
 from t5x_lite.models.positions import DistanceBias
 
 BLOCK = 128  # queries, and keys, of a tile
@@ -77,9 +78,9 @@ def _backward(how, residuals, gradient):
     q, k, v, *given, out, lse = residuals
     gradient, bias, mask, key = bound(gradient, *given)
     numbers, blocks_q, blocks_g, blocks_delta = _tiles(how, how.rows, q, gradient, delta_of(gradient, out))
-    # A sum over the rows of a batch would be, on a mesh, an exchange between devices for every tile.
-    apart = q.shape[0] if jax.sharding.get_abstract_mesh().size > 1 else 1
-    begin = how.placed(jnp.zeros(blocks_q.shape, jnp.float32)), None if bias is None else jnp.zeros((apart, *bias.table.shape), jnp.float32)
+    # A sum over all rows of a batch would be an exchange between devices for every tile.
+    parts = parts_of_batch(len(q), dict(how.rules))
+    begin = how.placed(jnp.zeros(blocks_q.shape, jnp.float32)), None if bias is None else jnp.zeros((parts, *bias.table.shape), jnp.float32)
     queries, keys = (numbers, blocks_q, blocks_g, lse, blocks_delta), _tiles(how, how.columns, k, v)
     (dq, table), (dk, dv) = gradients(how, _given(how, bias, mask, key), begin, queries, keys)
     dq, dk, dv = how.joined(dq, how.queries), how.joined(dk, how.keys), how.joined(dv, how.keys)

@@ -22,6 +22,13 @@ def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     return nn.with_logical_constraint(x, axes, fallback=nn.spmd.RulesFallback.RAISE_ERROR)
 
 
+def parts_of_batch(rows: int, rules: Mapping[str, Any]) -> int:
+    """That a mesh divides the rows of a batch into, by the rules of logical axes; 1 where it does not."""
+    mesh = jax.sharding.get_abstract_mesh()
+    parts = math.prod(mesh.shape[axis] for axis in as_tuple(rules.get('batch'))) if mesh.size > 1 else 1
+    return parts if rows % parts == 0 else 1
+
+
 def gathered(parameter: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     """A weight at its use: whole along 'embed', which fully sharded training splits for storage only.
 

@@ -1,7 +1,5 @@
 """T5's relative positions: a bias of attention scores by bucketed distance (Raffel et al., 2020, section 2.1)."""
 
-import math
-
 import flax.linen as nn
 from flax import struct
 import jax
@@ -12,7 +10,7 @@ import numpy as np
 from t5x_lite.config import ModelConfig
 from t5x_lite.models.layers import initializer, partitioned
 from t5x_lite.models.mask import Mask, Span
-from t5x_lite.models.placing import as_tuple
+from t5x_lite.models.placing import as_tuple, parts_of_batch
 
 
 def relative_buckets(relative: np.ndarray | jax.Array, *, bidirectional: bool, buckets: int, max_distance: int) -> jax.Array:
@@ -59,12 +57,10 @@ class DistanceBias:
         the scores of a row.
         """
         relative = np.arange(keys, dtype=np.int32)[None, :] - np.arange(queries, dtype=np.int32)[:, None] - first
-        mesh, rules = jax.sharding.get_abstract_mesh(), dict(nn.get_logical_axis_rules())
-        batch = as_tuple(rules.get('batch')) if mesh.size > 1 else ()
-        parts = math.prod(mesh.shape[axis] for axis in batch)
-        tables = jnp.broadcast_to(self.table, (parts if rows and rows % parts == 0 else 1, *self.table.shape))
+        rules = dict(nn.get_logical_axis_rules())
+        tables = jnp.broadcast_to(self.table, (parts_of_batch(rows, rules) if rows else 1, *self.table.shape))
         if len(tables) > 1:
-            tables = jax.lax.with_sharding_constraint(tables, PartitionSpec(batch, *(PartitionSpec.UNCONSTRAINED,) * 2))
+            tables = jax.lax.with_sharding_constraint(tables, PartitionSpec(as_tuple(rules['batch']), *(PartitionSpec.UNCONSTRAINED,) * 2))
         return self.replace(whole_PHLM=jnp.transpose(jnp.take(tables, self._buckets(relative), axis=1), (0, 3, 1, 2)))
 
     def dense(self, mask: Mask, rows: int, queries: int, keys: int) -> jax.Array:

@@ -3,8 +3,10 @@
 import dataclasses
 import operator
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
 import numpy as np
 import pytest
 
@@ -17,6 +19,8 @@ from t5x_lite.models.kernels import dense_attention
 from t5x_lite.models.language_model import Decoder, EncoderDecoder
 from t5x_lite.models.mask import Span
 from t5x_lite.models.positions import DistanceBias
+from t5x_lite.planning import hlo
+from t5x_lite.planning.collectives import collectives
 from tests.models import test_language_model as language
 from tests.models.test_in_front import ADDED, adapted
 from tests.training import small
@@ -252,3 +256,25 @@ def test_eight_devices_train_as_one_does(mesh, monkeypatch):
     found = trained(AttentionKernel.blockwise, mesh=mesh)
     np.testing.assert_allclose(found.curve, expected.curve, rtol=2e-5)
     assert small.largest_difference(found.state.params, expected.state.params) < 2e-5
+
+
+def test_each_device_adds_up_the_gradient_of_relative_positions_over_its_rows_before_its_diagonals():
+    """A sum over all rows would be sent between devices for each tile, and one for each row does what is costly as often."""
+    mesh = jax.make_mesh((4, 2), ('fsdp', 'tensor'), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    q, k, v, weights, bias = arrays(queries=12, keys=12, batch=12)
+
+    def loss(q, k, v, bias):
+        return jnp.sum(blockwise_attention(q, k, v, Mask(), scale=0.4, bias=bias, block=4) * weights)
+
+    gradient = jax.jit(jax.grad(loss, (0, 1, 2, 3)))
+    expected = gradient(q, k, v, bias)
+    *rows, table = (NamedSharding(mesh, P('fsdp', None, 'tensor')),) * 3 + (NamedSharding(mesh, P(None, 'tensor')),)
+    placed = *(jax.device_put(x, where) for x, where in zip((q, k, v), rows, strict=True)), jax.device_put(bias, table)
+    with jax.set_mesh(mesh), nn.logical_axis_rules((('batch', 'fsdp'), ('heads', 'tensor'))):
+        compiled = gradient.lower(*placed).compile()
+    jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, atol=3e-6, rtol=0), compiled(*placed), expected)
+    module_of = hlo.parse(compiled.as_text())
+    assert not [one for one in collectives(module_of, {'data': 1, 'fsdp': 4, 'tensor': 2}) if one.times > 1]
+    # Of a device's rows [3, 1, 4, 4] one tile is laid along its diagonals.
+    shapes = {shape.dims for computation in module_of.computations.values() for one in computation.instructions.values() for shape in one.shapes}
+    assert (3, 1, 4, 4) in shapes and (1, 1, 4, 8) in shapes and (3, 1, 4, 8) not in shapes
