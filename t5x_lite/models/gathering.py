@@ -243,6 +243,20 @@ class Ways:
         return unflatten_dict(found)
 
 
+def in_turns(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, given: Any, *, scanned: bool) -> tuple[Any, Any]:
+    """`jax.lax.scan`, or the same with every turn apart for the compiler to see.
+
+    Then, too, nothing of a turn begins before the one before it has ended. A compiler that may choose begins messages so late, and so many at once, that a
+    third of them are waited for (BERT-large on 64 chips, tests/benchmarks/EVIDENCE.md).
+    """
+
+    def turn(carry, given):
+        carry, made = step(carry, given)
+        return jax.lax.optimization_barrier(carry), made
+
+    return jax.lax.scan(step, carry, given) if scanned else jax.lax.scan(turn, carry, given, unroll=True)
+
+
 def looped(
     apply: Callable[..., jax.Array], params: Mapping[str, Any], kernels: Kernels, dtype: Any, x: jax.Array, numbers_N: jax.Array,
     table: tuple[jax.Array, Axes] | None = None, *, scanned: bool = True,
@@ -272,5 +286,5 @@ def looped(
     # Those that learn where they are copied are read in the shape of one layer, no more.
     shapes = ways.sent if behind else ()
     layers = unflatten_dict({path: jax.lax.stop_gradient(stack) if path in shapes else stack for path, stack in stacks.items()})
-    (x, _), arrived = jax.lax.scan(step, (x, on_the_way), (layers, numbers_N, following), unroll=1 if scanned else len(numbers_N))
+    (x, _), arrived = in_turns(step, (x, on_the_way), (layers, numbers_N, following), scanned=scanned)
     return x, ways.slices.joined(arrived) if ways.slices else None

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.models.gathering import COLLECTION, Copies, Kernels, Path, Ways, copied
+from t5x_lite.models.gathering import COLLECTION, Copies, Kernels, Path, Ways, copied, in_turns
 from t5x_lite.models.placing import Axes
 
 
@@ -36,7 +36,7 @@ def looped(
     # What else it reads and may learn (a bias of relative positions, an encoder's states) is an argument, and not only what it happens to see.
     alike = {paths: jax.eval_shape(functools.partial(copied, copies=one), learns[paths][0]) for paths, one in ways.copies.items()}
     layer, read = jax.closure_convert(layer, {path: stack[0] for path, stack in rest.items()}, alike, x, numbers_N[0])
-    x, arrived = _through(_Loop(layer, ways, numbers_N, 1 if scanned else len(numbers_N)), learns, rest, ways.slices.cut(table[0]) if ways.slices else None, x, read)
+    x, arrived = _through(_Loop(layer, ways, numbers_N, scanned), learns, rest, ways.slices.cut(table[0]) if ways.slices else None, x, read)
     return x, ways.slices.joined(arrived) if ways.slices else None
 
 
@@ -50,7 +50,7 @@ class _Loop:
     layer: Callable[..., jax.Array]
     ways: Ways
     numbers_N: jax.Array
-    unroll: int
+    scanned: bool
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -67,14 +67,14 @@ def _forward(loop, learns, rest, cut, x, read):
         return (loop.layer(some, alike, x, number, *read), on_the_way), (x, arrived)
 
     on_the_way, following = loop.ways.begun(learns, cut)
-    (x, _), (inputs_N, arrived) = jax.lax.scan(step, (x, on_the_way), (rest, loop.numbers_N, following), unroll=loop.unroll)
+    (x, _), (inputs_N, arrived) = in_turns(step, (x, on_the_way), (rest, loop.numbers_N, following), scanned=loop.scanned)
     return (x, arrived), (learns, rest, inputs_N, read)
 
 
 def _backward(loop, residuals, gradients):
     learns, rest, inputs_N, read = residuals
     of_x, of_slices = gradients
-    if loop.unroll > 1:  # A compiler that sees both passes would find that the first made all this already, and keep it.
+    if not loop.scanned:  # A compiler that sees both passes would find that the first made all this already, and keep it.
         learns, rest, inputs_N, read = jax.lax.optimization_barrier(residuals)
     ways, slices = dataclasses.replace(loop.ways, slices=None), loop.ways.slices
 
@@ -98,7 +98,7 @@ def _backward(loop, residuals, gradients):
         alighting = _none(slices.copies, jax.eval_shape(lambda copies: functools.reduce(slices.copies.returned, turns, copies), of_slices[0]))
     carry = of_x, jax.tree.map(jnp.zeros_like, read), on_the_way, returning, alighting
     given = {path: stack[::-1] for path, stack in rest.items()}, loop.numbers_N[::-1], inputs_N[::-1], of_slices, following
-    (of_x, of_read, _, returning, alighting), (of_rest, (home, of_cut)) = jax.lax.scan(step, carry, given, unroll=loop.unroll)
+    (of_x, of_read, _, returning, alighting), (of_rest, (home, of_cut)) = in_turns(step, carry, given, scanned=loop.scanned)
     of_learns = {paths: _all(home[paths], stages, ways.copies[paths])[::-1] for paths, stages in returning.items()}
     of_cut = None if slices is None else _all(of_cut, alighting, slices.copies)
     return of_learns, {path: stack[::-1] for path, stack in of_rest.items()}, of_cut, of_x, of_read
