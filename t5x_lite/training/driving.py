@@ -92,17 +92,18 @@ def compiler_options(program: Program) -> dict[str, str]:
     """What the compiler of a run's devices is told: that of TPUs, where config.mesh.gather_ahead sends messages beside what is computed.
 
     It holds back all but a few that could be under way at once, and takes each for as fast as if it were alone on its links: so many may be, and what is
-    computed counts for a quarter of its time, so that four times as much of it stands beside each.
+    computed counts for a quarter of its time, so that four times as much of it stands beside each; for a tenth where layers are not looped over, in which
+    case none of what a loop copies stands beside them too.
     """
-    tpu = program.mesh.devices.flat[0].platform == 'tpu'
-    return dict(_AHEAD) if tpu and program.config.mesh.gather_ahead else {}
-
-
-_AHEAD = {
-    'xla_max_concurrent_async_collective_permutes': '32',
-    'xla_lhs_output_fusion_latency_multiplier': '0.25',
-    'xla_lhs_loop_fusion_latency_multiplier': '0.25',
-}
+    config = program.config
+    if program.mesh.devices.flat[0].platform != 'tpu' or not config.mesh.gather_ahead:
+        return {}
+    computing = '0.25' if config.model.scan_layers else '0.1'
+    return {
+        'xla_max_concurrent_async_collective_permutes': '32',
+        'xla_lhs_output_fusion_latency_multiplier': computing,
+        'xla_lhs_loop_fusion_latency_multiplier': computing,
+    }
 
 
 def checked(program: Program, batch: dict[str, Any]) -> tuple[jax.stages.Traced, dict[Any, str]]:

@@ -22,11 +22,12 @@ FLAGS = flags.FLAGS
 
 _STAGES = '--config.data.stages=((0,128,256,20),(900000,512,256,76))'  # Devlin et al. (2018)
 _AHEAD = '--config.mesh.gather_ahead --config.mesh.sum_behind'
+_UNROLLED = '--config.model.scan_layers=False --config.mesh.gather_side=2'  # of v5e above 4 x 4, sides of two
 _GIVEN = {
     'bert_base': f'--config=configs/bert.py:base --topology=v5e:4x4 --config.mesh.fsdp=16 {_AHEAD} {_STAGES}',
-    'bert_large': f'--config=configs/bert.py:large --topology=v5e:8x8 --config.mesh.data=4 --config.mesh.fsdp=16 {_STAGES}',
+    'bert_large': f'--config=configs/bert.py:large --topology=v5e:8x8 --config.mesh.data=4 --config.mesh.fsdp=16 {_AHEAD} {_UNROLLED} {_STAGES}',
     'bert_large_256': '--config=configs/bert.py:large --topology=v5e:16x16 --config.mesh.data=16 --config.mesh.fsdp=16 --config.batch_size=4096 '
-    '--config.data.seq_len=512 --config.model.remat=dots',
+    f'--config.data.seq_len=512 --config.model.remat=dots {_AHEAD} {_UNROLLED}',
     'gpt2_xl': '--config=configs/gpt.py:gpt2_xl --topology=v5e:4x4 --config.mesh.fsdp=16 --config.mesh.gather_ahead --config.batch_size=512 '
     '--config.optim.microbatches=8 --config.model.remat=dots',
     'gpt3_6_7b': f'--config=configs/gpt.py:gpt3_6_7b --topology=v5p:4x4x4 --config.mesh.fsdp=64 {_AHEAD} --config.model.remat=full',
