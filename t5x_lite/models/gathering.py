@@ -166,7 +166,10 @@ class Slices:
 
     def cut(self, table: jax.Array) -> jax.Array:
         """[count, ...], as the table is stored."""
-        along, stored = 1 - self.copies.dim, self.copies.stored
+        return _cut(table, self)
+
+    def in_slices(self, table: jax.Array) -> jax.Array:
+        along, spec = 1 - self.copies.dim, self.copies.stored
 
         def on_device(part):
             widths = [(0, 0), (0, 0)]
@@ -174,18 +177,34 @@ class Slices:
             part = jnp.pad(part, widths)
             return jnp.moveaxis(part.reshape(*part.shape[:along], self.count, self.rows, *part.shape[along + 1 :]), along, 0)
 
-        return jax.shard_map(on_device, in_specs=stored, out_specs=PartitionSpec(None, *stored), check_vma=False)(table)
+        return jax.shard_map(on_device, in_specs=spec, out_specs=PartitionSpec(None, *spec), check_vma=False)(table)
+
+    def in_one(self, slices: jax.Array) -> jax.Array:
+        """The inverse of `cut`."""
+        spec = self.copies.stored
+        return jax.shard_map(self._whole, in_specs=PartitionSpec(None, *spec), out_specs=spec, check_vma=False)(slices)
+
+    def _whole(self, slices: jax.Array) -> jax.Array:
+        along = 1 - self.copies.dim
+        slices = jnp.moveaxis(slices, 0, along)
+        whole = slices.reshape(*slices.shape[:along], self.count * self.rows, *slices.shape[along + 2 :])
+        return jax.lax.slice_in_dim(whole, 0, self.own, axis=along)
 
     def joined(self, slices: jax.Array) -> jax.Array:
         """Copies of the table, of those of all slices [count, copies, ...]."""
-        along, spec = 1 - self.copies.dim, self.copies.spec
+        spec = self.copies.spec
+        return jax.shard_map(
+            lambda slices: self._whole(slices[:, 0])[None], in_specs=PartitionSpec(None, *spec), out_specs=spec, check_vma=False
+        )(slices)  # fmt: skip
 
-        def on_device(slices):
-            slices = jnp.moveaxis(slices[:, 0], 0, along)
-            joined = slices.reshape(*slices.shape[:along], self.count * self.rows, *slices.shape[along + 2 :])
-            return jax.lax.slice_in_dim(joined, 0, self.own, axis=along)[None]
 
-        return jax.shard_map(on_device, in_specs=PartitionSpec(None, *spec), out_specs=spec, check_vma=False)(slices)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _cut(table: jax.Array, slices: Slices) -> jax.Array:
+    return slices.in_slices(table)
+
+
+# Devices that store the same have the same gradients by now: differentiated by jax, this would add them up over those devices, and divide by their number.
+_cut.defvjp(lambda table, slices: (slices.in_slices(table), None), lambda slices, _, gradients: (slices.in_one(gradients),))
 
 
 @dataclasses.dataclass(frozen=True)
