@@ -138,6 +138,17 @@ def test_weights_made_whole_a_layer_ahead_travel_once_a_step_and_in_turns():
     assert (count(True, 'collective-permute', slices // 8), count(True, 'collective-permute', slices // 2)) == (2 * 3 * (1 + 3), 2 * 3)
 
 
+def test_devices_that_store_the_same_part_of_a_table_add_up_nothing_twice():
+    """The table of the vocabulary goes along in slices, whose gradients come home added up over data, too."""
+    run = small.config(mesh={'data': 2, 'fsdp': 4, 'gather_ahead': True, 'sum_behind': True})
+    mesh = partitioning.make_mesh(run)
+    with jax.set_mesh(mesh):
+        program = make_program(run, mesh)
+        text = jax.jit(make_train_step(program)).lower(program.abstract, small.batch()).compile().as_text()
+    added = [one for one in collectives(hlo.parse(text), dict(mesh.shape)) if one.kind == 'all-reduce' and one.axes == ('data',)]
+    assert added and not [one for one in added if '_ahead' in one.place]  # the lookup's are
+
+
 @pytest.mark.parametrize('mesh', [{'data': 2, 'fsdp': 2}, {'data': 3, 'fsdp': 2}], ids=str)
 def test_weights_made_whole_a_layer_ahead_in_bfloat16(mesh):
     """Sums in bfloat16 are rounded in another order: as far from those of XLA as two orders of addition are apart."""
