@@ -41,8 +41,8 @@ def _elements(one: Collective) -> int:
 
 
 def gates(
-    *, collectives: list[Collective] | None, largest: int, exchanged: int, overlaps: bool, flops: float, model_flops: float, remat: Remat, memory: float,
-    mfu: float | None, parameters: int,
+    *, collectives: list[Collective] | None, largest: int, exchanged: int, overlaps: bool, sends_ahead: str, flops: float, model_flops: float, remat: Remat,
+    memory: float, mfu: float | None, parameters: int,
 ) -> list[Gate]:  # fmt: skip
     """What can be told of a plan; nothing is said of what cannot.
 
@@ -50,6 +50,7 @@ def gates(
       collectives: of the compiled step; None where nothing was compiled.
       largest, exchanged: as `unplanned` has them.
       overlaps: whether the compiler can make collectives asynchronous at all (XLA's for CPUs cannot).
+      sends_ahead: flags with which more would be, as `mending.sends_ahead` gives them.
       flops, model_flops: of a step over all devices: compiled, and the model's.
       memory: share of a chip's; 0 where none is published.
       mfu: by the formulas that are held to published runs; None where no time can be told.
@@ -62,7 +63,9 @@ def gates(
     most = MOST_FLOPS_RECOMPUTED if remat == Remat.full else MOST_FLOPS
     found.append(Gate('FLOPs', flops <= most * model_flops, f"{flops / model_flops:.3f} x the model's, at most {most}"))
     if overlaps and collectives and (share := overlapped(collectives)) is not None:
-        found.append(Gate('overlap', share >= LEAST_OVERLAPPED, f'{share:.1%} of the bytes sent, at least {LEAST_OVERLAPPED:.0%}'))
+        held = share >= LEAST_OVERLAPPED
+        mend = f'; {sends_ahead} sends weights beside what is computed' if sends_ahead and not held else ''
+        found.append(Gate('overlap', held, f'{share:.1%} of the bytes sent, at least {LEAST_OVERLAPPED:.0%}{mend}'))
     if memory:
         found.append(Gate('memory', memory <= MOST_MEMORY, f'{memory:.1%} of a chip, at most {MOST_MEMORY:.0%}'))
     least = next((share for size, share in LEAST_MFU if parameters >= size), None)

@@ -247,8 +247,8 @@ def _stage(run: Run, program: Program, topology: Topology, stage: Stage, steps: 
     share = None if found is None else mfu(expected, found.step, topology)
     held = gates.gates(
         collectives=sent, largest=formulas.largest_gathered(program), exchanged=formulas.largest_exchanged(config, dict(mesh.shape), stage),
-        overlaps=topology.kind in TPUS, flops=flops, model_flops=expected, remat=config.model.remat, memory=used / room if room else 0.0, mfu=predicted_mfu,
-        parameters=parameters,
+        overlaps=topology.kind in TPUS, sends_ahead=mending.sends_ahead(config, state, dict(mesh.shape), stage, topology), flops=flops, model_flops=expected,
+        remat=config.model.remat, memory=used / room if room else 0.0, mfu=predicted_mfu, parameters=parameters,
     )  # fmt: skip
     # A TPU's compiler refuses what does not fit; XLA's for CPUs does not know how much there is.
     return StagePlan(
@@ -269,8 +269,8 @@ def _by_formula(
     fits = used <= mending.FULL * chip.hbm
     advice = [] if fits else mending.mends(config, state, sizes, stage, topology)
     held = gates.gates(
-        collectives=None, largest=0, exchanged=0, overlaps=False, flops=flops, model_flops=expected, remat=config.model.remat, memory=used / chip.hbm, mfu=None,
-        parameters=parameters,
+        collectives=None, largest=0, exchanged=0, overlaps=False, sends_ahead='', flops=flops, model_flops=expected, remat=config.model.remat,
+        memory=used / chip.hbm, mfu=None, parameters=parameters,
     )  # fmt: skip
     predicted_mfu = None if predicted is None else mfu(expected, predicted, topology)
     return StagePlan(

@@ -1,9 +1,10 @@
-"""What would make a plan fit that does not."""
+"""What would make a plan fit that does not, or hide what is waited for."""
 
 from collections.abc import Iterator
 import itertools
+from typing import Any
 
-from t5x_lite.config import AttentionKernel, Config, Remat
+from t5x_lite.config import AttentionKernel, Config, DType, Remat
 from t5x_lite.planning import formulas
 from t5x_lite.planning.batches import Stage
 from t5x_lite.planning.topologies import Topology
@@ -17,18 +18,39 @@ def mends(config: Config, state: dict[str, int], sizes: dict[str, int], stage: S
     Args:
       state: bytes of a device, as `memory.of_state` gives.
     """
-    room, found = FULL * topology.chip.hbm, []
+    found: list[str] = []
     for flags, changed, mesh in _candidates(config, sizes, stage, topology.slices):
         if any(set(fewer.split()) <= set(flags.split()) for fewer in found):
             continue
         shrunk = (sizes['fsdp'] * sizes['tensor']) / (mesh['fsdp'] * mesh['tensor'])
-        attending = formulas.attending(changed, mesh, stage, topology.platform)
-        if sum(state.values()) * shrunk + formulas.activations(attending, mesh, stage) + formulas.working(attending, mesh, stage) < room:
+        if _fits(changed, sum(state.values()) * shrunk, mesh, stage, topology):
             found.append(flags)
     if found:
         return found[:3]
     whole = sum(state.values()) * sizes['fsdp'] * sizes['tensor']
     return [f'a larger slice: parameters, gradients and optimiser alone take {whole / 2**30:,.0f} GiB, and {topology.shown} has {topology.chips * topology.chip.hbm / 2**30:,.0f}']
+
+
+def sends_ahead(config: Config, state: dict[str, int], sizes: dict[str, int], stage: Stage, topology: Topology) -> str:
+    """Flags with which weights, and what is added up of their gradients, are sent beside what is computed (models/gathering.py); '' where they are given,
+    nothing is divided over `fsdp`, or the formulas say that it would not fit.
+
+    Args:
+      state: bytes of a device, as `memory.of_state` gives.
+    """
+    fields: dict[str, Any] = {'gather_ahead': True, 'sum_behind': True, 'collective_dtype': config.model.dtype}
+    if topology.kind == 'v5e' and max(topology.shape) > 4:  # which sends no further beside other work
+        fields['gather_side'] = 2
+    fields = {name: value for name, value in fields.items() if getattr(config.mesh, name) != value}
+    possible = sizes['fsdp'] > 1 and config.model.dtype is not DType.float16
+    if not possible or not _fits(formulas.with_field(config, 'mesh', **fields), sum(state.values()), sizes, stage, topology):
+        return ''
+    return ' '.join(f'--config.mesh.{name}' + ('' if value is True else f'={getattr(value, "value", value)}') for name, value in fields.items())
+
+
+def _fits(config: Config, state: float, sizes: dict[str, int], stage: Stage, topology: Topology) -> bool:
+    attending = formulas.attending(config, sizes, stage, topology.platform)
+    return state + formulas.activations(attending, sizes, stage) + formulas.working(attending, sizes, stage) < FULL * topology.chip.hbm
 
 
 def _candidates(config: Config, sizes: dict[str, int], stage: Stage, slices: int) -> Iterator[tuple[str, Config, dict[str, int]]]:

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from t5x_lite.assemble import assemble
-from t5x_lite.config import AttentionKernel, Config, DataConfig, MeshConfig, ModelConfig, OptimConfig, Remat, SequenceAttention
+from t5x_lite.config import AttentionKernel, Config, DataConfig, DType, MeshConfig, ModelConfig, OptimConfig, Remat, SequenceAttention
 from t5x_lite.errors import UserError
 from t5x_lite.planning import batches, formulas, gates, making, memory, mending, showing, topologies
 from t5x_lite.stages import stages
@@ -221,6 +221,23 @@ def test_weights_that_are_too_large_to_be_kept_are_sent_again_or_gathered():
     assert '--config.mesh.gather_again --config.mesh.sum_behind --config.model.remat=full' in [flags for flags, _, _ in mending._candidates(behind, sizes, stage, 1)]
 
 
+def test_what_is_waited_for_says_what_would_be_sent_ahead():
+    def said(slice_of='v5e:2x4', room=1.0, model=DType.bfloat16, **mesh):
+        made = assemble(config('gpt', mesh={'data': 1, 'fsdp': 8} | mesh, dtype=model)).config
+        v5e = topologies.parse(slice_of)
+        smaller = with_room(room * v5e.chip.hbm)
+        smaller.kind, smaller.shape = v5e.kind, v5e.shape
+        return mending.sends_ahead(made, {'params': 1000}, partitioning.axis_sizes(made.mesh, 8), stages(made)[0], smaller)
+
+    flags = '--config.mesh.gather_ahead --config.mesh.sum_behind'
+    assert said() == f'{flags} --config.mesh.collective_dtype=bfloat16' and said(model=DType.float32) == flags
+    assert said(collective_dtype=DType.bfloat16) == flags and said('v5e:8x8', collective_dtype=DType.bfloat16) == f'{flags} --config.mesh.gather_side=2'
+    ahead = {'gather_ahead': True, 'collective_dtype': DType.bfloat16}
+    assert said(**ahead) == '--config.mesh.sum_behind' and said(**ahead, sum_behind=True) == ''
+    assert said('v5e:8x8', **ahead, sum_behind=True) == '--config.mesh.gather_side=2'
+    assert said(room=1e-6) == said(data=8, fsdp=1) == said(model=DType.float16) == ''
+
+
 def test_what_does_not_fit_says_what_would():
     made = assemble(config('gpt', mesh={'data': 8})).config
     program = make_program(made, partitioning.make_mesh(made))
@@ -254,11 +271,12 @@ def test_mistakes(fields, said):
 
 
 def test_gates_are_missed_where_they_should_be():
+    given = {
+        'collectives': [], 'largest': 100, 'exchanged': 399, 'overlaps': True, 'sends_ahead': '', 'flops': 1.0, 'model_flops': 1.0, 'remat': Remat.none,
+        'memory': 0.5, 'mfu': 0.7, 'parameters': 2_000_000_000,
+    }  # fmt: skip
+
     def held(**changed):
-        given = {
-            'collectives': [], 'largest': 100, 'exchanged': 399, 'overlaps': True, 'flops': 1.0, 'model_flops': 1.0, 'remat': Remat.none, 'memory': 0.5, 'mfu': 0.7,
-            'parameters': 2_000_000_000,
-        }  # fmt: skip
         return {gate.name: gate.held for gate in gates.gates(**(given | changed))}
 
     def one(kind='all-gather', elements=25, hidden=0.0):
@@ -268,6 +286,8 @@ def test_gates_are_missed_where_they_should_be():
     assert held(flops=1.2)['FLOPs'] is False and held(flops=1.2, remat=Remat.full)['FLOPs'] is True
     assert held(memory=0.91)['memory'] is False and held(mfu=0.55)['MFU'] is False and held(mfu=0.55, parameters=400_000_000)['MFU'] is True
     assert held(collectives=[one()]) == {'no unplanned collective': True, 'FLOPs': True, 'overlap': False, 'memory': True, 'MFU': True}
+    said = {gate.name: gate.said for gate in gates.gates(**(given | {'collectives': [one()], 'sends_ahead': '--flag'}))}
+    assert said['overlap'] == '0.0% of the bytes sent, at least 95%; --flag sends weights beside what is computed'
     assert held(collectives=[one(hidden=0.96)])['overlap'] is True and held(collectives=[one(hidden=1.0), one(hidden=0.8)])['overlap'] is False
     assert held(collectives=[one(elements=26)])['no unplanned collective'] is False  # 4 x 26 of at most 100
     assert held(collectives=[one('all-to-all', 1)])['no unplanned collective'] is False
