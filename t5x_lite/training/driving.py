@@ -92,13 +92,13 @@ def compiler_options(program: Program) -> dict[str, str]:
     """What the compiler of a run's devices is told: that of TPUs, where config.mesh.gather_ahead sends messages beside what is computed.
 
     It holds back all but a few that could be under way at once, and takes each for as fast as if it were alone on its links: so many may be, and what is
-    computed counts for a quarter of its time, so that four times as much of it stands beside each; for a tenth where layers are not looped over, in which
-    case none of what a loop copies stands beside them too.
+    computed counts for a fiftieth of its time, so that messages begin as early in a turn of the loop over layers as they can. Where layers are not looped over
+    for a tenth, which hides more (tests/benchmarks/EVIDENCE.md has both).
     """
     config = program.config
     if program.mesh.devices.flat[0].platform != 'tpu' or not config.mesh.gather_ahead:
         return {}
-    computing = '0.25' if config.model.scan_layers else '0.1'
+    computing = '0.02' if config.model.scan_layers else '0.1'
     return {
         'xla_max_concurrent_async_collective_permutes': '32',
         'xla_lhs_output_fusion_latency_multiplier': computing,

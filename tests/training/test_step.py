@@ -365,11 +365,11 @@ def test_the_compiler_of_tpus_is_told_of_messages_ahead(platform, ahead):
     assert bool(told) == (ahead and platform == 'tpu') and all(0 < float(told[name]) < 1 for name in told if 'multiplier' in name)
 
 
-def test_more_stands_beside_messages_of_layers_that_are_not_looped_over():
+def test_more_stands_beside_messages_of_layers_that_are_looped_over():
     def told(scan):
         run = small.config(model={'scan_layers': scan}, mesh={'fsdp': 2, 'gather_ahead': True})
         return driving.compiler_options(mock.Mock(config=run, mesh=mock.Mock(devices=np.array([mock.Mock(platform='tpu')] * 2))))
 
     looped, apart = told(True), told(False)
     shares = [name for name in looped if 'multiplier' in name]
-    assert shares and all(float(apart[name]) < float(looped[name]) for name in shares) and looped.keys() == apart.keys()
+    assert shares and all(float(looped[name]) < float(apart[name]) for name in shares) and looped.keys() == apart.keys()
