@@ -161,22 +161,45 @@ def rows_of(table: jax.Array, ids_BL: jax.Array, axes: Axes, dtype: Any) -> jax.
         return jax.vmap(lambda table, ids: jnp.take(table, ids, axis=0))(tables, _apart(ids_BL, tables)).reshape(*ids_BL.shape, -1).astype(dtype)
     batch = as_tuple(rules['batch'])
     rows = tuple(axis for axis in batch if axis not in columns)
-
-    def looked_up(ids, *lie):
-        ids = jax.lax.with_sharding_constraint(ids, PartitionSpec(*lie, rules['length']))
-        found = jnp.take(jax.lax.with_sharding_constraint(table, stored), ids, axis=0).astype(dtype)
-        return jax.lax.with_sharding_constraint(found, PartitionSpec(*lie, rules['length'], columns))
-
+    table = jax.lax.with_sharding_constraint(table, stored)
     longest, (of_rows, of_columns) = GATHER_AHEAD.get(), (math.prod(mesh.shape[axis] for axis in axes) for axes in (rows, columns))
     if not longest or of_columns == 1 or batch != (*rows, *columns) or len(ids_BL) % (of_rows * of_columns):
-        return looked_up(ids_BL, rows)
+        ids_BL = jax.lax.with_sharding_constraint(ids_BL, PartitionSpec(rows, rules['length']))
+        return jax.lax.with_sharding_constraint(jnp.take(table, ids_BL, axis=0).astype(dtype), PartitionSpec(rows, rules['length'], columns))
+    tables = _of_each(table, stored, rows, longest, dtype)
+
+    def looked_up(ids):
+        found = jax.vmap(lambda table, ids: jnp.take(table, ids, axis=0))(tables, ids).astype(dtype)
+        return jax.lax.with_sharding_constraint(found, PartitionSpec(*lie, rules['length'], columns))
+
     order = tuple(point_to_point.steps([(axis, mesh.shape[axis]) for axis in columns], longest))
     own = len(ids_BL) // (of_rows * of_columns)
     size = own // max(count for count in range(1, _EXCHANGES + 1) if own % count == 0)
     lie = rows, None, None
     apart = jax.lax.with_sharding_constraint(ids_BL.reshape(of_rows, of_columns, own, -1), PartitionSpec(*lie, rules['length']))
-    parts = [_exchanged(looked_up(apart[:, :, first : first + size], *lie), order, rows, columns, rules['length']) for first in range(0, own, size)]
+    parts = [_exchanged(looked_up(apart[:, :, first : first + size]), order, rows, columns, rules['length']) for first in range(0, own, size)]
     return jnp.concatenate(parts, axis=2).reshape(*ids_BL.shape, table.shape[1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _of_each(table: jax.Array, stored: PartitionSpec, rows: tuple[str, ...], longest: int, dtype: Any) -> jax.Array:
+    """[of rows, V, D], of devices that store the same part of a table and look up other rows of it: whose gradients are added up over them once, in `dtype`,
+    from device to device (differentiated by jax, all devices' would be for each part of the rows that is looked up)."""
+    return jax.shard_map(lambda table: table[None], in_specs=stored, out_specs=PartitionSpec(rows, *stored), check_vma=False)(table)
+
+
+def _of_each_backward(stored: PartitionSpec, rows: tuple[str, ...], longest: int, dtype: Any, _: None, gradients: jax.Array) -> tuple[jax.Array]:
+    def on_device(gradients):
+        gradient = gradients[0]
+        for axis in rows:
+            if jax.lax.axis_size(axis) > 1:
+                gradient = point_to_point.summed_everywhere(gradient, axis, longest, dtype)
+        return gradient
+
+    return (jax.shard_map(on_device, in_specs=PartitionSpec(rows, *stored), out_specs=stored, check_vma=False)(gradients),)
+
+
+_of_each.defvjp(lambda table, *fixed: (_of_each(table, *fixed), None), _of_each_backward)
 
 
 def _exchanged(x: jax.Array, order: tuple[point_to_point.Step, ...], rows: tuple[str, ...], columns: tuple[str, ...], length: Any) -> jax.Array:
