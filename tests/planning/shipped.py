@@ -34,7 +34,7 @@ _GIVEN = {
     'gpt3_175b': f'--config=configs/gpt.py:gpt3_175b --topology=v5p:8x8x8 --config.mesh.fsdp=512 {_AHEAD} --config.mesh.gather_again '
     '--config.mesh.gather_side=8 --config.model.remat=full',
     't5_base': f'--config=configs/t5.py:base --topology=v5e:4x4 --config.mesh.fsdp=16 {_AHEAD}',
-    't5_11b': f'--config=configs/t5.py:11b --topology=v5p:4x4x4 --config.mesh.fsdp=64 {_AHEAD} --config.batch_size=2048 --config.optim.microbatches=4 '
+    't5_11b': f'--config=configs/t5.py:11b --topology=v5p:4x4x4 --config.mesh.fsdp=64 {_AHEAD} --config.batch_size=1792 --config.optim.microbatches=4 '
     '--config.model.remat=dots --config.model.attention=blockwise',
 }
 PLANS = {name: given.split() for name, given in _GIVEN.items()}
