@@ -111,7 +111,7 @@ def test_the_best_mesh_is_found_and_kept(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['bert_base', 't5_base', 'gpt2_xl', 'gpt3_6_7b', 't5_11b', 'gpt3_175b'])
+@pytest.mark.parametrize('name', ['bert_base', 't5_base', 'gpt2_xl', 'gpt3_6_7b', 't5_11b', 'gpt3_175b', 'bert_large_256'])
 def test_shipped_plans(name, tmp_path):
     """Hold to all gates."""
     for stage in shipped.made(name, str(tmp_path)).stages:
